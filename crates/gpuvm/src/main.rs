@@ -1,0 +1,2 @@
+//! The gpuvm binary.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The init of the lab guest.
+fn main() {}
