@@ -1,1 +1,18 @@
-//! gpuvm-core.
+//! What gpuvm decides, and nothing else: the same input gives the same output.
+//!
+//! No file system, no process, no network, no clock. Facts about the host come in as [`facts::HostFacts`]; what is to
+//! be done goes out as values: a [`plan::Plan`], [`host_ops`], an argv.
+
+#![forbid(unsafe_code)]
+
+pub mod cpulist;
+pub mod facts;
+pub mod firmware;
+pub mod host_ops;
+pub mod lifecycle;
+pub mod pci;
+pub mod plan;
+pub mod profile;
+pub mod qemu;
+pub mod reset;
+pub mod units;

@@ -1,0 +1,226 @@
+//! What is known about the host: plain data, read once, for the scope of one profile.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::cpulist::CpuSet;
+use crate::pci::{Bdf, ClassCode, DriverName, GroupId, PciId};
+use crate::units::{ByteSize, PageSize};
+
+/// The facts that a plan rests on. Serialisable, so that they can go with a bug report.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// The running kernel.
+    pub kernel: KernelFacts,
+    /// The CPUs.
+    pub cpus: CpuFacts,
+    /// The NUMA nodes by number.
+    pub nodes: BTreeMap<u32, NodeFacts>,
+    /// The IOMMU units that the kernel uses (`/sys/class/iommu`), such as `dmar0`.
+    pub iommus: Vec<String>,
+    /// What VFIO offers.
+    pub vfio: VfioFacts,
+    /// `/dev/kvm`.
+    pub kvm: Access,
+    /// The devices in scope: those asked for, their slots' and their groups' other functions.
+    pub devices: BTreeMap<Bdf, DeviceFacts>,
+    /// The groups in scope, with all their members.
+    pub groups: BTreeMap<GroupId, Vec<Bdf>>,
+    /// The files that the profile names.
+    pub files: BTreeMap<PathBuf, FileFacts>,
+    /// The QEMU binary, if one was found.
+    pub qemu: Option<PathBuf>,
+    /// The firmware descriptors, best first (docs/interop/firmware.json of QEMU).
+    pub firmware: Vec<FirmwareFacts>,
+}
+
+/// The running kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct KernelFacts {
+    /// `uname -r`.
+    pub release: String,
+    /// Changes at each boot (`/proc/sys/kernel/random/boot_id`).
+    pub boot_id: String,
+    /// The kernel's command line.
+    pub cmdline: String,
+}
+
+/// The CPUs of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct CpuFacts {
+    /// Those that can be scheduled on.
+    pub online: CpuSet,
+    /// The threads of each core (`topology/thread_siblings_list`), by lowest CPU.
+    pub cores: Vec<CpuSet>,
+}
+
+/// A NUMA node.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct NodeFacts {
+    /// Its CPUs, online or not; empty for a node of memory only.
+    pub cpus: CpuSet,
+    /// Distances to all nodes, in their order (10 is itself).
+    pub distances: Vec<u32>,
+    /// Its memory.
+    pub memory: ByteSize,
+    /// Its memory that nothing uses.
+    pub memory_free: ByteSize,
+    /// Its hugepage pools.
+    pub hugepages: BTreeMap<PageSize, HugepagePool>,
+}
+
+/// One node's pool of hugepages of one size, counted in pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct HugepagePool {
+    /// `nr_hugepages`.
+    pub total: u64,
+    /// `free_hugepages`.
+    pub free: u64,
+}
+
+/// What VFIO offers on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct VfioFacts {
+    /// `/dev/vfio/vfio`, the container of the group API.
+    pub container: Access,
+    /// `/dev/iommu`, of iommufd.
+    pub iommufd: Access,
+    /// Whether the driver vfio-pci is there to bind to.
+    pub pci_driver: Presence,
+}
+
+/// Whether something is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Presence {
+    /// It isn't.
+    #[default]
+    Absent,
+    /// It is.
+    Present,
+}
+
+/// What we may do with a device node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Access {
+    /// There is no such node.
+    #[default]
+    Missing,
+    /// It is there, but not for this user.
+    Denied,
+    /// It can be opened for reading and writing.
+    Usable,
+}
+
+/// A PCI function.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceFacts {
+    /// Vendor and device id, as the kernel cached them.
+    pub id: PciId,
+    /// The class.
+    pub class: ClassCode,
+    /// The driver that owns it.
+    pub driver: Option<DriverName>,
+    /// `driver_override`, if one is set.
+    pub driver_override: Option<DriverName>,
+    /// Its IOMMU group.
+    pub group: Option<GroupId>,
+    /// Its node, where the firmware tells.
+    pub node: Option<u32>,
+    /// Whether the firmware used it as the boot display.
+    pub boot_display: Presence,
+    /// Whether it is an SR-IOV virtual function.
+    pub virtual_function: Presence,
+    /// The reset methods that the kernel lists.
+    pub reset_methods: Vec<String>,
+    /// The memory and I/O regions that have an address.
+    pub bars: Vec<Bar>,
+    /// The bridges above it, from the root port down to the nearest.
+    pub upstream: Vec<Bdf>,
+    /// What the host itself can't do without, as far as it sits on this device.
+    pub holders: Vec<Holder>,
+}
+
+/// A BAR that has an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bar {
+    /// 0 to 5.
+    pub index: u8,
+    /// Its size.
+    pub size: ByteSize,
+}
+
+/// A part of the host that sits on a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Holder {
+    /// A mounted file system.
+    Mount {
+        /// The block device.
+        device: String,
+        /// Where it is mounted.
+        target: String,
+    },
+    /// Swap space.
+    Swap {
+        /// The block device.
+        device: String,
+    },
+    /// A network interface that the default route goes out by.
+    Route {
+        /// The interface.
+        interface: String,
+    },
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Mount { device, target } => write!(f, "{device} is mounted on {target}"),
+            Self::Swap { device } => write!(f, "{device} is swap space"),
+            Self::Route { interface } => write!(f, "{interface} carries the default route"),
+        }
+    }
+}
+
+/// What a file that the profile names turned out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FileFacts {
+    /// A file that can be read, or read and written where that was asked.
+    Usable {
+        /// Its size.
+        bytes: u64,
+    },
+    /// A folder or something else that has no bytes.
+    NotAFile,
+    /// It can't be opened.
+    Unusable {
+        /// Why.
+        errno: i32,
+    },
+}
+
+/// One firmware that a descriptor offers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FirmwareFacts {
+    /// The descriptor's file.
+    pub descriptor: PathBuf,
+    /// Its content.
+    pub content: crate::firmware::Descriptor,
+}
+
+impl HostFacts {
+    /// Returns what is known about a file, or that nothing was read.
+    pub fn file(&self, path: &Path) -> Option<FileFacts> {
+        self.files.get(path).copied()
+    }
+
+    /// Returns the functions of the slot that a device sits in, itself included.
+    pub fn slot_of(&self, bdf: Bdf) -> impl Iterator<Item = Bdf> + '_ {
+        self.devices.keys().copied().filter(move |other| other.slot() == bdf.slot())
+    }
+}

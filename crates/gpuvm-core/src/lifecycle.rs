@@ -1,0 +1,367 @@
+//! The life of a guest as a pure function: what happened, and what is to be done about it.
+//!
+//! ```text
+//! Paused --Continued--> Running --stop asked--> PoweringDown --deadline--> Quitting --deadline--> Killing
+//!    \______________________\________________________\________________________\_____ QEMU's exit --> Exited
+//! ```
+//!
+//! No clock is read here: a deadline comes in as an event, once for each [`Effect::Arm`]. Timeouts and signals that come
+//! late, for a stage already left, change nothing.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Where a guest's life stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// QEMU is up, the guest has not run yet.
+    Paused,
+    /// The guest runs.
+    Running,
+    /// The guest was asked to power off, by its ACPI power button.
+    PoweringDown,
+    /// QEMU was told to quit.
+    Quitting,
+    /// QEMU was killed; what is left is to wait for its end.
+    Killing,
+    /// QEMU is gone.
+    Exited,
+}
+
+/// What can happen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The monitor confirmed `cont`.
+    Continued,
+    /// Somebody asked for the guest's end: SIGINT, SIGTERM, or `down`. Asked again, it hurries.
+    StopRequested,
+    /// The deadline of this stage has passed.
+    Deadline(Stage),
+    /// QEMU announced its end, with the reason it gives (QAPI ShutdownCause).
+    Shutdown {
+        /// The reason.
+        reason: String,
+    },
+    /// The guest panicked.
+    Panicked,
+    /// QEMU stopped the guest because of an error it can't go on from.
+    InternalError,
+    /// The monitor's connection ended.
+    MonitorLost,
+    /// The monitor refused a command.
+    CommandFailed,
+    /// QEMU is gone, and was reaped.
+    Exited(Exit),
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Exit {
+    /// By itself, with a status.
+    Code(i32),
+    /// By a signal.
+    Signal(i32),
+}
+
+/// The ways to end a guest, from gentle to rough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// The ACPI power button.
+    Acpi,
+    /// The monitor's `quit`.
+    Quit,
+    /// SIGKILL.
+    Kill,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Press the guest's power button.
+    PowerDown,
+    /// Tell QEMU to quit.
+    Quit,
+    /// Kill QEMU.
+    Kill,
+    /// Report [`Event::Deadline`] of this stage after so long.
+    Arm(Stage, Duration),
+}
+
+/// Why a guest ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Outcome {
+    /// It powered itself off, unasked.
+    PoweredOff,
+    /// It ended because it was asked to; the stage that it took.
+    Stopped {
+        /// The roughest stage that was used.
+        stage: Stage,
+    },
+    /// Its kernel panicked.
+    Panicked,
+    /// QEMU stopped it for an error, such as a fatal error of a passed-through device.
+    InternalError,
+    /// QEMU died.
+    QemuDied {
+        /// How.
+        exit: Exit,
+    },
+}
+
+/// How long each way to end a guest may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// From the power button to `quit`.
+    pub acpi: Duration,
+    /// From `quit` to SIGKILL. A card that fell off the bus holds QEMU's exit for 72 s (reset attempts in the kernel), and a
+    /// signal does not shorten that.
+    pub quit: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { acpi: Duration::from_secs(60), quit: Duration::from_secs(15) }
+    }
+}
+
+/// A guest's life: the state, and what has been learnt about its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Life {
+    state: State,
+    patience: Patience,
+    stage: Option<Stage>,
+    /// Whether the guest's end was asked for.
+    asked: Asked,
+    cause: Option<Outcome>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    No,
+    Yes,
+}
+
+impl Life {
+    /// Starts with a QEMU that is up and paused.
+    pub fn new(patience: Patience) -> Self {
+        Self { state: State::Paused, patience, stage: None, asked: Asked::No, cause: None }
+    }
+
+    /// Returns the state.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Takes one event in and returns what is to be done.
+    pub fn step(&mut self, event: Event) -> Vec<Effect> {
+        if self.state == State::Exited {
+            return Vec::new();
+        }
+        match event {
+            Event::Continued => {
+                if self.state == State::Paused {
+                    self.state = State::Running;
+                }
+                Vec::new()
+            }
+            Event::StopRequested => {
+                self.asked = Asked::Yes;
+                self.stop()
+            }
+            Event::Deadline(stage) if self.stage == Some(stage) => self.escalate(),
+            Event::Deadline(_) => Vec::new(),
+            Event::CommandFailed => self.escalate(),
+            Event::Shutdown { reason } => {
+                self.learn(shutdown_cause(&reason));
+                Vec::new()
+            }
+            Event::Panicked => {
+                self.learn(Some(Outcome::Panicked));
+                self.quit()
+            }
+            Event::InternalError => {
+                self.learn(Some(Outcome::InternalError));
+                self.quit()
+            }
+            // QEMU closes the monitor on its way out; if it doesn't go, nobody can speak to it any more.
+            Event::MonitorLost if self.stage < Some(Stage::Quit) => {
+                self.stage = Some(Stage::Quit);
+                self.state = State::Quitting;
+                vec![Effect::Arm(Stage::Quit, self.patience.quit)]
+            }
+            Event::MonitorLost => Vec::new(),
+            Event::Exited(exit) => {
+                self.state = State::Exited;
+                self.finish(exit);
+                Vec::new()
+            }
+        }
+    }
+
+    /// Returns why the guest ended, once it has.
+    pub fn outcome(&self) -> Option<&Outcome> {
+        self.cause.as_ref().filter(|_| self.state == State::Exited)
+    }
+
+    fn learn(&mut self, cause: Option<Outcome>) {
+        if self.cause.is_none() {
+            self.cause = cause;
+        }
+    }
+
+    fn stop(&mut self) -> Vec<Effect> {
+        match self.state {
+            // A guest that never ran has nothing to save.
+            State::Paused => self.quit(),
+            State::Running => {
+                self.state = State::PoweringDown;
+                self.stage = Some(Stage::Acpi);
+                vec![Effect::PowerDown, Effect::Arm(Stage::Acpi, self.patience.acpi)]
+            }
+            State::PoweringDown | State::Quitting => self.escalate(),
+            State::Killing | State::Exited => Vec::new(),
+        }
+    }
+
+    fn escalate(&mut self) -> Vec<Effect> {
+        match self.stage {
+            None | Some(Stage::Acpi) => self.quit(),
+            Some(Stage::Quit) => {
+                self.stage = Some(Stage::Kill);
+                self.state = State::Killing;
+                vec![Effect::Kill]
+            }
+            Some(Stage::Kill) => Vec::new(),
+        }
+    }
+
+    fn quit(&mut self) -> Vec<Effect> {
+        if self.stage >= Some(Stage::Quit) {
+            return Vec::new();
+        }
+        self.stage = Some(Stage::Quit);
+        self.state = State::Quitting;
+        vec![Effect::Quit, Effect::Arm(Stage::Quit, self.patience.quit)]
+    }
+
+    fn finish(&mut self, exit: Exit) {
+        let cause = self.cause.take();
+        let died = matches!(exit, Exit::Signal(_) | Exit::Code(1..));
+        self.cause = Some(match (cause, self.asked, self.stage) {
+            (Some(cause @ (Outcome::Panicked | Outcome::InternalError)), ..) => cause,
+            (_, Asked::Yes, Some(stage)) if stage == Stage::Kill || !died => Outcome::Stopped { stage },
+            _ if died => Outcome::QemuDied { exit },
+            (Some(cause), ..) => cause,
+            // It quit with status 0 and no word: somebody else told it to, by a signal or another monitor.
+            (None, ..) => Outcome::Stopped { stage: Stage::Quit },
+        });
+    }
+}
+
+/// Reads QAPI's ShutdownCause; what the guest didn't do itself is known from what we did.
+fn shutdown_cause(reason: &str) -> Option<Outcome> {
+    match reason {
+        "guest-shutdown" | "guest-reset" => Some(Outcome::PoweredOff),
+        "guest-panic" => Some(Outcome::Panicked),
+        "host-error" => Some(Outcome::InternalError),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::*;
+
+    fn lived(events: &[Event]) -> (Life, Vec<Effect>) {
+        let mut life = Life::new(Patience::default());
+        let effects = events.iter().flat_map(|event| life.step(event.clone())).collect();
+        (life, effects)
+    }
+
+    fn shutdown(reason: &str) -> Event {
+        Event::Shutdown { reason: reason.to_owned() }
+    }
+
+    #[rstest]
+    #[case::powered_off(&[Event::Continued, shutdown("guest-shutdown"), Event::Exited(Exit::Code(0))], Outcome::PoweredOff)]
+    #[case::asked_and_obeyed(
+        &[Event::Continued, Event::StopRequested, shutdown("guest-shutdown"), Event::Exited(Exit::Code(0))],
+        Outcome::Stopped { stage: Stage::Acpi }
+    )]
+    #[case::asked_and_ignored(
+        &[Event::Continued, Event::StopRequested, Event::Deadline(Stage::Acpi), Event::Exited(Exit::Code(0))],
+        Outcome::Stopped { stage: Stage::Quit }
+    )]
+    #[case::killed_in_the_end(
+        &[Event::Continued, Event::StopRequested, Event::Deadline(Stage::Acpi), Event::Deadline(Stage::Quit), Event::Exited(Exit::Signal(9))],
+        Outcome::Stopped { stage: Stage::Kill }
+    )]
+    #[case::died(&[Event::Continued, Event::Exited(Exit::Signal(6))], Outcome::QemuDied { exit: Exit::Signal(6) })]
+    #[case::died_when_asked(
+        &[Event::Continued, Event::StopRequested, Event::Exited(Exit::Signal(6))],
+        Outcome::QemuDied { exit: Exit::Signal(6) }
+    )]
+    #[case::refused_to_start(&[Event::Exited(Exit::Code(1))], Outcome::QemuDied { exit: Exit::Code(1) })]
+    #[case::panicked(&[Event::Continued, Event::Panicked, Event::Exited(Exit::Code(0))], Outcome::Panicked)]
+    #[case::device_error(&[Event::Continued, Event::InternalError, Event::Exited(Exit::Code(0))], Outcome::InternalError)]
+    fn the_outcome_names_what_ended_the_guest(#[case] events: &[Event], #[case] expected: Outcome) {
+        assert_eq!(lived(events).0.outcome(), Some(&expected));
+    }
+
+    #[test]
+    fn stop_asked_three_times_goes_from_the_button_to_the_kill() {
+        let (_, effects) =
+            lived(&[Event::Continued, Event::StopRequested, Event::StopRequested, Event::StopRequested]);
+        let acts: Vec<_> = effects.into_iter().filter(|effect| !matches!(effect, Effect::Arm(..))).collect();
+        assert_eq!(acts, [Effect::PowerDown, Effect::Quit, Effect::Kill]);
+    }
+
+    #[test]
+    fn a_deadline_of_a_stage_already_left_changes_nothing() {
+        let (mut life, _) = lived(&[Event::Continued, Event::StopRequested, Event::StopRequested]);
+        assert_eq!(life.step(Event::Deadline(Stage::Acpi)), []);
+        assert_eq!(life.state(), &State::Quitting);
+    }
+
+    fn any_event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            Just(Event::Continued),
+            Just(Event::StopRequested),
+            prop_oneof![Just(Stage::Acpi), Just(Stage::Quit), Just(Stage::Kill)].prop_map(Event::Deadline),
+            prop_oneof![Just("guest-shutdown"), Just("host-qmp-quit"), Just("new-in-qemu-12")]
+                .prop_map(shutdown),
+            Just(Event::Panicked),
+            Just(Event::InternalError),
+            Just(Event::MonitorLost),
+            Just(Event::CommandFailed),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn every_life_ends_with_an_outcome_and_each_act_comes_at_most_once(events in proptest::collection::vec(any_event(), 0..20)) {
+            let (mut life, effects) = lived(&events);
+            for act in [Effect::PowerDown, Effect::Quit, Effect::Kill] {
+                prop_assert!(effects.iter().filter(|effect| **effect == act).count() <= 1);
+            }
+            life.step(Event::Exited(Exit::Code(0)));
+            prop_assert!(life.outcome().is_some());
+        }
+
+        #[test]
+        fn asking_often_enough_always_reaches_the_kill(events in proptest::collection::vec(any_event(), 0..20)) {
+            let (mut life, mut effects) = lived(&events);
+            for _ in 0..3 {
+                effects.extend(life.step(Event::StopRequested));
+            }
+            prop_assert!(effects.contains(&Effect::Kill));
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! Why a host can't run a profile, typed so that the edge can add the remedy and the exit code.
+
+use std::path::PathBuf;
+
+use crate::cpulist::{CpuSet, NodeSet};
+use crate::facts::Holder;
+use crate::pci::{Bdf, ClassCode, DriverName, GroupId, PciId};
+use crate::units::{ByteSize, PageSize};
+
+/// One reason why this host can't run this profile.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There is no such device.
+    #[error("{bdf}: there is no such PCI device on this host")]
+    UnknownDevice {
+        /// The device asked for.
+        bdf: Bdf,
+    },
+    /// The kernel drives no IOMMU, so nothing would keep the device's DMA inside the guest.
+    #[error("no IOMMU is active on this host, so {bdf} can't be kept from reaching the host's memory")]
+    NoIommu {
+        /// The device asked for.
+        bdf: Bdf,
+    },
+    /// The IOMMU doesn't cover the device.
+    #[error("{bdf} has no IOMMU group: the active IOMMUs don't cover it")]
+    NoGroup {
+        /// The device asked for.
+        bdf: Bdf,
+    },
+    /// A bridge can't be passed.
+    #[error("{bdf} is a {class}: bridges belong to the host", class = class.name())]
+    Bridge {
+        /// The device asked for.
+        bdf: Bdf,
+        /// Its class.
+        class: ClassCode,
+    },
+    /// The group has a member that nobody asked for.
+    #[error(
+        "IOMMU group {group} of {bdf} also holds {member} ({class} {id}, {driver}), which the profile doesn't list; \
+         a group can only be given whole",
+        class = class.name(), driver = driver_words(driver.as_ref())
+    )]
+    ForeignMember {
+        /// The device asked for.
+        bdf: Bdf,
+        /// The group.
+        group: GroupId,
+        /// The other member.
+        member: Bdf,
+        /// Its ids.
+        id: PciId,
+        /// Its class.
+        class: ClassCode,
+        /// Its driver.
+        driver: Option<DriverName>,
+    },
+    /// The host itself can't do without the device.
+    #[error("{bdf} ({driver}) is in use by the host itself: {holder}", driver = driver_words(driver.as_ref()))]
+    Critical {
+        /// The device.
+        bdf: Bdf,
+        /// Its driver.
+        driver: Option<DriverName>,
+        /// What sits on it.
+        holder: Holder,
+    },
+    /// The boot display.
+    #[error("{bdf} ({driver}) is the boot display of this host", driver = driver_words(driver.as_ref()))]
+    BootDisplay {
+        /// The device.
+        bdf: Bdf,
+        /// Its driver.
+        driver: Option<DriverName>,
+    },
+    /// Somebody else decided which driver the device is to have.
+    #[error(
+        "{bdf} ({driver}) has driver_override set to `{set}` by somebody else",
+        driver = driver_words(driver.as_ref())
+    )]
+    Overridden {
+        /// The device.
+        bdf: Bdf,
+        /// Its driver.
+        driver: Option<DriverName>,
+        /// The override.
+        set: DriverName,
+    },
+    /// The driver vfio-pci isn't loaded.
+    #[error("the driver vfio-pci isn't loaded")]
+    NoVfioDriver,
+    /// The kernel has no VFIO container device.
+    #[error("/dev/vfio/vfio is missing: the kernel's VFIO isn't loaded")]
+    NoVfio,
+    /// The kernel offers VFIO through iommufd only.
+    #[error("/dev/vfio/vfio is missing and only /dev/iommu is there; this gpuvm speaks the group API")]
+    IommufdOnly,
+    /// A device node is not for this user.
+    #[error("{path}: permission denied", path = path.display())]
+    Denied {
+        /// The node.
+        path: PathBuf,
+    },
+    /// No hardware virtualisation.
+    #[error("/dev/kvm is missing, and the profile asks for accel = \"kvm\"")]
+    NoKvm,
+    /// No QEMU.
+    #[error("qemu-system-x86_64 was not found in PATH")]
+    NoQemu,
+    /// No fitting UEFI firmware.
+    #[error("no UEFI firmware for Q35 was found among {descriptors} firmware descriptors")]
+    NoUefi {
+        /// How many descriptors were read.
+        descriptors: usize,
+    },
+    /// The devices sit on several nodes.
+    #[error("the devices sit on nodes {nodes}; cpu.pin = \"auto\" places a guest on one node")]
+    SeveralNodes {
+        /// The nodes.
+        nodes: NodeSet,
+    },
+    /// The node has too few CPUs.
+    #[error("cpu.count is {need}, but node {node} has {have} CPUs online ({cpus})", have = cpus.len())]
+    TooFewCpus {
+        /// The node.
+        node: u32,
+        /// vCPUs asked for.
+        need: u32,
+        /// The node's CPUs.
+        cpus: CpuSet,
+    },
+    /// The host has fewer CPUs than vCPUs.
+    #[error("cpu.count is {need}, but the host has {have} CPUs online")]
+    TooFewCpusOnHost {
+        /// vCPUs asked for.
+        need: u32,
+        /// CPUs online.
+        have: usize,
+    },
+    /// The node has too little memory.
+    #[error("memory.size is {need}, but node {node} has {have} MiB in all", have = have.as_mib_ceil())]
+    NodeTooSmall {
+        /// The node.
+        node: u32,
+        /// Memory asked for.
+        need: ByteSize,
+        /// The node's memory.
+        have: ByteSize,
+    },
+    /// The kernel has no hugepages of this size.
+    #[error("node {node} has no pool of {page} hugepages")]
+    NoPool {
+        /// The node.
+        node: u32,
+        /// The page size.
+        page: PageSize,
+    },
+    /// Too many devices for the guest's root ports.
+    #[error("the guest would need {need} PCIe root ports; Q35's root bus has room for {have}")]
+    TooManyPorts {
+        /// Ports needed.
+        need: usize,
+        /// Ports there are.
+        have: usize,
+    },
+    /// A file that the profile names can't be used.
+    #[error("{role} {path}: {problem}", path = path.display())]
+    File {
+        /// What the file is for, by its key.
+        role: FileRole,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// What a file is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FileRole {
+    /// `kernel.path`.
+    Kernel,
+    /// `kernel.initrd`.
+    Initrd,
+    /// `disk.path`.
+    Disk,
+    /// A firmware file that a descriptor names.
+    Firmware,
+}
+
+impl std::fmt::Display for FileRole {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Kernel => "kernel.path",
+            Self::Initrd => "kernel.initrd",
+            Self::Disk => "disk.path",
+            Self::Firmware => "firmware file",
+        })
+    }
+}
+
+/// What a refusal means for whoever started gpuvm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RefusalKind {
+    /// The profile asks for what isn't there: another profile would run.
+    Profile,
+    /// The user may not.
+    Permission,
+    /// The host can't.
+    Unfit,
+}
+
+impl Refusal {
+    /// Returns what the refusal means for whoever started gpuvm.
+    pub fn kind(&self) -> RefusalKind {
+        match self {
+            Self::File { .. } | Self::UnknownDevice { .. } | Self::Bridge { .. } => RefusalKind::Profile,
+            Self::Denied { .. } => RefusalKind::Permission,
+            _ => RefusalKind::Unfit,
+        }
+    }
+
+    fn order(&self) -> (RefusalKind, String) {
+        (self.kind(), self.to_string())
+    }
+}
+
+impl PartialOrd for Refusal {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Refusal {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.order().cmp(&other.order())
+    }
+}
+
+/// Says which driver has a device.
+fn driver_words(driver: Option<&DriverName>) -> String {
+    driver.map_or_else(|| "no driver".to_owned(), |driver| format!("driver {driver}"))
+}

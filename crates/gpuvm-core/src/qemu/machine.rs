@@ -1,0 +1,56 @@
+//! `-name`, `-uuid`, `-machine` and what belongs to the machine as a whole.
+
+use super::arg::{Arg, Opts, on_off};
+use crate::plan::{Firmware, Plan};
+use crate::profile::Accel;
+
+/// `-machine`.
+struct Machine {
+    accel: Accel,
+    memory_backend: &'static str,
+    flash: bool,
+}
+
+impl Machine {
+    fn arg(&self) -> Arg {
+        let accel = match self.accel {
+            Accel::Kvm => "kvm",
+            Accel::Tcg => "tcg",
+        };
+        let opts = Opts::new()
+            .with("type", "q35")
+            .with("accel", accel)
+            // A guest that uses the VMware port or the HPET gets slower clocks than the ones KVM gives it.
+            .with("vmport", on_off(false))
+            .with("hpet", on_off(false))
+            // A core dump of QEMU would hold all of the guest's memory.
+            .with("dump-guest-core", on_off(false))
+            .with("memory-backend", self.memory_backend)
+            .with_some("pflash0", self.flash.then_some(super::drive::FLASH_CODE))
+            .with_some("pflash1", self.flash.then_some(super::drive::FLASH_VARS));
+        Arg::opts("-machine", opts)
+    }
+}
+
+/// Renders the switches that come before any device.
+pub(super) fn args(plan: &Plan) -> Vec<Arg> {
+    let machine = Machine {
+        accel: plan.accel,
+        memory_backend: super::memory::BACKEND,
+        flash: matches!(plan.firmware, Firmware::Uefi(_)),
+    };
+    vec![
+        Arg::opts("-name", Opts::new().with("guest", plan.name.as_str()).with("debug-threads", on_off(true))),
+        Arg::bare("-no-user-config"),
+        Arg::bare("-nodefaults"),
+        Arg::plain("-display", "none"),
+        Arg::plain("-uuid", uuid(plan.name.as_str())),
+        machine.arg(),
+    ]
+}
+
+/// Derives the guest's SMBIOS UUID from its name: the same VM has the same one at each start.
+fn uuid(name: &str) -> String {
+    let namespace = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_URL, b"gpuvm:vm-name");
+    uuid::Uuid::new_v5(&namespace, name.as_bytes()).to_string()
+}

@@ -1,0 +1,43 @@
+//! `-device vfio-pci`.
+
+use serde::Serialize;
+
+use super::arg::Arg;
+use super::pcie::{Siblings, addr};
+use crate::pci::Bdf;
+
+/// `-device vfio-pci`.
+#[derive(Serialize)]
+struct VfioPci {
+    driver: &'static str,
+    id: String,
+    host: Bdf,
+    bus: String,
+    addr: String,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    multifunction: bool,
+}
+
+/// Renders the functions behind one port.
+pub(super) fn args(port: u16, bus: &str, functions: &[(u8, Bdf)]) -> Vec<Arg> {
+    let siblings = if functions.len() > 1 { Siblings::Some } else { Siblings::None };
+    // Function 0 goes last: QEMU takes a slot as complete once function 0 is plugged (hw/pci/pci.c).
+    let mut order: Vec<_> = functions.to_vec();
+    order.sort_by_key(|(function, _)| std::cmp::Reverse(*function));
+    order
+        .iter()
+        .map(|(function, host)| {
+            Arg::json(
+                "-device",
+                &VfioPci {
+                    driver: "vfio-pci",
+                    id: format!("vfio{port}.{function}"),
+                    host: *host,
+                    bus: bus.to_owned(),
+                    addr: addr(0, *function),
+                    multifunction: *function == 0 && siblings == Siblings::Some,
+                },
+            )
+        })
+        .collect()
+}

@@ -1,0 +1,7 @@
+//! Whether a device came back: what its config space says, against what it said before.
+
+mod snapshot;
+mod verdict;
+
+pub use snapshot::Snapshot;
+pub use verdict::{Finding, Verdict, judge};
