@@ -120,11 +120,13 @@ pub struct Patience {
     /// From `quit` to SIGKILL. A card that fell off the bus holds QEMU's exit for 72 s (reset attempts in the kernel), and a
     /// signal does not shorten that.
     pub quit: Duration,
+    /// From QEMU's word that it shuts down to SIGKILL.
+    pub exit: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { acpi: Duration::from_secs(60), quit: Duration::from_secs(15) }
+        Self { acpi: Duration::from_secs(60), quit: Duration::from_secs(15), exit: Duration::from_secs(90) }
     }
 }
 
@@ -133,7 +135,10 @@ impl Default for Patience {
 pub struct Life {
     state: State,
     patience: Patience,
+    /// The stage whose deadline runs.
     stage: Option<Stage>,
+    /// The roughest stage that we made use of ourselves.
+    used: Option<Stage>,
     /// Whether the guest's end was asked for.
     asked: Asked,
     cause: Option<Outcome>,
@@ -148,7 +153,7 @@ enum Asked {
 impl Life {
     /// Starts with a QEMU that is up and paused.
     pub fn new(patience: Patience) -> Self {
-        Self { state: State::Paused, patience, stage: None, asked: Asked::No, cause: None }
+        Self { state: State::Paused, patience, stage: None, used: None, asked: Asked::No, cause: None }
     }
 
     /// Returns the state.
@@ -177,7 +182,7 @@ impl Life {
             Event::CommandFailed => self.escalate(),
             Event::Shutdown { reason } => {
                 self.learn(shutdown_cause(&reason));
-                Vec::new()
+                self.leaving(self.patience.exit)
             }
             Event::Panicked => {
                 self.learn(Some(Outcome::Panicked));
@@ -188,12 +193,7 @@ impl Life {
                 self.quit()
             }
             // QEMU closes the monitor on its way out; if it doesn't go, nobody can speak to it any more.
-            Event::MonitorLost if self.stage < Some(Stage::Quit) => {
-                self.stage = Some(Stage::Quit);
-                self.state = State::Quitting;
-                vec![Effect::Arm(Stage::Quit, self.patience.quit)]
-            }
-            Event::MonitorLost => Vec::new(),
+            Event::MonitorLost => self.leaving(self.patience.quit),
             Event::Exited(exit) => {
                 self.state = State::Exited;
                 self.finish(exit);
@@ -213,13 +213,23 @@ impl Life {
         }
     }
 
+    /// QEMU is on its way out; it is killed if it doesn't get there.
+    fn leaving(&mut self, patience: Duration) -> Vec<Effect> {
+        if self.stage >= Some(Stage::Quit) {
+            return Vec::new();
+        }
+        self.stage = Some(Stage::Quit);
+        self.state = State::Quitting;
+        vec![Effect::Arm(Stage::Quit, patience)]
+    }
+
     fn stop(&mut self) -> Vec<Effect> {
         match self.state {
             // A guest that never ran has nothing to save.
             State::Paused => self.quit(),
             State::Running => {
                 self.state = State::PoweringDown;
-                self.stage = Some(Stage::Acpi);
+                (self.stage, self.used) = (Some(Stage::Acpi), Some(Stage::Acpi));
                 vec![Effect::PowerDown, Effect::Arm(Stage::Acpi, self.patience.acpi)]
             }
             State::PoweringDown | State::Quitting => self.escalate(),
@@ -231,7 +241,7 @@ impl Life {
         match self.stage {
             None | Some(Stage::Acpi) => self.quit(),
             Some(Stage::Quit) => {
-                self.stage = Some(Stage::Kill);
+                (self.stage, self.used) = (Some(Stage::Kill), Some(Stage::Kill));
                 self.state = State::Killing;
                 vec![Effect::Kill]
             }
@@ -243,7 +253,7 @@ impl Life {
         if self.stage >= Some(Stage::Quit) {
             return Vec::new();
         }
-        self.stage = Some(Stage::Quit);
+        (self.stage, self.used) = (Some(Stage::Quit), Some(Stage::Quit));
         self.state = State::Quitting;
         vec![Effect::Quit, Effect::Arm(Stage::Quit, self.patience.quit)]
     }
@@ -251,7 +261,7 @@ impl Life {
     fn finish(&mut self, exit: Exit) {
         let cause = self.cause.take();
         let died = matches!(exit, Exit::Signal(_) | Exit::Code(1..));
-        self.cause = Some(match (cause, self.asked, self.stage) {
+        self.cause = Some(match (cause, self.asked, self.used) {
             (Some(cause @ (Outcome::Panicked | Outcome::InternalError)), ..) => cause,
             (_, Asked::Yes, Some(stage)) if stage == Stage::Kill || !died => Outcome::Stopped { stage },
             _ if died => Outcome::QemuDied { exit },
@@ -302,6 +312,10 @@ mod tests {
     #[case::killed_in_the_end(
         &[Event::Continued, Event::StopRequested, Event::Deadline(Stage::Acpi), Event::Deadline(Stage::Quit), Event::Exited(Exit::Signal(9))],
         Outcome::Stopped { stage: Stage::Kill }
+    )]
+    #[case::hangs_after_shutdown(
+        &[Event::Continued, shutdown("guest-shutdown"), Event::Deadline(Stage::Quit), Event::Exited(Exit::Signal(9))],
+        Outcome::QemuDied { exit: Exit::Signal(9) }
     )]
     #[case::died(&[Event::Continued, Event::Exited(Exit::Signal(6))], Outcome::QemuDied { exit: Exit::Signal(6) })]
     #[case::died_when_asked(

@@ -1,1 +1,21 @@
-//! gpuvm-host.
+//! The host: read into facts, changed by operations that are written down before they are made, and given back.
+//!
+//! Everything is below two prefixes: [`root::HostRoot`] for the kernel's trees, [`places::Places`] for gpuvm's own files.
+//! The kernel is acted upon through [`kernel::Kernel`] alone, which a test replaces.
+
+pub mod apply;
+pub mod claims;
+pub mod config;
+pub mod error;
+pub mod facts;
+pub mod journal;
+pub mod kernel;
+pub mod lock;
+pub mod places;
+pub mod process;
+pub mod reservation;
+pub mod root;
+pub mod undo;
+pub mod vfio;
+
+pub use error::HostError;

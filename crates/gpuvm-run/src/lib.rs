@@ -1,1 +1,21 @@
-//! gpuvm-run.
+//! Starts QEMU and drives a guest's life, in one task.
+//!
+//! [`up`] is the whole way: reserve, change the host, start QEMU paused, pin, run, judge the devices, give the host back.
+//! There is one teardown, taken whatever went before.
+
+mod cleanup;
+mod console;
+mod driver;
+mod error;
+mod launch;
+mod log;
+mod pin;
+mod report;
+mod signals;
+mod up;
+
+pub use cleanup::{Cleaned, CleanupReport, cleanup};
+pub use error::{Cause, LaunchError, UpError};
+pub use report::{DeviceReport, Note, Observer, Phase, Report, Timing};
+pub use signals::Signals;
+pub use up::{Run, up};

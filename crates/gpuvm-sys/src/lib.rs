@@ -1,1 +1,29 @@
-//! gpuvm-sys.
+//! The one place for `unsafe`: kernel interfaces behind calls that return [`std::io::Result`] with the errno.
+//!
+//! There is no policy here: nothing is retried, guessed or logged, and no path is touched that the caller did not give. What a call means for a
+//! device or a virtual machine is decided in the crates above.
+//!
+//! - [`vfio`][]: group and container ioctls, the address ranges of an IOMMU.
+//! - [`watched`][]: a sysfs write that may hang, in a child that is watched and never signalled.
+//! - [`process`][]: a child in its own session, with inherited descriptors and a pidfd.
+//! - [`socket`][]: listening unix sockets that a child takes over.
+//! - [`sched`][]: CPU affinity without a limit of 1024 CPUs.
+//! - [`limits`][]: `RLIMIT_MEMLOCK`.
+//! - [`mmio`][]: checked volatile access to a mapped BAR.
+//!
+//! Kernel 5.9 is the oldest that has all of it (`close_range`; `pidfd_open` is of 5.3).
+
+// The reason for this crate: ioctls, fork and raw descriptors can't be had without it. Each block holds one operation and says why it is sound.
+#![allow(unsafe_code)]
+#![deny(clippy::multiple_unsafe_ops_per_block)]
+
+pub mod access;
+pub mod limits;
+pub mod mmio;
+pub mod process;
+pub mod sched;
+pub mod socket;
+pub mod vfio;
+pub mod watched;
+
+mod poll;

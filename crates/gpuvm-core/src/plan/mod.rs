@@ -3,6 +3,7 @@
 pub mod files;
 mod group;
 mod memory;
+pub mod mmio;
 mod numa;
 mod pcie;
 mod refusal;

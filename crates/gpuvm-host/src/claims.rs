@@ -1,0 +1,163 @@
+//! Claims on what VMs share: the hugepage pools. Undo drops a claim; the last claim's end restores the pool.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use gpuvm_core::facts::HugepagePool;
+use gpuvm_core::host_ops::{HostOp, PoolClaims};
+use gpuvm_core::profile::VmName;
+use gpuvm_core::units::PageSize;
+use serde::{Deserialize, Serialize};
+
+use crate::HostError;
+use crate::kernel::Kernel;
+use crate::lock;
+use crate::places::Places;
+use crate::root::{HostRoot, read_parsed, read_text};
+
+/// The table of all claims.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Table {
+    boot_id: String,
+    /// By `node/page`, as in `1/2M`.
+    hugepages: BTreeMap<String, PoolClaims>,
+}
+
+/// A claim on hugepages.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolClaim<'a> {
+    /// The VM that claims.
+    pub vm: &'a VmName,
+    /// The node.
+    pub node: u32,
+    /// The page size.
+    pub page: PageSize,
+    /// How many pages.
+    pub pages: u64,
+}
+
+impl PoolClaim<'_> {
+    fn key(&self) -> String {
+        format!("{}/{}", self.node, self.page)
+    }
+
+    fn doing(&self) -> String {
+        HostOp::ClaimHugepages { node: self.node, page: self.page, pages: self.pages }.to_string()
+    }
+
+    /// The kernel zeroes no page here, but it may have to move others out of the way; a minute and 1 s per GiB.
+    fn deadline(&self) -> Duration {
+        Duration::from_secs(60 + ((self.pages * self.page.as_bytes()) >> 30))
+    }
+}
+
+/// Claims pages and grows the pool where it has too few.
+///
+/// # Errors
+/// Returns the figure that is missing when the kernel finds too few pages, and then leaves the pool as it was.
+pub fn claim(
+    kernel: &Kernel,
+    places: &Places,
+    boot_id: &str,
+    claim: &PoolClaim<'_>,
+) -> Result<(), HostError> {
+    let _guard = lock::tables(places)?;
+    let mut table = load(places, boot_id)?;
+    let pool = read_pool(&kernel.root, claim.node, claim.page)?;
+    let entry = table.hugepages.entry(claim.key()).or_insert_with(|| PoolClaims::new(pool));
+    entry.claims.insert(claim.vm.to_string(), claim.pages);
+    let want = entry.target();
+    // Written down before it is done: a crash in between leaves a claim that cleanup drops.
+    let before = entry.written;
+    entry.written = want.max(pool.total);
+    store(places, &table)?;
+    if want <= pool.total {
+        return Ok(());
+    }
+    let have = resize(kernel, claim, want)?;
+    if have >= want {
+        return Ok(());
+    }
+    // Pages that the kernel did find are of no use to anybody now.
+    resize(kernel, claim, pool.total)?;
+    if let Some(entry) = table.hugepages.get_mut(&claim.key()) {
+        entry.claims.remove(claim.vm.as_str());
+        entry.written = before;
+    }
+    table.hugepages.retain(|_, entry| !entry.claims.is_empty());
+    store(places, &table)?;
+    Err(HostError::Hugepages { node: claim.node, page: claim.page, need: claim.pages, want, have })
+}
+
+/// Drops a claim and shrinks the pool to what the other claims need; the last one's end restores the former size.
+///
+/// # Errors
+/// Returns that somebody else has resized the pool since: then it is left as it is, and the claim is dropped all the same.
+pub fn drop_claim(
+    kernel: &Kernel,
+    places: &Places,
+    boot_id: &str,
+    claim: &PoolClaim<'_>,
+) -> Result<(), HostError> {
+    let _guard = lock::tables(places)?;
+    let mut table = load(places, boot_id)?;
+    let Some(entry) = table.hugepages.get_mut(&claim.key()) else { return Ok(()) };
+    if entry.claims.remove(claim.vm.as_str()).is_none() {
+        return Ok(());
+    }
+    let pool = read_pool(&kernel.root, claim.node, claim.page)?;
+    let ours = entry.written;
+    let target = entry.target();
+    entry.written = target;
+    table.hugepages.retain(|_, entry| !entry.claims.is_empty());
+    // A crash between the claim's entry and its write leaves the pool at a former size of ours, not at the written one.
+    let untouched = pool.total == ours || pool.total == target;
+    if !untouched {
+        store(places, &table)?;
+        return Err(HostError::ChangedByOthers {
+            doing: format!("give back {} hugepages of {} on node {}", claim.pages, claim.page, claim.node),
+            what: format!("the pool of node {}", claim.node),
+            ours: format!("{ours} pages"),
+            now: format!("{} pages", pool.total),
+        });
+    }
+    if pool.total != target {
+        resize(kernel, claim, target)?;
+    }
+    store(places, &table)
+}
+
+fn resize(kernel: &Kernel, claim: &PoolClaim<'_>, pages: u64) -> Result<u64, HostError> {
+    let path = kernel.root.hugepage_pool(claim.node, claim.page).join("nr_hugepages");
+    kernel.write(&claim.doing(), &path, &pages.to_string(), claim.deadline())?;
+    Ok(read_pool(&kernel.root, claim.node, claim.page)?.total)
+}
+
+/// Reads a node's pool.
+///
+/// # Errors
+/// Returns failures to read, a node without such a pool among them.
+pub fn read_pool(root: &HostRoot, node: u32, page: PageSize) -> Result<HugepagePool, HostError> {
+    let folder = root.hugepage_pool(node, page);
+    let read = |name: &str| {
+        let path = folder.join(name);
+        read_parsed(&path)?.ok_or_else(|| HostError::content(&path, "", "there is no such pool"))
+    };
+    Ok(HugepagePool { total: read("nr_hugepages")?, free: read("free_hugepages")? })
+}
+
+fn load(places: &Places, boot_id: &str) -> Result<Table, HostError> {
+    let path: &Path = &places.claims();
+    let fresh = || Table { boot_id: boot_id.to_owned(), ..Table::default() };
+    let Some(text) = read_text(path)? else { return Ok(fresh()) };
+    let table: Table = serde_json::from_str(&text).map_err(|error| HostError::content(path, &text, error))?;
+    // Pools don't survive a reboot, and neither do claims on them.
+    Ok(if table.boot_id == boot_id { table } else { fresh() })
+}
+
+fn store(places: &Places, table: &Table) -> Result<(), HostError> {
+    let path = places.claims();
+    let text = serde_json::to_vec_pretty(table).map_err(|error| HostError::content(&path, "", error))?;
+    lock::replace(&path, &text)
+}

@@ -1,0 +1,25 @@
+//! A device's config space, read from sysfs.
+
+use std::fs::File;
+use std::io::Read;
+
+use gpuvm_core::pci::Bdf;
+use gpuvm_core::reset::Snapshot;
+
+use crate::HostError;
+use crate::root::HostRoot;
+
+/// Reads what a verdict needs of a device's config space.
+///
+/// The read reaches the device itself. In D3hot config space answers without waking; a read of a D3cold device wakes it
+/// (drivers/pci/pci-sysfs.c `pci_config_pm_runtime_get`).
+///
+/// # Errors
+/// Returns failures to read, and a file that is too short.
+pub fn snapshot(root: &HostRoot, bdf: Bdf) -> Result<Snapshot, HostError> {
+    let path = root.device(bdf).join("config");
+    let mut bytes = [0; Snapshot::BYTES];
+    let read = File::open(&path).and_then(|mut file| file.read_exact(&mut bytes));
+    read.map_err(HostError::file("read", &path))?;
+    Snapshot::new(&bytes).ok_or_else(|| HostError::content(&path, "", "too short for a header"))
+}

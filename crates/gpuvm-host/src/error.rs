@@ -1,0 +1,215 @@
+//! What can go wrong with the host, with the path, the value and the errno.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use gpuvm_core::pci::{Bdf, DriverName, GroupId};
+use gpuvm_core::units::PageSize;
+
+/// Something that went wrong while reading or changing the host.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// A file couldn't be read, written, made or removed.
+    #[error("{doing} {path}: {source}", path = path.display())]
+    File {
+        /// What was being done, as in "read".
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A file of the kernel holds what gpuvm can't make sense of.
+    #[error("{path} holds `{value}`: {problem}", path = path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What it holds, shortened.
+        value: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The kernel refused a write to one of its attributes.
+    #[error("{doing}: writing `{value}` to {path}: {source}", path = path.display())]
+    Refused {
+        /// The operation in words.
+        doing: String,
+        /// The attribute.
+        path: PathBuf,
+        /// What was written.
+        value: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A write to an attribute has not come back by its deadline. It goes on in the child, which is never signalled.
+    #[error(
+        "{doing}: writing `{value}` to {path} has not come back after {seconds} s and goes on in process {pid} ({state})",
+        path = path.display()
+    )]
+    InFlight {
+        /// The operation in words.
+        doing: String,
+        /// The attribute.
+        path: PathBuf,
+        /// What was written.
+        value: String,
+        /// The deadline that passed.
+        seconds: u64,
+        /// The child that waits.
+        pid: i32,
+        /// The child's state and wait channel, as /proc shows them.
+        state: String,
+    },
+    /// A write succeeded and changed nothing.
+    #[error("{doing}: the kernel took the write, but {bdf} now has {now}")]
+    NoEffect {
+        /// The operation in words.
+        doing: String,
+        /// The device.
+        bdf: Bdf,
+        /// What it has now, in words.
+        now: String,
+    },
+    /// Somebody else has changed what we changed.
+    #[error("{doing}: {what} is now {now}, and gpuvm left it as {ours}: somebody else has changed it")]
+    ChangedByOthers {
+        /// The operation in words.
+        doing: String,
+        /// What was changed.
+        what: String,
+        /// What gpuvm left there.
+        ours: String,
+        /// What is there now.
+        now: String,
+    },
+    /// The kernel found too few hugepages.
+    #[error(
+        "node {node} can't give {need} hugepages of {page}: the kernel could make the pool {have} pages, {want} are needed"
+    )]
+    Hugepages {
+        /// The node.
+        node: u32,
+        /// The page size.
+        page: PageSize,
+        /// Pages that the guest needs.
+        need: u64,
+        /// The pool's size that was asked for.
+        want: u64,
+        /// The pool's size that was reached.
+        have: u64,
+    },
+    /// A device doesn't answer, so no driver is asked to take it.
+    #[error("{bdf} doesn't answer ({finding}); it stays on vfio-pci, so that no driver touches it")]
+    NotAnswering {
+        /// The device.
+        bdf: Bdf,
+        /// What its config space says.
+        finding: String,
+    },
+    /// A group is not viable although all that gpuvm knows of was bound.
+    #[error("IOMMU group {group} is not viable: {members}")]
+    NotViable {
+        /// The group.
+        group: GroupId,
+        /// Its members with their drivers, in words.
+        members: String,
+    },
+    /// The group is open in another process.
+    #[error("IOMMU group {group} (/dev/vfio/{group}) is in use by another process: {holder}")]
+    GroupBusy {
+        /// The group.
+        group: GroupId,
+        /// Who has it open.
+        holder: String,
+    },
+    /// A VFIO call failed.
+    #[error("IOMMU group {group}: {call}: {source}")]
+    Vfio {
+        /// The group.
+        group: GroupId,
+        /// The call, under the kernel's name.
+        call: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The IOMMU can't remap interrupts, so a guest could forge them.
+    #[error(
+        "IOMMU group {group}: VFIO_SET_IOMMU: {source}; the IOMMU has no interrupt remapping, so a device's guest could \
+         send interrupts to the host"
+    )]
+    NoInterruptRemapping {
+        /// The group.
+        group: GroupId,
+        /// The kernel's refusal.
+        source: io::Error,
+    },
+    /// The IOMMU can't map all of the guest's memory.
+    #[error("IOMMU group {group}: guest memory up to {top:#x} isn't inside the IOMMU's ranges ({ranges})")]
+    Aperture {
+        /// The group.
+        group: GroupId,
+        /// The last guest address.
+        top: u64,
+        /// What the IOMMU can map.
+        ranges: String,
+    },
+    /// Another VM has one of the devices.
+    #[error("{what} is reserved by VM {vm} ({state})")]
+    Reserved {
+        /// What is reserved.
+        what: String,
+        /// The VM that has it.
+        vm: String,
+        /// Whether that VM runs, in words.
+        state: String,
+    },
+    /// A VM of this name runs already.
+    #[error("VM {vm} is already up (gpuvm process {pid})")]
+    AlreadyUp {
+        /// The VM.
+        vm: String,
+        /// Its supervisor.
+        pid: i32,
+    },
+    /// A VM of this name ended without giving the host back.
+    #[error("VM {vm} has ended without giving the host back: {left} operations are still to be undone")]
+    LeftBehind {
+        /// The VM.
+        vm: String,
+        /// How many operations.
+        left: usize,
+    },
+    /// A driver that a device is to be given back to is gone.
+    #[error("{bdf} can't be given back to {driver}: that driver isn't loaded any more")]
+    DriverGone {
+        /// The device.
+        bdf: Bdf,
+        /// The driver it had.
+        driver: DriverName,
+    },
+}
+
+impl HostError {
+    /// Wraps an I/O error with what was being done to which file.
+    pub fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::File { doing, path, source }
+    }
+
+    /// Makes an error about a file's content, showing no more than a line's worth of it.
+    pub fn content(path: &Path, value: &str, problem: impl ToString) -> Self {
+        let value = value.trim().chars().take(60).collect();
+        Self::Content { path: path.to_owned(), value, problem: problem.to_string() }
+    }
+
+    /// Returns the errno, where the kernel gave one.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::File { source, .. }
+            | Self::Refused { source, .. }
+            | Self::Vfio { source, .. }
+            | Self::NoInterruptRemapping { source, .. } => source.raw_os_error(),
+            _ => None,
+        }
+    }
+}

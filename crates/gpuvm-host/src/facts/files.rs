@@ -1,0 +1,40 @@
+//! The files that a profile names.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
+use gpuvm_core::facts::{FileFacts, HostFacts};
+use gpuvm_core::firmware::choose_uefi;
+use gpuvm_core::plan::FileRole;
+use gpuvm_core::plan::files::named;
+use gpuvm_core::profile::Profile;
+
+/// Looks at each file that the profile names and at the firmware's. They are the user's paths, below no prefix.
+pub(super) fn read(profile: &Profile, facts: &mut HostFacts) {
+    let mut files = named(profile);
+    let uefi = choose_uefi(&facts.firmware);
+    if let Some(uefi) = &uefi {
+        files.push((FileRole::Firmware, &uefi.code));
+        files.push((FileRole::Firmware, &uefi.vars_template));
+    }
+    facts.files = files.into_iter().map(|(role, path)| (path.to_owned(), look(role, path))).collect();
+}
+
+fn look(role: FileRole, path: &Path) -> FileFacts {
+    let unusable = |error: std::io::Error| FileFacts::Unusable { errno: error.raw_os_error().unwrap_or(0) };
+    let metadata = match fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) => return unusable(error),
+    };
+    let block = role == FileRole::Disk && metadata.file_type().is_block_device();
+    if !metadata.is_file() && !block {
+        return FileFacts::NotAFile;
+    }
+    match File::options().read(true).write(role == FileRole::Disk).open(path) {
+        // A block device's length isn't in its metadata; QEMU asks for it itself.
+        Ok(_) if block => FileFacts::Usable { bytes: u64::MAX },
+        Ok(_) => FileFacts::Usable { bytes: metadata.len() },
+        Err(error) => unusable(error),
+    }
+}

@@ -1,0 +1,175 @@
+//! What the host itself can't do without: mounted storage, swap, the way out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use gpuvm_core::facts::Holder;
+
+use crate::HostError;
+use crate::root::{HostRoot, list, read_text};
+
+/// Each holder with the sysfs folders that it rests on.
+#[derive(Debug, Default)]
+pub(super) struct Holders(Vec<(Holder, BTreeSet<PathBuf>)>);
+
+impl Holders {
+    /// Finds them all, through stacked devices down to the hardware.
+    pub(super) fn read(root: &HostRoot) -> Result<Self, HostError> {
+        let mut found = Vec::new();
+        let blocks = BlockDevices::read(root)?;
+        let mounts = read_text(&root.path("/proc/self/mountinfo"))?.unwrap_or_default();
+        for (device, target) in mounts.lines().filter_map(mount) {
+            let holder = Holder::Mount { device: device.to_owned(), target };
+            found.push((holder, blocks.below(device)));
+        }
+        let swaps = read_text(&root.path("/proc/swaps"))?.unwrap_or_default();
+        for device in swaps.lines().skip(1).filter_map(|line| line.split_ascii_whitespace().next()) {
+            found.push((Holder::Swap { device: unescape(device) }, blocks.below(device)));
+        }
+        for interface in default_routes(root)? {
+            let below = interfaces_below(root, &interface);
+            found.push((Holder::Route { interface }, below));
+        }
+        Ok(Self(found))
+    }
+
+    /// Returns what rests on a device, given its resolved sysfs folder. One file system mounted in many places (bind
+    /// mounts) is named once.
+    pub(super) fn of(&self, device: &Path) -> Vec<Holder> {
+        let mut seen = BTreeSet::new();
+        let rests =
+            |(_, folders): &&(Holder, BTreeSet<PathBuf>)| folders.iter().any(|f| f.starts_with(device));
+        let new = |holder: &&Holder| match holder {
+            Holder::Mount { device, .. } | Holder::Swap { device } => seen.insert(device.clone()),
+            Holder::Route { .. } => true,
+        };
+        self.0.iter().filter(rests).map(|(holder, _)| holder).filter(new).cloned().collect()
+    }
+}
+
+/// Takes device and mount point out of a line of mountinfo (Documentation/filesystems/proc.rst 3.5).
+///
+/// The device's name and not its number counts: btrfs and others show numbers of their own.
+fn mount(line: &str) -> Option<(&str, String)> {
+    let (fields, rest) = line.split_once(" - ")?;
+    let target = fields.split(' ').nth(4)?;
+    let device = rest.split(' ').nth(1)?;
+    device.starts_with("/dev/").then(|| (device, unescape(target)))
+}
+
+/// Undoes the kernel's octal escapes for blanks and backslashes.
+fn unescape(text: &str) -> String {
+    ["\\040", "\\011", "\\012", "\\134"]
+        .iter()
+        .zip([" ", "\t", "\n", "\\"])
+        .fold(text.to_owned(), |text, (escape, plain)| text.replace(escape, plain))
+}
+
+/// Block devices and what they rest on.
+struct BlockDevices<'a> {
+    root: &'a HostRoot,
+    /// The resolved folder of each whole device and partition, by kernel name.
+    folders: BTreeMap<String, PathBuf>,
+}
+
+impl<'a> BlockDevices<'a> {
+    fn read(root: &'a HostRoot) -> Result<Self, HostError> {
+        let class = root.path("/sys/class/block");
+        let resolve = |name: String| Some((name.clone(), fs::canonicalize(class.join(name)).ok()?));
+        Ok(Self { root, folders: list(&class)?.into_iter().filter_map(resolve).collect() })
+    }
+
+    /// Follows a device down to the folders of the hardware: partitions, dm and md slaves, NVMe multipath.
+    fn below(&self, device: &str) -> BTreeSet<PathBuf> {
+        // /dev/mapper/root and /dev/disk/by-id/... are links to /dev/dm-0.
+        let node = self.root.path(unescape(device));
+        let real = fs::canonicalize(&node).unwrap_or(node);
+        let mut found = BTreeSet::new();
+        let mut left: Vec<String> =
+            real.file_name().map(|n| n.to_string_lossy().into_owned()).into_iter().collect();
+        while let Some(name) = left.pop() {
+            let Some(folder) = self.folders.get(&name) else { continue };
+            if !found.insert(folder.clone()) {
+                continue;
+            }
+            if let Some(whole) = folder.parent().and_then(Path::file_name)
+                && folder.join("partition").exists()
+            {
+                left.push(whole.to_string_lossy().into_owned());
+            }
+            left.extend(list(&folder.join("slaves")).unwrap_or_default());
+            found.extend(nvme_controllers(folder));
+        }
+        found
+    }
+}
+
+/// Finds the controllers of an NVMe multipath disk, whose folder is below `/sys/devices/virtual/nvme-subsystem/nvme-subsysN`.
+fn nvme_controllers(disk: &Path) -> Vec<PathBuf> {
+    let Some(subsystem) = disk.ancestors().find(|folder| {
+        folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with("nvme-subsys"))
+    }) else {
+        return Vec::new();
+    };
+    let names = list(subsystem).unwrap_or_default();
+    names.iter().filter_map(|name| fs::canonicalize(subsystem.join(name)).ok()).collect()
+}
+
+/// Lists the interfaces that a default route goes out by, IPv4 and IPv6.
+fn default_routes(root: &HostRoot) -> Result<BTreeSet<String>, HostError> {
+    const UNSPECIFIED: &str = "00000000000000000000000000000000";
+    const REJECT: u32 = 0x0200; // RTF_REJECT: the kernel's own "unreachable" entry on lo
+    let mut interfaces = BTreeSet::new();
+    let v4 = read_text(&root.path("/proc/net/route"))?.unwrap_or_default();
+    for line in v4.lines().skip(1) {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        if let [interface, "00000000", _, _, _, _, _, "00000000", ..] = fields.as_slice() {
+            interfaces.insert((*interface).to_owned());
+        }
+    }
+    let v6 = read_text(&root.path("/proc/net/ipv6_route"))?.unwrap_or_default();
+    for line in v6.lines() {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let [destination, "00", _, _, _, _, _, _, flags, interface] = fields.as_slice() else { continue };
+        let reject = u32::from_str_radix(flags, 16).is_ok_and(|flags| flags & REJECT != 0);
+        if *destination == UNSPECIFIED && !reject {
+            interfaces.insert((*interface).to_owned());
+        }
+    }
+    Ok(interfaces)
+}
+
+/// Follows an interface down through bridges, bonds and VLANs (`lower_*`) to the folders of the hardware.
+fn interfaces_below(root: &HostRoot, interface: &str) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    let mut seen = BTreeSet::new();
+    let mut left = vec![interface.to_owned()];
+    while let Some(name) = left.pop() {
+        if !seen.insert(name.clone()) {
+            continue;
+        }
+        let folder = root.path("/sys/class/net").join(&name);
+        found.extend(fs::canonicalize(folder.join("device")).ok());
+        let names = list(&folder).unwrap_or_default();
+        left.extend(names.iter().filter_map(|name| name.strip_prefix("lower_")).map(str::to_owned));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("36 35 259:1 / /mnt/my\\040data rw,noatime - ext4 /dev/nvme0n1p1 rw", Some(("/dev/nvme0n1p1", "/mnt/my data")))]
+    #[case("36 35 0:44 /@home /home rw shared:1 master:2 - btrfs /dev/mapper/x rw", Some(("/dev/mapper/x", "/home")))]
+    #[case("25 30 0:23 / /sys rw,nosuid - sysfs sysfs rw", None)]
+    #[case("", None)]
+    #[case("1 2 3", None)]
+    fn mountinfo_lines_give_device_and_target(#[case] line: &str, #[case] expected: Option<(&str, &str)>) {
+        assert_eq!(mount(line), expected.map(|(device, target)| (device, target.to_owned())));
+    }
+}

@@ -1,0 +1,118 @@
+//! The devices in scope, from sysfs.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use gpuvm_core::facts::{Bar, DeviceFacts, HostFacts, Presence};
+use gpuvm_core::pci::{Bdf, ClassCode, GroupId, PciId};
+use gpuvm_core::profile::Profile;
+use gpuvm_core::units::ByteSize;
+
+use super::holders::Holders;
+use crate::HostError;
+use crate::root::{self, HostRoot, link_name, list, read_hex, read_text};
+
+/// Reads the devices asked for, the other functions of their slots, and the members of all groups touched.
+pub(super) fn read(root: &HostRoot, profile: &Profile, facts: &mut HostFacts) -> Result<(), HostError> {
+    if profile.devices.is_empty() {
+        return Ok(());
+    }
+    let index: BTreeSet<Bdf> =
+        list(&root.path("/sys/bus/pci/devices"))?.iter().filter_map(|name| name.parse().ok()).collect();
+    let holders = Holders::read(root)?;
+    let asked: BTreeSet<_> = profile.devices.iter().map(|device| device.bdf.slot()).collect();
+    let mut scope: Vec<Bdf> = index.iter().copied().filter(|bdf| asked.contains(&bdf.slot())).collect();
+    while let Some(bdf) = scope.pop() {
+        if facts.devices.contains_key(&bdf) {
+            continue;
+        }
+        let Some(device) = device(root, bdf, &holders)? else { continue };
+        if let Some(group) = device.group.filter(|group| !facts.groups.contains_key(group)) {
+            let members = members(root, group)?;
+            scope.extend(&members);
+            facts.groups.insert(group, members);
+        }
+        facts.devices.insert(bdf, device);
+    }
+    Ok(())
+}
+
+fn members(root: &HostRoot, group: GroupId) -> Result<Vec<Bdf>, HostError> {
+    let folder = root.path(format!("/sys/kernel/iommu_groups/{group}/devices"));
+    // Groups hold platform devices too, which have other names and can't be passed as PCI devices.
+    Ok(list(&folder)?.iter().filter_map(|name| name.parse().ok()).collect())
+}
+
+/// Reads one device, or `None` if it went away meanwhile.
+fn device(root: &HostRoot, bdf: Bdf, holders: &Holders) -> Result<Option<DeviceFacts>, HostError> {
+    let folder = root.device(bdf);
+    let hex = |name: &str| read_hex(&folder.join(name));
+    let (Some(vendor), Some(device), Some(class)) = (hex("vendor")?, hex("device")?, hex("class")?) else {
+        return Ok(None);
+    };
+    let low = |value: u32| u16::try_from(value & 0xffff).unwrap_or(u16::MAX);
+    let class = ClassCode::new(class)
+        .ok_or_else(|| HostError::content(&folder.join("class"), &format!("{class:#x}"), "no class code"))?;
+    let real = fs::canonicalize(&folder).map_err(HostError::file("resolve", &folder))?;
+    Ok(Some(DeviceFacts {
+        id: PciId { vendor: low(vendor), device: low(device) },
+        class,
+        driver: root::driver_of(root, bdf)?,
+        driver_override: root::override_of(root, bdf)?,
+        group: group_of(&folder)?,
+        node: node_of(&folder)?,
+        boot_display: presence(read_text(&folder.join("boot_vga"))?.is_some_and(|text| text.trim() == "1")),
+        virtual_function: presence(link_name(&folder.join("physfn"))?.is_some()),
+        reset_methods: words(read_text(&folder.join("reset_method"))?),
+        bars: bars(&folder.join("resource"))?,
+        upstream: upstream(&real, bdf),
+        holders: holders.of(&real),
+    }))
+}
+
+fn presence(there: bool) -> Presence {
+    if there { Presence::Present } else { Presence::Absent }
+}
+
+fn words(text: Option<String>) -> Vec<String> {
+    text.unwrap_or_default().split_ascii_whitespace().map(str::to_owned).collect()
+}
+
+fn group_of(folder: &Path) -> Result<Option<GroupId>, HostError> {
+    let link = folder.join("iommu_group");
+    let Some(name) = link_name(&link)? else { return Ok(None) };
+    let name = name.to_string_lossy();
+    name.parse().map(|id| Some(GroupId(id))).map_err(|error| HostError::content(&link, &name, error))
+}
+
+/// Reads the node; -1 means that the firmware doesn't tell.
+fn node_of(folder: &Path) -> Result<Option<u32>, HostError> {
+    let node: Option<i64> = root::read_parsed(&folder.join("numa_node"))?;
+    Ok(node.and_then(|node| u32::try_from(node).ok()))
+}
+
+/// Reads the first six lines of `resource`: start, end and flags of each BAR, zero where there is none.
+fn bars(path: &Path) -> Result<Vec<Bar>, HostError> {
+    let text = read_text(path)?.unwrap_or_default();
+    let mut bars = Vec::new();
+    for (index, line) in (0u8..6).zip(text.lines()) {
+        let numbers: Option<Vec<u64>> = line
+            .split_ascii_whitespace()
+            .map(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok())
+            .collect();
+        match numbers.as_deref() {
+            Some([0, 0, ..]) => {}
+            Some([start, end, ..]) if end >= start => {
+                bars.push(Bar { index, size: ByteSize::bytes((end - start).saturating_add(1)) });
+            }
+            _ => return Err(HostError::content(path, line, "expected start, end and flags")),
+        }
+    }
+    Ok(bars)
+}
+
+/// Reads the bridges above a device off its path: `/sys/devices/pci0000:80/0000:80:00.0/0000:81:00.0`.
+fn upstream(real: &Path, own: Bdf) -> Vec<Bdf> {
+    real.iter().filter_map(|name| name.to_str()?.parse().ok()).filter(|bdf| *bdf != own).collect()
+}

@@ -1,0 +1,283 @@
+//! The journal: each change to the host is written down and synced before it is made.
+//!
+//! One JSON object per line, appended. A line that a crash cut short is the last one, and stands for a change that was
+//! not begun. The journal belongs to one boot: after a reboot there is nothing to undo.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use gpuvm_core::host_ops::HostOp;
+use gpuvm_core::pci::DriverName;
+use serde::{Deserialize, Serialize};
+
+use crate::HostError;
+use crate::process::ProcessId;
+
+/// The version of the journal's format.
+const VERSION: u32 = 1;
+
+/// A line of the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "entry")]
+enum Line {
+    Begin { version: u32, boot_id: String },
+    Intent { seq: usize, op: HostOp, saved: Option<DriverName> },
+    State { seq: usize, state: OpState },
+    Closed,
+}
+
+/// How far an operation got.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "is")]
+pub enum OpState {
+    /// Written down; whether it was made is to be seen on the host.
+    Intent,
+    /// Made.
+    Applied,
+    /// The kernel has not answered yet; the child that waits for it.
+    InFlight {
+        /// That child.
+        child: ProcessId,
+    },
+    /// Undone.
+    Undone,
+    /// It could not be undone.
+    Stuck {
+        /// Why.
+        message: String,
+    },
+}
+
+/// An operation as the journal knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its place in the journal.
+    pub seq: usize,
+    /// The operation.
+    pub op: HostOp,
+    /// The value that it replaced, for `driver_override`.
+    pub saved: Option<DriverName>,
+    /// How far it got.
+    pub state: OpState,
+}
+
+/// An open journal.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+    records: Vec<Record>,
+}
+
+impl Journal {
+    /// Starts a journal for this boot.
+    ///
+    /// # Errors
+    /// Returns failures to make or write it; one that is there already is one.
+    pub fn begin(path: &Path, boot_id: &str) -> Result<Self, HostError> {
+        let file = File::options()
+            .create_new(true)
+            .append(true)
+            .open(path)
+            .map_err(HostError::file("make", path))?;
+        let mut journal = Self { path: path.to_owned(), file, records: Vec::new() };
+        journal.append(&Line::Begin { version: VERSION, boot_id: boot_id.to_owned() })?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(HostError::file("sync", folder))?;
+        Ok(journal)
+    }
+
+    /// Opens the journal of a VM that ended without giving the host back; `None` where there is nothing of this boot to
+    /// undo.
+    ///
+    /// # Errors
+    /// Returns failures to read, and a journal of a format that this gpuvm doesn't know.
+    pub fn reopen(path: &Path, boot_id: &str) -> Result<Option<Self>, HostError> {
+        let Some(text) = crate::root::read_text(path)? else { return Ok(None) };
+        let Some((records, closed)) = replay(path, &text, boot_id)? else { return Ok(None) };
+        if closed {
+            return Ok(None);
+        }
+        // What a crash cut short is taken off, so that the next line starts on its own.
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        let file = File::options().append(true).open(path).map_err(HostError::file("open", path))?;
+        file.set_len(u64::try_from(whole).unwrap_or(u64::MAX)).map_err(HostError::file("shorten", path))?;
+        Ok(Some(Self { path: path.to_owned(), file, records }))
+    }
+
+    /// Writes down an operation that is about to be made, and returns its place.
+    ///
+    /// # Errors
+    /// Returns failures to write or sync: then the operation must not be made.
+    pub fn intend(&mut self, op: &HostOp, saved: Option<DriverName>) -> Result<usize, HostError> {
+        let seq = self.records.len();
+        self.append(&Line::Intent { seq, op: op.clone(), saved: saved.clone() })?;
+        self.records.push(Record { seq, op: op.clone(), saved, state: OpState::Intent });
+        Ok(seq)
+    }
+
+    /// Writes down how far an operation got.
+    ///
+    /// # Errors
+    /// Returns failures to write or sync.
+    pub fn mark(&mut self, seq: usize, state: OpState) -> Result<(), HostError> {
+        self.append(&Line::State { seq, state: state.clone() })?;
+        if let Some(record) = self.records.get_mut(seq) {
+            record.state = state;
+        }
+        Ok(())
+    }
+
+    /// Returns the operations that are still to be undone, last first.
+    pub fn open_records(&self) -> Vec<Record> {
+        self.records.iter().rev().filter(|record| record.state != OpState::Undone).cloned().collect()
+    }
+
+    /// Writes down that nothing is left to undo.
+    ///
+    /// # Errors
+    /// Returns failures to write or sync.
+    pub fn close(&mut self) -> Result<(), HostError> {
+        self.append(&Line::Closed)
+    }
+
+    fn append(&mut self, line: &Line) -> Result<(), HostError> {
+        let mut text =
+            serde_json::to_string(line).map_err(|error| HostError::content(&self.path, "", error))?;
+        text.push('\n');
+        let write = |file: &mut File| file.write_all(text.as_bytes()).and_then(|()| file.sync_data());
+        write(&mut self.file).map_err(HostError::file("write", &self.path))
+    }
+}
+
+/// Counts what a journal has left to undo in this boot.
+///
+/// # Errors
+/// Returns failures to read, and a journal of an unknown format.
+pub fn left(path: &Path, boot_id: &str) -> Result<usize, HostError> {
+    let Some(text) = crate::root::read_text(path)? else { return Ok(0) };
+    Ok(match replay(path, &text, boot_id)? {
+        Some((records, false)) => records.iter().filter(|record| record.state != OpState::Undone).count(),
+        _ => 0,
+    })
+}
+
+/// Folds the lines of a journal; `None` for a journal of another boot.
+fn replay(path: &Path, text: &str, boot_id: &str) -> Result<Option<(Vec<Record>, bool)>, HostError> {
+    let mut records: Vec<Record> = Vec::new();
+    let mut closed = false;
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    for line in whole.lines() {
+        let parsed = serde_json::from_str(line).map_err(|error| HostError::content(path, line, error))?;
+        match parsed {
+            Line::Begin { version, .. } if version > VERSION => {
+                let problem = format!("journal version {version}; this gpuvm reads up to {VERSION}");
+                return Err(HostError::content(path, line, problem));
+            }
+            Line::Begin { boot_id: of, .. } if of != boot_id => return Ok(None),
+            Line::Begin { .. } => {}
+            Line::Intent { seq, op, saved } => {
+                if seq != records.len() {
+                    return Err(HostError::content(path, line, "operations are out of order"));
+                }
+                records.push(Record { seq, op, saved, state: OpState::Intent });
+            }
+            Line::State { seq, state } => match records.get_mut(seq) {
+                Some(record) => record.state = state,
+                None => {
+                    return Err(HostError::content(
+                        path,
+                        line,
+                        "a state of an operation that was never begun",
+                    ));
+                }
+            },
+            Line::Closed => closed = true,
+        }
+    }
+    Ok(Some((records, closed)))
+}
+
+/// Removes a VM's folder once its journal is closed.
+///
+/// # Errors
+/// Returns failures to remove.
+pub fn remove_dir(path: &Path) -> Result<(), HostError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(HostError::file("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn unbind() -> HostOp {
+        HostOp::Unbind { bdf: "81:00.0".parse().unwrap(), driver: DriverName::new("nvidia").unwrap() }
+    }
+
+    fn written(dir: &Path) -> PathBuf {
+        let path = dir.join("journal");
+        let mut journal = Journal::begin(&path, "boot-1").unwrap();
+        let first = journal.intend(&unbind(), None).unwrap();
+        journal.mark(first, OpState::Applied).unwrap();
+        journal.intend(&unbind(), DriverName::new("x")).unwrap();
+        path
+    }
+
+    #[test]
+    fn reopen_gives_what_is_to_be_undone_last_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::reopen(&written(dir.path()), "boot-1").unwrap().unwrap();
+        let states: Vec<_> = journal.open_records().into_iter().map(|r| (r.seq, r.state)).collect();
+        assert_eq!(states, [(1, OpState::Intent), (0, OpState::Applied)]);
+    }
+
+    #[test]
+    fn reopen_of_another_boots_journal_undoes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = written(dir.path());
+        assert!(Journal::reopen(&path, "boot-2").unwrap().is_none());
+        assert_eq!(left(&path, "boot-2").unwrap(), 0);
+        assert_eq!(left(&path, "boot-1").unwrap(), 2);
+    }
+
+    #[test]
+    fn a_closed_journal_has_nothing_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = written(dir.path());
+        Journal::reopen(&path, "boot-1").unwrap().unwrap().close().unwrap();
+        assert!(Journal::reopen(&path, "boot-1").unwrap().is_none());
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_and_not_guessed_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        fs::write(&path, "{\"entry\":\"begin\",\"version\":2,\"boot_id\":\"boot-1\"}\n").unwrap();
+        assert!(Journal::reopen(&path, "boot-1").unwrap_err().to_string().contains("version 2"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_journal_cut_anywhere_reopens_and_goes_on(cut in 0usize..600) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = written(dir.path());
+            let text = fs::read(&path).unwrap();
+            let cut = cut.min(text.len());
+            fs::write(&path, &text[..cut]).unwrap();
+            if let Some(mut journal) = Journal::reopen(&path, "boot-1").unwrap() {
+                let known = journal.open_records().len();
+                journal.intend(&unbind(), None).unwrap();
+                let again = Journal::reopen(&path, "boot-1").unwrap().unwrap();
+                prop_assert_eq!(again.open_records().len(), known + 1);
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The kernel as something that is acted upon: the one seam that a test replaces.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use gpuvm_core::pci::GroupId;
+use gpuvm_sys::watched::{WriteOutcome, write_watched};
+
+use crate::HostError;
+use crate::root::HostRoot;
+
+/// Writes an attribute within a deadline.
+pub type WriteAttr = dyn Fn(&Path, &[u8], Duration) -> io::Result<WriteOutcome>;
+/// Attaches groups to a container, to see whether the kernel lets them be used, and lets go of them again.
+pub type CheckGroups = dyn Fn(&HostRoot, &[GroupId], u64) -> Result<(), HostError>;
+
+/// The host's kernel: its trees, and the two ways in which it is acted upon.
+pub struct Kernel {
+    /// Its trees.
+    pub root: HostRoot,
+    write_attr: Box<WriteAttr>,
+    check_groups: Box<CheckGroups>,
+}
+
+impl fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kernel").field("root", &self.root).finish_non_exhaustive()
+    }
+}
+
+impl Kernel {
+    /// The kernel that runs this process, its trees below a prefix.
+    pub fn running(root: HostRoot) -> Self {
+        Self::new(root, Box::new(write_watched), Box::new(crate::vfio::check_groups))
+    }
+
+    /// A kernel whose actions are given.
+    pub fn new(root: HostRoot, write_attr: Box<WriteAttr>, check_groups: Box<CheckGroups>) -> Self {
+        Self { root, write_attr, check_groups }
+    }
+
+    /// Writes an attribute and waits for the kernel, but no longer than the deadline.
+    ///
+    /// # Errors
+    /// Returns the kernel's refusal, or that the write goes on without us. `doing` is the operation in words.
+    pub fn write(&self, doing: &str, path: &Path, value: &str, deadline: Duration) -> Result<(), HostError> {
+        let refused = |source| HostError::Refused {
+            doing: doing.to_owned(),
+            path: path.to_owned(),
+            value: value.trim_end().to_owned(),
+            source,
+        };
+        match (self.write_attr)(path, value.as_bytes(), deadline).map_err(refused)? {
+            WriteOutcome::Done => Ok(()),
+            WriteOutcome::Failed(failure) => Err(refused(failure.source)),
+            WriteOutcome::InFlight { pid } => Err(HostError::InFlight {
+                doing: doing.to_owned(),
+                path: path.to_owned(),
+                value: value.trim_end().to_owned(),
+                seconds: deadline.as_secs(),
+                pid,
+                state: crate::process::describe(&self.root, pid),
+            }),
+        }
+    }
+
+    /// Checks that groups can be attached to a container that maps guest addresses up to `top`.
+    ///
+    /// # Errors
+    /// Returns why a group can't be used.
+    pub fn check_groups(&self, groups: &[GroupId], top: u64) -> Result<(), HostError> {
+        (self.check_groups)(&self.root, groups, top)
+    }
+}

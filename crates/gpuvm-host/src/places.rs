@@ -1,0 +1,68 @@
+//! Where gpuvm keeps its own files.
+
+use std::path::{Path, PathBuf};
+
+use gpuvm_core::profile::VmName;
+
+/// gpuvm's own folders, all below one prefix when one is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    run: PathBuf,
+    lib: PathBuf,
+    log: PathBuf,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self { run: "/run/gpuvm".into(), lib: "/var/lib/gpuvm".into(), log: "/var/log/gpuvm".into() }
+    }
+}
+
+impl Places {
+    /// Keeps everything below a folder: `PREFIX/run`, `PREFIX/lib`, `PREFIX/log`.
+    pub fn below(prefix: &Path) -> Self {
+        Self { run: prefix.join("run"), lib: prefix.join("lib"), log: prefix.join("log") }
+    }
+
+    /// Returns the folder of what lives until the host reboots.
+    pub fn run(&self) -> &Path {
+        &self.run
+    }
+
+    /// Returns the file that is locked while the tables below [`Self::run`] are edited.
+    pub fn lock(&self) -> PathBuf {
+        self.run.join("lock")
+    }
+
+    /// Returns the folder of reservations, one file per VM.
+    pub fn reservations(&self) -> PathBuf {
+        self.run.join("reservations")
+    }
+
+    /// Returns the table of claims on shared resources.
+    pub fn claims(&self) -> PathBuf {
+        self.run.join("claims.json")
+    }
+
+    /// Returns a VM's folder of state, journal and sockets.
+    ///
+    /// VMs have a folder of their own, so that a VM called `lock` is none of gpuvm's files.
+    pub fn vm(&self, vm: &VmName) -> PathBuf {
+        self.run.join("vm").join(vm.as_str())
+    }
+
+    /// Returns a VM's journal.
+    pub fn journal(&self, vm: &VmName) -> PathBuf {
+        self.vm(vm).join("journal")
+    }
+
+    /// Returns a VM's folder of what outlives a reboot, such as firmware variables.
+    pub fn state(&self, vm: &VmName) -> PathBuf {
+        self.lib.join("vm").join(vm.as_str())
+    }
+
+    /// Returns a VM's folder of logs.
+    pub fn logs(&self, vm: &VmName) -> PathBuf {
+        self.log.join(vm.as_str())
+    }
+}

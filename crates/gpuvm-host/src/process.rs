@@ -1,0 +1,90 @@
+//! Processes by number and start time: numbers are used again.
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::root::HostRoot;
+
+/// A process that can be told from a later one of the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// The number.
+    pub pid: i32,
+    /// When it started, in clock ticks since boot (`/proc/PID/stat`, field 22).
+    pub start_time: u64,
+}
+
+impl ProcessId {
+    /// Looks a process up, or returns `None` where there is none of that number.
+    pub fn of(root: &HostRoot, pid: i32) -> Option<Self> {
+        let (_, start_time) = stat(&root.path(format!("/proc/{pid}/stat")))?;
+        Some(Self { pid, start_time })
+    }
+
+    /// Returns this process.
+    pub fn own() -> Self {
+        let pid = i32::try_from(std::process::id()).unwrap_or(i32::MAX);
+        // The real /proc even where the host's trees are below a prefix: this process isn't on that host.
+        Self::of(&HostRoot::default(), pid).unwrap_or(Self { pid, start_time: 0 })
+    }
+
+    /// Tells whether the process still holds anything.
+    ///
+    /// After a SIGKILL the leader may be a zombie while another thread sits in the kernel and holds the VFIO group, so a
+    /// process counts as gone only when no thread of it is left that isn't dead.
+    pub fn is_alive(self) -> bool {
+        let tasks = Path::new("/proc").join(self.pid.to_string());
+        match stat(&tasks.join("stat")) {
+            Some((_, start_time)) if start_time == self.start_time => {}
+            _ => return false,
+        }
+        let Ok(tasks) = fs::read_dir(tasks.join("task")) else { return false };
+        tasks
+            .flatten()
+            .filter_map(|task| stat(&task.path().join("stat")))
+            .any(|(state, _)| !matches!(state, 'Z' | 'X'))
+    }
+}
+
+/// Describes a process that hangs: its state and where in the kernel it waits.
+pub fn describe(root: &HostRoot, pid: i32) -> String {
+    let folder = root.path(format!("/proc/{pid}"));
+    let state = stat(&folder.join("stat")).map_or('?', |(state, _)| state);
+    let wchan = fs::read_to_string(folder.join("wchan")).unwrap_or_default();
+    match wchan.trim() {
+        "" | "0" => format!("state {state}"),
+        wchan => format!("state {state}, waiting in {wchan}"),
+    }
+}
+
+/// Reads state and start time. The command's name, in parentheses, may hold spaces and parentheses itself.
+fn stat(path: &Path) -> Option<(char, u64)> {
+    let text = fs::read_to_string(path).ok()?;
+    let (_, rest) = text.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_is_alive_and_one_with_another_start_time_is_not() {
+        let own = ProcessId::own();
+        assert!(own.is_alive());
+        assert!(!ProcessId { start_time: own.start_time + 1, ..own }.is_alive());
+    }
+
+    #[test]
+    fn a_command_with_parentheses_does_not_shift_the_fields() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("stat");
+        let numbers: Vec<String> = (4..=30).map(|n| n.to_string()).collect();
+        fs::write(&path, format!("7 (a) b) S {}", numbers.join(" "))).unwrap();
+        assert_eq!(stat(&path), Some(('S', 22)));
+    }
+}

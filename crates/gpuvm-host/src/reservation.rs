@@ -1,0 +1,166 @@
+//! Reservations: which VM has which devices, from before they are bound until they are given back.
+//!
+//! A group can be opened once, and gpuvm has it open only for a moment before QEMU does; the reservation covers the gap.
+//! It is a record, not a lock: it outlives a launcher that was killed, and is free when supervisor, QEMU and children
+//! that still wait for the kernel are dead and the journal is closed.
+
+use std::fs;
+use std::path::PathBuf;
+
+use gpuvm_core::pci::{Bdf, GroupId};
+use gpuvm_core::plan::Plan;
+use gpuvm_core::profile::VmName;
+use serde::{Deserialize, Serialize};
+
+use crate::HostError;
+use crate::journal;
+use crate::lock;
+use crate::places::Places;
+use crate::process::ProcessId;
+use crate::root::read_text;
+
+/// What one VM has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reservation {
+    /// The VM.
+    pub vm: VmName,
+    /// The boot that the record belongs to.
+    pub boot_id: String,
+    /// The groups.
+    pub groups: Vec<GroupId>,
+    /// All functions of those groups.
+    pub devices: Vec<Bdf>,
+    /// The launcher.
+    pub supervisor: ProcessId,
+    /// QEMU, once it is started.
+    pub qemu: Option<ProcessId>,
+    /// Children that wait for the kernel.
+    pub in_flight: Vec<ProcessId>,
+}
+
+impl Reservation {
+    /// Makes the record for a plan, with this process as its supervisor.
+    pub fn new(plan: &Plan, boot_id: &str) -> Self {
+        let groups = plan.groups.iter();
+        Self {
+            vm: plan.name.clone(),
+            boot_id: boot_id.to_owned(),
+            groups: groups.clone().map(|group| group.id).collect(),
+            devices: groups.flat_map(|group| group.members.iter().map(|member| member.bdf)).collect(),
+            supervisor: ProcessId::own(),
+            qemu: None,
+            in_flight: Vec::new(),
+        }
+    }
+
+    fn alive(&self) -> Vec<ProcessId> {
+        let processes = [Some(self.supervisor), self.qemu].into_iter().flatten();
+        processes.chain(self.in_flight.iter().copied()).filter(|process| process.is_alive()).collect()
+    }
+
+    fn conflict(&self, other: &Self) -> Option<String> {
+        let device = self.devices.iter().find(|bdf| other.devices.contains(bdf)).map(ToString::to_string);
+        let group =
+            || self.groups.iter().find(|id| other.groups.contains(id)).map(|id| format!("group {id}"));
+        device.or_else(group)
+    }
+}
+
+/// Reserves what a plan needs.
+///
+/// # Errors
+/// Returns the VM that has one of the devices, that this VM is up already, or that its last run was never given back.
+pub fn reserve(places: &Places, wanted: &Reservation) -> Result<(), HostError> {
+    let _guard = lock::tables(places)?;
+    for held in all(places, &wanted.boot_id)? {
+        let left = journal::left(&places.journal(&held.vm), &wanted.boot_id)?;
+        let alive = held.alive();
+        if alive.is_empty() && left == 0 {
+            remove(places, &held.vm)?;
+            continue;
+        }
+        if held.vm == wanted.vm {
+            return Err(match alive.first() {
+                Some(process) => HostError::AlreadyUp { vm: held.vm.to_string(), pid: process.pid },
+                None => HostError::LeftBehind { vm: held.vm.to_string(), left },
+            });
+        }
+        if let Some(what) = held.conflict(wanted) {
+            let state = match alive.first() {
+                Some(process) => format!("running, process {}", process.pid),
+                None => {
+                    format!("ended without giving the host back: {left} operations are still to be undone")
+                }
+            };
+            return Err(HostError::Reserved { what, vm: held.vm.to_string(), state });
+        }
+    }
+    store(places, wanted)
+}
+
+/// Replaces a VM's record, to add QEMU or a child that waits.
+///
+/// # Errors
+/// Returns failures to write.
+pub fn update(places: &Places, reservation: &Reservation) -> Result<(), HostError> {
+    let _guard = lock::tables(places)?;
+    store(places, reservation)
+}
+
+/// Gives a VM's devices free.
+///
+/// # Errors
+/// Returns failures to remove the record.
+pub fn release(places: &Places, vm: &VmName) -> Result<(), HostError> {
+    let _guard = lock::tables(places)?;
+    remove(places, vm)
+}
+
+/// Reads all records of this boot.
+///
+/// # Errors
+/// Returns failures to read, and a record that makes no sense: it can't be known what it holds.
+pub fn all(places: &Places, boot_id: &str) -> Result<Vec<Reservation>, HostError> {
+    let folder = places.reservations();
+    let mut records = Vec::new();
+    for name in crate::root::list(&folder)? {
+        let path = folder.join(&name);
+        let Some(text) = read_text(&path)?.filter(|_| name.ends_with(".json")) else { continue };
+        let record: Reservation =
+            serde_json::from_str(&text).map_err(|error| HostError::content(&path, &text, error))?;
+        if record.boot_id == boot_id {
+            records.push(record);
+        }
+    }
+    Ok(records)
+}
+
+/// Tells whether a process of a VM's record is alive, and which.
+///
+/// # Errors
+/// Returns failures to read the records.
+pub fn running(places: &Places, boot_id: &str, vm: &VmName) -> Result<Option<ProcessId>, HostError> {
+    let records = all(places, boot_id)?;
+    Ok(records.iter().find(|record| record.vm == *vm).and_then(|record| record.alive().first().copied()))
+}
+
+fn file(places: &Places, vm: &VmName) -> PathBuf {
+    places.reservations().join(format!("{vm}.json"))
+}
+
+fn store(places: &Places, reservation: &Reservation) -> Result<(), HostError> {
+    let path = file(places, &reservation.vm);
+    let text =
+        serde_json::to_vec_pretty(reservation).map_err(|error| HostError::content(&path, "", error))?;
+    lock::replace(&path, &text)
+}
+
+fn remove(places: &Places, vm: &VmName) -> Result<(), HostError> {
+    let path = file(places, vm);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(HostError::file("remove", &path)(error))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,143 @@
+//! Gives the host back: undoes what the journal holds, last first, and only what is still as gpuvm left it.
+
+use gpuvm_core::host_ops::HostOp;
+use gpuvm_core::pci::{Bdf, DriverName};
+
+use crate::apply::{self, Host};
+use crate::journal::{Journal, OpState, Record};
+use crate::process::ProcessId;
+use crate::root::HostRoot;
+use crate::{HostError, claims, config, root};
+
+/// Undoes everything a journal holds, and returns what could not be undone.
+///
+/// Each operation is tried, whatever became of the others. It may have been made or not, since a crash can come between
+/// the note and the deed: undoing looks at the host.
+///
+/// # Errors
+/// Returns failures to write the journal; failures of the operations themselves are the result.
+pub fn undo_all(host: &Host<'_>, journal: &mut Journal) -> Result<Vec<HostError>, HostError> {
+    let mut failures = Vec::new();
+    for record in journal.open_records() {
+        match undo(host, &record) {
+            Ok(()) => journal.mark(record.seq, OpState::Undone)?,
+            // Reported once, and never overwritten: there is nothing left for us to give back.
+            Err(error @ HostError::ChangedByOthers { .. }) => {
+                journal.mark(record.seq, OpState::Undone)?;
+                failures.push(error);
+            }
+            Err(error) => {
+                journal.mark(record.seq, stuck(&error))?;
+                failures.push(error);
+            }
+        }
+    }
+    Ok(failures)
+}
+
+fn stuck(error: &HostError) -> OpState {
+    match error {
+        HostError::InFlight { pid, .. } => OpState::InFlight {
+            child: ProcessId::of(&HostRoot::default(), *pid)
+                .unwrap_or(ProcessId { pid: *pid, start_time: 0 }),
+        },
+        error => OpState::Stuck { message: error.to_string() },
+    }
+}
+
+fn undo(host: &Host<'_>, record: &Record) -> Result<(), HostError> {
+    if let OpState::InFlight { child } = &record.state
+        && child.is_alive()
+    {
+        return Err(still_in_flight(host, record, *child));
+    }
+    match &record.op {
+        HostOp::ClaimHugepages { node, page, pages } => {
+            claims::drop_claim(host.kernel, host.places, host.boot_id, &host.claim(*node, *page, *pages))
+        }
+        HostOp::Bind { bdf, driver } => undo_bind(host, *bdf, driver),
+        HostOp::SetDriverOverride { bdf, driver } => undo_override(host, *bdf, driver, record.saved.as_ref()),
+        HostOp::Unbind { bdf, driver } => undo_unbind(host, *bdf, driver),
+    }
+}
+
+fn still_in_flight(host: &Host<'_>, record: &Record, child: ProcessId) -> HostError {
+    HostError::InFlight {
+        doing: record.op.to_string(),
+        path: record.op.bdf().map(|bdf| host.kernel.root.device(bdf)).unwrap_or_default(),
+        value: String::new(),
+        seconds: 0,
+        pid: child.pid,
+        state: crate::process::describe(&HostRoot::default(), child.pid),
+    }
+}
+
+fn undo_bind(host: &Host<'_>, bdf: Bdf, driver: &DriverName) -> Result<(), HostError> {
+    let doing = format!("unbind {bdf} from {driver}");
+    match root::driver_of(&host.kernel.root, bdf)? {
+        None => Ok(()),
+        Some(now) if now == *driver => {
+            answers(host, bdf)?;
+            apply::unbind(host.kernel, &doing, bdf, driver)
+        }
+        Some(now) => Err(changed(doing, format!("the driver of {bdf}"), driver, Some(now))),
+    }
+}
+
+/// A device that has fallen off the bus hangs or crashes the next driver that touches it.
+fn answers(host: &Host<'_>, bdf: Bdf) -> Result<(), HostError> {
+    let finding = match config::snapshot(&host.kernel.root, bdf) {
+        // A VF's ids always read ffff, so both registers have to.
+        Ok(now) if now.command == 0xffff && now.id.vendor == 0xffff => {
+            "its config space reads all ones".to_owned()
+        }
+        Ok(_) => return Ok(()),
+        Err(error) => error.to_string(),
+    };
+    Err(HostError::NotAnswering { bdf, finding })
+}
+
+fn undo_override(
+    host: &Host<'_>,
+    bdf: Bdf,
+    ours: &DriverName,
+    saved: Option<&DriverName>,
+) -> Result<(), HostError> {
+    let doing = match saved {
+        Some(saved) => format!("set driver_override of {bdf} back to {saved}"),
+        None => format!("clear driver_override of {bdf}"),
+    };
+    match root::override_of(&host.kernel.root, bdf)? {
+        now if now.as_ref() == saved => Ok(()),
+        // Cleared while the device is still ours, it would be probed by its old driver behind our back.
+        Some(now) if now == *ours => match root::driver_of(&host.kernel.root, bdf)? {
+            Some(driver) if driver == *ours => Err(HostError::NoEffect {
+                doing,
+                bdf,
+                now: format!("driver {driver} still, so the override stays"),
+            }),
+            _ => apply::set_override(host.kernel, &doing, bdf, saved),
+        },
+        now => Err(changed(doing, format!("driver_override of {bdf}"), ours, now)),
+    }
+}
+
+fn undo_unbind(host: &Host<'_>, bdf: Bdf, driver: &DriverName) -> Result<(), HostError> {
+    let doing = format!("bind {bdf} to {driver}");
+    match root::driver_of(&host.kernel.root, bdf)? {
+        Some(now) if now == *driver => Ok(()),
+        Some(now) if now == DriverName::vfio_pci() => {
+            Err(HostError::NoEffect { doing, bdf, now: format!("driver {now} still") })
+        }
+        Some(now) => Err(changed(doing, format!("the driver of {bdf}"), driver, Some(now))),
+        None if !host.kernel.root.driver(driver).exists() => {
+            Err(HostError::DriverGone { bdf, driver: driver.clone() })
+        }
+        None => apply::bind(host.kernel, &doing, bdf, driver),
+    }
+}
+
+fn changed(doing: String, what: String, ours: &DriverName, now: Option<DriverName>) -> HostError {
+    let now = now.map_or_else(|| "empty".to_owned(), |now| now.to_string());
+    HostError::ChangedByOthers { doing, what, ours: ours.to_string(), now }
+}

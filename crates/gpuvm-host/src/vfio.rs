@@ -1,0 +1,96 @@
+//! Whether the kernel lets groups be used, asked of the kernel itself.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use gpuvm_core::pci::{Bdf, GroupId};
+use gpuvm_sys::vfio::{Container, Group, IommuInfo, IommuType};
+
+use crate::HostError;
+use crate::root::{self, HostRoot};
+
+/// Opens each group, asks for its status, attaches it to a container and lets go of all again.
+///
+/// No device fd is opened: that would reset the device, twice (drivers/vfio/pci/vfio_pci_core.c). A group can be open
+/// only once, so QEMU must not have been started. `top` is the last guest address that must be mappable.
+///
+/// # Errors
+/// Returns which group can't be used, and why.
+pub fn check_groups(root: &HostRoot, groups: &[GroupId], top: u64) -> Result<(), HostError> {
+    for group in groups {
+        check_group(root, *group, top)?;
+    }
+    Ok(())
+}
+
+fn check_group(root: &HostRoot, id: GroupId, top: u64) -> Result<(), HostError> {
+    let call = |call: &'static str| move |source| HostError::Vfio { group: id, call, source };
+    let path = root.path(format!("/dev/vfio/{id}"));
+    let group = match Group::open(&path) {
+        Ok(group) => group,
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            return Err(HostError::GroupBusy { group: id, holder: holder(&path) });
+        }
+        Err(source) => return Err(HostError::File { doing: "open", path, source }),
+    };
+    if !group.status().map_err(call("VFIO_GROUP_GET_STATUS"))?.viable {
+        return Err(HostError::NotViable { group: id, members: members(root, id)? });
+    }
+    let path = root.path("/dev/vfio/vfio");
+    let container = Container::open(&path).map_err(HostError::file("open", &path))?;
+    group.set_container(&container).map_err(call("VFIO_GROUP_SET_CONTAINER"))?;
+    container.set_iommu(IommuType::Type1v2).map_err(|source| match source.kind() {
+        // drivers/vfio/vfio_iommu_type1.c: "No interrupt remapping support" is the one EPERM of attaching.
+        io::ErrorKind::PermissionDenied => HostError::NoInterruptRemapping { group: id, source },
+        _ => HostError::Vfio { group: id, call: "VFIO_SET_IOMMU", source },
+    })?;
+    let info = container.iommu_info().map_err(call("VFIO_IOMMU_GET_INFO"))?;
+    let fits = maps_up_to(&info, top);
+    group.unset_container().map_err(call("VFIO_GROUP_UNSET_CONTAINER"))?;
+    container.close().map_err(call("close"))?;
+    group.close().map_err(call("close"))?;
+    match fits {
+        true => Ok(()),
+        false => Err(HostError::Aperture { group: id, top, ranges: ranges(&info) }),
+    }
+}
+
+/// Tells whether the top of guest memory can be mapped. Kernels before 5.4 don't tell their ranges.
+fn maps_up_to(info: &IommuInfo, top: u64) -> bool {
+    info.iova_ranges.is_empty() || info.iova_ranges.iter().any(|range| range.contains(&top))
+}
+
+fn ranges(info: &IommuInfo) -> String {
+    info.iova_ranges.iter().map(|r| format!("{:#x}-{:#x}", r.start(), r.end())).collect::<Vec<_>>().join(", ")
+}
+
+/// Lists a group's members with their drivers: one of them is why the group isn't viable.
+fn members(root: &HostRoot, group: GroupId) -> Result<String, HostError> {
+    let folder = root.path(format!("/sys/kernel/iommu_groups/{group}/devices"));
+    let mut words = Vec::new();
+    for name in root::list(&folder)? {
+        let Ok(bdf) = name.parse::<Bdf>() else { continue };
+        let driver = root::driver_of(root, bdf)?;
+        words.push(match driver {
+            Some(driver) => format!("{bdf} is on {driver}"),
+            None => format!("{bdf} has no driver"),
+        });
+    }
+    Ok(words.join(", "))
+}
+
+/// Finds the process that has a device node open.
+fn holder(node: &Path) -> String {
+    let find = || -> io::Result<Option<String>> {
+        for process in fs::read_dir("/proc")?.flatten() {
+            let Ok(fds) = fs::read_dir(process.path().join("fd")) else { continue };
+            if fds.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target == node)) {
+                let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+                return Ok(Some(format!("{} ({})", process.file_name().display(), name.trim())));
+            }
+        }
+        Ok(None)
+    };
+    find().ok().flatten().unwrap_or_else(|| "no process of it is visible from here".to_owned())
+}

@@ -1,0 +1,89 @@
+//! The guest's serial port: into the log, and to whoever watches.
+
+use std::io;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::log::Log;
+
+/// Takes the console's output; it runs on a thread of its own, so it may block.
+pub(crate) type Sink = Box<dyn FnMut(&[u8]) -> io::Result<()> + Send>;
+
+/// Chunks that wait for a slow sink before the guest's serial port is held up.
+const QUEUE: usize = 64;
+/// How long the sink may take for what is left once the guest is gone.
+const FLUSH: Duration = Duration::from_secs(5);
+
+/// A console that is being copied.
+pub(crate) struct Console {
+    reader: JoinHandle<io::Result<()>>,
+    finished: Option<std::sync::mpsc::Receiver<()>>,
+}
+
+impl Console {
+    /// Copies the stream into a log, and into a sink if there is one.
+    pub(crate) fn copy(stream: UnixStream, log: &Path, sink: Option<Sink>) -> io::Result<Self> {
+        let log = Log::begin(log)?;
+        let Some(mut sink) = sink else {
+            return Ok(Self { reader: tokio::spawn(read(stream, log, None)), finished: None });
+        };
+        let (chunks, mut queue) = mpsc::channel::<Vec<u8>>(QUEUE);
+        let (done, finished) = std::sync::mpsc::channel();
+        thread::Builder::new().name("console".into()).spawn(move || {
+            // A sink that is gone, such as a closed pipe, ends the copy and not the guest.
+            while let Some(chunk) = queue.blocking_recv() {
+                if sink(&chunk).is_err() {
+                    break;
+                }
+            }
+            // Nobody listens any more only if the flush took too long.
+            done.send(()).ok();
+        })?;
+        Ok(Self { reader: tokio::spawn(read(stream, log, Some(chunks))), finished: Some(finished) })
+    }
+
+    /// Waits until everything that came was copied, but not for ever.
+    pub(crate) async fn finish(self) {
+        match tokio::time::timeout(FLUSH, self.reader).await {
+            Ok(Ok(Err(error))) => tracing::warn!("the console's log: {error}"),
+            Ok(_) => {}
+            Err(_) => tracing::warn!("the console did not end within {} s", FLUSH.as_secs()),
+        }
+        if let Some(finished) = self.finished {
+            // The runtime has nothing else to do by now.
+            finished.recv_timeout(FLUSH).ok();
+        }
+    }
+}
+
+async fn read(
+    mut stream: UnixStream,
+    mut log: Log,
+    mut sink: Option<mpsc::Sender<Vec<u8>>>,
+) -> io::Result<()> {
+    let mut buffer = vec![0; 16 << 10];
+    let mut log_error = None;
+    loop {
+        let count = match stream.read(&mut buffer).await {
+            // QEMU's death resets the connection when it had something unread.
+            Ok(0) | Err(_) => return log_error.map_or(Ok(()), Err),
+            Ok(count) => count,
+        };
+        let Some(bytes) = buffer.get(..count) else { continue };
+        // A full disk must not stop the guest or hide its console: the rest goes on, and the error is told at the end.
+        if log_error.is_none() {
+            log_error = log.write(bytes).err();
+        }
+        if let Some(to) = &sink
+            && to.send(bytes.to_vec()).await.is_err()
+        {
+            sink = None;
+        }
+    }
+}

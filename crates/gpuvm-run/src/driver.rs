@@ -1,0 +1,163 @@
+//! The one task that drives a guest: events come in, [`Life::step`] decides, effects go out.
+
+use gpuvm_core::lifecycle::{Effect, Event, Exit, Life, Outcome, Patience, Stage};
+use gpuvm_qmp::{Events, Known, Qmp};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use crate::launch::{COMMAND, Greeted, Process};
+use crate::report::{Note, Observer, Phase};
+use crate::signals::Signals;
+
+/// What drives a guest.
+struct Driver<'a> {
+    process: &'a mut Process,
+    qmp: Qmp,
+    events: Option<Events>,
+    signals: &'a mut Signals,
+    observer: &'a mut dyn Observer,
+    deadline: Option<(Stage, Instant)>,
+    answers: (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
+}
+
+/// Drives a guest that has been continued until QEMU is gone and collected.
+pub(crate) async fn drive(
+    greeted: Greeted,
+    process: &mut Process,
+    patience: Patience,
+    signals: &mut Signals,
+    observer: &mut dyn Observer,
+) -> Outcome {
+    let mut life = Life::new(patience);
+    let mut driver = Driver {
+        process,
+        qmp: greeted.qmp,
+        events: Some(greeted.events),
+        signals,
+        observer,
+        deadline: None,
+        answers: mpsc::unbounded_channel(),
+    };
+    life.step(Event::Continued);
+    loop {
+        let event = driver.next().await;
+        for effect in life.step(event) {
+            driver.perform(effect);
+        }
+        if let Some(outcome) = life.outcome() {
+            return outcome.clone();
+        }
+    }
+}
+
+/// Ends a QEMU whose guest never ran, and collects it.
+pub(crate) async fn end(process: &mut Process) -> Exit {
+    process.kill_now();
+    process.exited().await
+}
+
+impl Driver<'_> {
+    /// Waits for the next thing that happens. Each source may be dropped and asked again without loss.
+    async fn next(&mut self) -> Event {
+        loop {
+            let deadline = self.deadline;
+            let due = async {
+                match deadline {
+                    Some((stage, at)) => {
+                        sleep_until(at).await;
+                        stage
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            let monitor = async {
+                match &mut self.events {
+                    Some(events) => events.next().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let event = tokio::select! {
+                // In this order: the words that QEMU left behind come before its end.
+                biased;
+                event = monitor => match event {
+                    Some(event) => self.monitor(&event),
+                    None => {
+                        self.events = None;
+                        Some(Event::MonitorLost)
+                    }
+                },
+                Some(event) = self.answers.1.recv() => Some(event),
+                signal = self.signals.next() => {
+                    self.observer.note(&Note(format!("{signal}: ending the guest")));
+                    Some(Event::StopRequested)
+                }
+                stage = due => {
+                    self.deadline = None;
+                    Some(Event::Deadline(stage))
+                }
+                exit = self.process.exited() => Some(Event::Exited(exit)),
+            };
+            if let Some(event) = event {
+                return event;
+            }
+        }
+    }
+
+    fn monitor(&mut self, event: &gpuvm_qmp::Event) -> Option<Event> {
+        tracing::debug!(name = event.name, data = %event.data, "QMP event");
+        match event.known()? {
+            Known::Shutdown { reason, .. } => Some(Event::Shutdown { reason: reason.unwrap_or_default() }),
+            Known::GuestPanicked { .. } => Some(Event::Panicked),
+            // STOP carries no reason: a fatal error of a passed-through device looks like a pause until asked.
+            Known::Stop => {
+                self.ask_why_it_stopped();
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn ask_why_it_stopped(&self) {
+        let (qmp, answers) = (self.qmp.clone(), self.answers.0.clone());
+        tokio::spawn(async move {
+            match qmp.query_status(COMMAND).await {
+                Ok(status) if status.status == "internal-error" => drop(answers.send(Event::InternalError)),
+                Ok(_) => {}
+                Err(error) => tracing::warn!("why the guest stopped is not known: {error}"),
+            }
+        });
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::PowerDown => {
+                self.observer.phase(&Phase::Stopping { stage: Stage::Acpi });
+                self.command(Stage::Acpi);
+            }
+            Effect::Quit => {
+                self.observer.phase(&Phase::Stopping { stage: Stage::Quit });
+                self.command(Stage::Quit);
+            }
+            Effect::Kill => {
+                self.observer.phase(&Phase::Stopping { stage: Stage::Kill });
+                self.process.kill_now();
+            }
+            Effect::Arm(stage, after) => self.deadline = Some((stage, Instant::now() + after)),
+        }
+    }
+
+    /// Sends a command without waiting for its answer, so that a QEMU that doesn't answer holds up nothing.
+    fn command(&self, stage: Stage) {
+        let (qmp, answers) = (self.qmp.clone(), self.answers.0.clone());
+        tokio::spawn(async move {
+            let answer = match stage {
+                Stage::Acpi => qmp.system_powerdown(COMMAND).await,
+                _ => qmp.quit(COMMAND).await,
+            };
+            if let Err(error) = answer {
+                tracing::warn!("{error}");
+                drop(answers.send(Event::CommandFailed));
+            }
+        });
+    }
+}

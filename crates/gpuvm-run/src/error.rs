@@ -1,0 +1,141 @@
+//! Why a VM didn't come up, or didn't go down as it should.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use gpuvm_core::lifecycle::Exit;
+use gpuvm_core::pci::Bdf;
+use gpuvm_core::reset::Finding;
+use gpuvm_host::HostError;
+
+/// What went wrong with QEMU between its start and the guest's first instruction.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// QEMU couldn't be started.
+    #[error("QEMU {qemu} could not be started: {source}", qemu = qemu.display())]
+    Spawn {
+        /// The binary.
+        qemu: PathBuf,
+        /// The step and the errno.
+        source: gpuvm_sys::process::SpawnError,
+    },
+    /// A socket or a file that QEMU needs couldn't be made.
+    #[error("{doing} {path}: {source}", path = path.display())]
+    File {
+        /// What was being done.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// QEMU ended before the guest ran.
+    #[error("QEMU ended before the guest ran ({exit}){stderr}", exit = exit_words(*exit), stderr = quoted(stderr))]
+    Died {
+        /// How it ended.
+        exit: Exit,
+        /// The end of what it said.
+        stderr: String,
+    },
+    /// QEMU doesn't speak.
+    #[error("QEMU has not greeted within {} s{stderr}", after.as_secs(), stderr = quoted(stderr))]
+    Silent {
+        /// The deadline.
+        after: Duration,
+        /// The end of what it said on stderr.
+        stderr: String,
+    },
+    /// QEMU refused a command.
+    #[error(transparent)]
+    Qmp(#[from] gpuvm_qmp::Error),
+    /// QEMU is too old.
+    #[error("{qemu} is QEMU {version}; gpuvm needs 7.2 or later", qemu = qemu.display())]
+    TooOld {
+        /// The binary.
+        qemu: PathBuf,
+        /// Its version.
+        version: String,
+    },
+    /// QEMU has another number of vCPUs than planned.
+    #[error("QEMU has {found} vCPU threads, and {planned} were planned")]
+    Vcpus {
+        /// Threads found.
+        found: usize,
+        /// vCPUs planned.
+        planned: usize,
+    },
+    /// A thread couldn't be pinned.
+    #[error("{what} (thread {tid}) can't be pinned to CPU {cpus}: {source}")]
+    Pin {
+        /// Which thread.
+        what: String,
+        /// Its number.
+        tid: i32,
+        /// The CPUs.
+        cpus: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A thread runs elsewhere than it was told to.
+    #[error("{what} (thread {tid}) was pinned to CPU {cpus} and may run on {now}")]
+    NotPinned {
+        /// Which thread.
+        what: String,
+        /// Its number.
+        tid: i32,
+        /// The CPUs asked for.
+        cpus: String,
+        /// Where it may run.
+        now: String,
+    },
+}
+
+/// Says how a process ended.
+pub(crate) fn exit_words(exit: Exit) -> String {
+    match exit {
+        Exit::Code(code) => format!("status {code}"),
+        Exit::Signal(signal) => format!("signal {signal}"),
+    }
+}
+
+fn quoted(stderr: &str) -> String {
+    match stderr.trim() {
+        "" => String::new(),
+        text => format!("; it said:\n{text}"),
+    }
+}
+
+/// Why a VM didn't come up.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// The host couldn't be prepared.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// QEMU couldn't be brought to run the guest.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// A device was sick before anything was done.
+    #[error("{bdf} can't be used: {finding}")]
+    SickBefore {
+        /// The device.
+        bdf: Bdf,
+        /// What is wrong with it.
+        finding: Finding,
+    },
+    /// A signal came before the guest ran.
+    #[error("interrupted by {signal} before the guest ran")]
+    Interrupted {
+        /// The signal.
+        signal: &'static str,
+    },
+}
+
+/// A VM that didn't come up, and what of the host could not be given back.
+#[derive(Debug)]
+pub struct UpError {
+    /// Why it didn't come up.
+    pub cause: Box<Cause>,
+    /// What is not as it was.
+    pub left: Vec<HostError>,
+}

@@ -1,0 +1,220 @@
+//! Starts QEMU paused and brings it to where the guest can run.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use gpuvm_core::lifecycle::Exit;
+use gpuvm_core::plan::{Firmware, Plan};
+use gpuvm_core::qemu::cmdline::Start;
+use gpuvm_core::qemu::{Handle, Handles, argv};
+use gpuvm_qmp::{Events, Qmp};
+use gpuvm_sys::process::{self, Child, Signal, SpawnSpec};
+use gpuvm_sys::socket::listen_unix;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
+
+use crate::error::LaunchError;
+
+/// How long a command may take that QEMU answers from its main loop.
+pub(crate) const COMMAND: Duration = Duration::from_secs(30);
+/// The oldest QEMU that has all that gpuvm's command line uses.
+const OLDEST: (u32, u32) = (7, 2);
+
+/// Where QEMU's sockets and logs are.
+#[derive(Debug)]
+pub(crate) struct Paths {
+    pub(crate) run: PathBuf,
+    pub(crate) state: PathBuf,
+    pub(crate) logs: PathBuf,
+}
+
+/// A QEMU that was started and not yet collected.
+pub(crate) struct Process {
+    child: Child,
+    pidfd: AsyncFd<OwnedFd>,
+    stderr: PathBuf,
+}
+
+/// A QEMU that has greeted.
+pub(crate) struct Greeted {
+    pub(crate) qmp: Qmp,
+    pub(crate) events: Events,
+}
+
+/// QEMU with its sockets connected, before its greeting.
+pub(crate) struct Started {
+    pub(crate) process: Process,
+    pub(crate) monitor: UnixStream,
+    pub(crate) serial: UnixStream,
+}
+
+/// Starts QEMU. To be called on the main thread: QEMU dies with the thread that started it.
+pub(crate) fn start(plan: &Plan, paths: &Paths) -> Result<Started, LaunchError> {
+    let vars = paths.state.join("uefi-vars.fd");
+    if let Firmware::Uefi(firmware) = &plan.firmware {
+        copy_vars(&firmware.vars_template, &vars)?;
+    }
+    let (monitor_path, serial_path) = (paths.run.join("qmp.sock"), paths.run.join("serial.sock"));
+    let monitor = listen_unix(&monitor_path).map_err(file("listen on", &monitor_path))?;
+    let serial = listen_unix(&serial_path).map_err(file("listen on", &serial_path))?;
+    let handles = Handles {
+        monitor: Handle::Fd(monitor.as_raw_fd()),
+        serial: Handle::Fd(serial.as_raw_fd()),
+        vars,
+        start: Start::Paused,
+    };
+    let mut command = vec![plan.qemu.clone().into_os_string()];
+    command.extend(argv(plan, &handles));
+    let stderr_path = paths.logs.join("qemu.log");
+    let stderr = File::create(&stderr_path).map_err(file("make", &stderr_path))?;
+    let stdout = stderr.try_clone().map_err(file("make", &stderr_path))?;
+    tracing::debug!(?command, "starting QEMU");
+    let child = process::spawn(SpawnSpec {
+        argv: command,
+        env: Vec::new(),
+        fds: vec![monitor, serial],
+        stdout: stdout.into(),
+        stderr: stderr.into(),
+        // Without a launcher nobody would give the host back: QEMU flushes its disks and ends.
+        death_signal: Some(Signal::SIGTERM),
+        memlock: None,
+    })
+    .map_err(|source| LaunchError::Spawn { qemu: plan.qemu.clone(), source })?;
+    let process = Process::watch(child, stderr_path.clone()).map_err(file("watch QEMU of", &stderr_path))?;
+    // The sockets listen already, so both connect at once, whatever QEMU is busy with.
+    let connect = |path: &Path| {
+        let stream = std::os::unix::net::UnixStream::connect(path)?;
+        stream.set_nonblocking(true)?;
+        UnixStream::from_std(stream)
+    };
+    match (connect(&monitor_path), connect(&serial_path)) {
+        (Ok(monitor), Ok(serial)) => Ok(Started { process, monitor, serial }),
+        (Err(error), _) | (_, Err(error)) => {
+            process.kill_now();
+            Err(file("connect to", &monitor_path)(error))
+        }
+    }
+}
+
+fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LaunchError {
+    let path = path.to_owned();
+    move |source| LaunchError::File { doing, path, source }
+}
+
+/// Gives the guest variables of its own, once: they hold its boot entries from then on.
+fn copy_vars(template: &Path, vars: &Path) -> Result<(), LaunchError> {
+    if vars.exists() {
+        return Ok(());
+    }
+    // By a temporary name, so that a full disk leaves no half of a variable store behind.
+    let partial = vars.with_extension("partial");
+    std::fs::copy(template, &partial).map_err(file("copy the UEFI variables to", &partial))?;
+    std::fs::rename(&partial, vars).map_err(file("make", vars))
+}
+
+/// Returns how long QEMU may take to greet: it does so only once its memory is allocated and mapped for DMA.
+///
+/// Zeroing takes 0.02 s per GiB with many threads on a server and 1 s with one thread on a slow machine; the rest is reserve
+/// for an emulated host.
+pub(crate) fn greeting_deadline(plan: &Plan) -> Duration {
+    let mib: u64 = plan.memory.iter().map(|cell| cell.size.as_mib_ceil()).sum();
+    Duration::from_secs(120) + Duration::from_millis(mib * 5)
+}
+
+/// Waits for the greeting, or for QEMU's end, whichever comes first.
+pub(crate) async fn greet(
+    plan: &Plan,
+    process: &mut Process,
+    monitor: UnixStream,
+) -> Result<Greeted, LaunchError> {
+    let deadline = greeting_deadline(plan);
+    let greeted = tokio::select! {
+        greeted = Qmp::handshake(monitor, deadline) => greeted,
+        exit = process.exited() => return Err(process.died(exit)),
+    };
+    let (qmp, events) = match greeted {
+        Ok(greeted) => greeted,
+        Err(gpuvm_qmp::Error::Timeout { after, .. }) => {
+            return Err(LaunchError::Silent { after, stderr: process.stderr() });
+        }
+        // A monitor that closes is a QEMU that ends: its status and its words tell more.
+        Err(error) if error.is_final() => {
+            return Err(match tokio::time::timeout(COMMAND, process.exited()).await {
+                Ok(exit) => process.died(exit),
+                Err(_) => error.into(),
+            });
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let version = qmp.version();
+    if (version.major, version.minor) < OLDEST {
+        return Err(LaunchError::TooOld { qemu: plan.qemu.clone(), version: version.to_string() });
+    }
+    Ok(Greeted { qmp, events })
+}
+
+impl Process {
+    fn watch(child: Child, stderr: PathBuf) -> io::Result<Self> {
+        let pidfd = child.pidfd().try_clone_to_owned()?;
+        Ok(Self { child, pidfd: AsyncFd::register_with_interest(pidfd, Interest::READABLE)?, stderr })
+    }
+
+    /// Returns QEMU's process number.
+    pub(crate) fn pid(&self) -> i32 {
+        self.child.pid()
+    }
+
+    /// Waits for the end of all of its threads and collects it. May be dropped and called again.
+    pub(crate) async fn exited(&mut self) -> Exit {
+        loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => return exit_of(status),
+                Ok(None) => {}
+                // Nobody else collects our children, so this doesn't come; a status that is lost is no success.
+                Err(error) => {
+                    tracing::error!("waiting for QEMU: {error}");
+                    return Exit::Code(127);
+                }
+            }
+            match self.pidfd.readable().await {
+                // A pidfd is readable for good once the process is gone, so its readiness is never cleared.
+                Ok(mut guard) => guard.retain_ready(),
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    /// Kills QEMU.
+    pub(crate) fn kill_now(&self) {
+        if let Err(error) = self.child.kill(Signal::SIGKILL) {
+            tracing::debug!("killing QEMU: {error}");
+        }
+    }
+
+    /// Makes the error of an early end.
+    fn died(&self, exit: Exit) -> LaunchError {
+        LaunchError::Died { exit, stderr: self.stderr() }
+    }
+
+    /// Returns the end of what QEMU said on stderr.
+    pub(crate) fn stderr(&self) -> String {
+        const LINES: usize = 20;
+        let text = std::fs::read(&self.stderr).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(LINES)..].join("\n")
+    }
+}
+
+fn exit_of(status: ExitStatus) -> Exit {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Exit::Code(code),
+        (None, signal) => Exit::Signal(signal.unwrap_or(0)),
+    }
+}

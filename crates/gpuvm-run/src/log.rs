@@ -1,0 +1,68 @@
+//! A log file that doesn't grow without end.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// The size at which a log is put aside; with the one put aside, a log takes twice that.
+const MAX_BYTES: u64 = 16 << 20;
+
+/// A log that is put aside as `NAME.1` when it has grown too large.
+#[derive(Debug)]
+pub(crate) struct Log {
+    path: PathBuf,
+    file: File,
+    written: u64,
+    limit: u64,
+}
+
+impl Log {
+    /// Starts a log; that of the run before is put aside.
+    pub(crate) fn begin(path: &Path) -> io::Result<Self> {
+        Self::with_limit(path, MAX_BYTES)
+    }
+
+    fn with_limit(path: &Path, limit: u64) -> io::Result<Self> {
+        put_aside(path)?;
+        Ok(Self { path: path.to_owned(), file: File::create(path)?, written: 0, limit })
+    }
+
+    /// Adds bytes as they come.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.written >= self.limit {
+            put_aside(&self.path)?;
+            self.file = File::create(&self.path)?;
+            self.written = 0;
+        }
+        self.file.write_all(bytes)?;
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+fn put_aside(path: &Path) -> io::Result<()> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".1");
+    match std::fs::rename(path, aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_takes_no_more_than_twice_its_limit_and_keeps_the_newest() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("console.log");
+        let mut log = Log::with_limit(&path, 100).unwrap();
+        for line in 0..100 {
+            log.write(format!("line {line:04}\n").as_bytes()).unwrap();
+        }
+        let now = std::fs::read_to_string(&path).unwrap();
+        let before = std::fs::read_to_string(dir.path().join("console.log.1")).unwrap();
+        assert!(now.ends_with("line 0099\n") && now.len() <= 110 && before.len() <= 110, "{now}{before}");
+    }
+}

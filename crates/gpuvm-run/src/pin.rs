@@ -1,0 +1,61 @@
+//! Puts QEMU's threads where the plan wants them, before the guest's first instruction.
+
+use std::fs;
+use std::path::PathBuf;
+
+use gpuvm_core::cpulist::CpuSet;
+use gpuvm_core::plan::Plan;
+use gpuvm_qmp::verbs::VcpuThread;
+use gpuvm_sys::sched;
+
+use crate::error::LaunchError;
+
+/// Pins each vCPU thread to its CPU and all other threads to the emulator's CPUs, and reads back that it took.
+///
+/// A thread made later inherits the CPUs of the thread that makes it, which is one of those others.
+pub(crate) fn pin(plan: &Plan, qemu: i32, vcpus: &[VcpuThread]) -> Result<(), LaunchError> {
+    let pins = &plan.placement.vcpus;
+    if pins.is_empty() {
+        return Ok(());
+    }
+    if vcpus.len() != pins.len() {
+        return Err(LaunchError::Vcpus { found: vcpus.len(), planned: pins.len() });
+    }
+    for task in tasks(qemu)? {
+        if !vcpus.iter().any(|vcpu| i64::from(vcpu.thread_id) == i64::from(task)) {
+            set("QEMU's own thread", task, &plan.placement.emulator)?;
+        }
+    }
+    for pin in pins {
+        let thread = vcpus.iter().find(|vcpu| i64::from(vcpu.index) == i64::from(pin.vcpu));
+        let thread = thread.ok_or(LaunchError::Vcpus { found: vcpus.len(), planned: pins.len() })?;
+        set(&format!("vCPU {}", pin.vcpu), thread.thread_id, &CpuSet::from_iter([pin.cpu]))?;
+    }
+    Ok(())
+}
+
+fn set(what: &str, tid: i32, cpus: &CpuSet) -> Result<(), LaunchError> {
+    let list: Vec<u32> = cpus.iter().collect();
+    let error = |source| LaunchError::Pin { what: what.to_owned(), tid, cpus: cpus.to_string(), source };
+    match sched::set_affinity(tid, &list) {
+        // A thread that has ended since it was listed needs no CPU.
+        Err(gone) if gone.raw_os_error() == Some(3) => return Ok(()),
+        result => result.map_err(error)?,
+    }
+    // A cpuset narrows the mask without an error (sched_setaffinity(2)).
+    let now: CpuSet = sched::affinity(tid).map_err(error)?.into_iter().collect();
+    if now == *cpus {
+        return Ok(());
+    }
+    Err(LaunchError::NotPinned { what: what.to_owned(), tid, cpus: cpus.to_string(), now: now.to_string() })
+}
+
+fn tasks(pid: i32) -> Result<Vec<i32>, LaunchError> {
+    let path = PathBuf::from(format!("/proc/{pid}/task"));
+    let list = || -> std::io::Result<Vec<i32>> {
+        let names = fs::read_dir(&path)?.map(|entry| Ok(entry?.file_name()));
+        let names = names.collect::<std::io::Result<Vec<_>>>()?;
+        Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
+    };
+    list().map_err(|source| LaunchError::File { doing: "list", path, source })
+}

@@ -1,0 +1,120 @@
+//! What a run tells: on its way, and at its end.
+
+use std::time::Duration;
+
+use gpuvm_core::lifecycle::{Outcome, Stage};
+use gpuvm_core::pci::Bdf;
+use gpuvm_core::profile::VmName;
+use gpuvm_core::reset::Verdict;
+use gpuvm_host::HostError;
+use serde::Serialize;
+
+/// A step on the way, reported when it begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// The devices are reserved.
+    Reserving,
+    /// The host is being changed.
+    Preparing {
+        /// How many operations.
+        operations: usize,
+    },
+    /// One change.
+    Operation {
+        /// It in words.
+        what: String,
+    },
+    /// The kernel is asked whether the groups can be used.
+    Checking {
+        /// How many groups.
+        groups: usize,
+    },
+    /// QEMU is being started.
+    Starting,
+    /// The vCPUs are being pinned.
+    Pinning {
+        /// How many.
+        vcpus: usize,
+    },
+    /// The guest runs.
+    Running {
+        /// QEMU's process.
+        pid: i32,
+        /// Its version.
+        qemu: String,
+    },
+    /// The guest is being ended.
+    Stopping {
+        /// By what.
+        stage: Stage,
+    },
+    /// QEMU is gone.
+    Ended,
+    /// The devices are being looked at.
+    Judging,
+    /// The host is being given back.
+    GivingBack,
+}
+
+/// Something worth telling that is no step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note(pub String);
+
+/// Who is told while a VM runs.
+pub trait Observer {
+    /// A step begins.
+    fn phase(&mut self, phase: &Phase);
+    /// Something happened that the user should know.
+    fn note(&mut self, note: &Note);
+}
+
+/// How long a part took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Timing {
+    /// The part.
+    pub phase: &'static str,
+    /// Its length in ms.
+    pub ms: u128,
+}
+
+impl Timing {
+    /// Makes an entry.
+    pub fn new(phase: &'static str, took: Duration) -> Self {
+        Self { phase, ms: took.as_millis() }
+    }
+}
+
+/// How a run ended.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// The VM.
+    pub name: VmName,
+    /// Why the guest ended.
+    pub outcome: Outcome,
+    /// How each device came back.
+    pub devices: Vec<DeviceReport>,
+    /// What of the host is not as it was, in words; empty when all is given back.
+    pub not_given_back: Vec<String>,
+    /// How long each part took.
+    pub timings: Vec<Timing>,
+    /// The same, for those who add remedies.
+    #[serde(skip)]
+    pub left: Vec<HostError>,
+}
+
+/// How one device came back.
+#[derive(Debug, Serialize)]
+pub struct DeviceReport {
+    /// The device.
+    pub bdf: Bdf,
+    /// The verdict.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+}
+
+impl Report {
+    /// Tells whether every device answers.
+    pub fn all_alive(&self) -> bool {
+        self.devices.iter().all(|device| device.verdict == Verdict::Alive)
+    }
+}

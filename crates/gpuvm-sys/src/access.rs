@@ -1,0 +1,15 @@
+//! Whether a path may be used, without opening it: opening a device node can have effects.
+
+use nix::fcntl::AtFlags;
+use nix::unistd::{AccessFlags, faccessat};
+use std::io;
+use std::path::Path;
+
+/// Checks that this process, with its effective user, may open a path for reading and writing.
+///
+/// # Errors
+/// EACCES or EPERM when it may not; ENOENT when nothing is there.
+pub fn read_write(path: &Path) -> io::Result<()> {
+    let mode = AccessFlags::R_OK | AccessFlags::W_OK;
+    Ok(faccessat(nix::fcntl::AT_FDCWD, path, mode, AtFlags::AT_EACCESS)?)
+}

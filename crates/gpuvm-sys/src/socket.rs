@@ -1,0 +1,149 @@
+//! Listening unix sockets that a child takes over by descriptor number.
+
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, getsockopt, listen, socket, sockopt,
+};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+/// The longest path of a unix socket in bytes: `sun_path` holds 108 with its closing zero (unix(7)).
+pub const MAX_PATH: usize = 107;
+
+const BACKLOG: i32 = 8;
+
+/// Opens a listening stream socket at `path`, with mode 0600 whatever the umask, closed on exec.
+///
+/// Nothing is removed first: a path that exists is EADDRINUSE.
+///
+/// # Errors
+/// `InvalidInput` with the length and the limit for a path over [`MAX_PATH`] bytes, or one that is empty or holds a zero byte; else the errno of the
+/// call that failed.
+pub fn listen_unix(path: &Path) -> io::Result<OwnedFd> {
+    check_path(path)?;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    // Before bind: the file is made with the socket's own mode less the umask, so it is never wider than this.
+    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+    fchmod(&fd, mode)?;
+    bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+    // After bind, for an umask that takes bits from the owner. Nobody can connect before listen.
+    let opened = fchmodat(nix::fcntl::AT_FDCWD, path, mode, FchmodatFlags::FollowSymlink)
+        .and_then(|()| listen(&fd, Backlog::new(BACKLOG)?));
+    if let Err(errno) = opened {
+        // The file is ours, made a moment ago; the error that counts is the one above.
+        let _ = std::fs::remove_file(path);
+        return Err(errno.into());
+    }
+    Ok(fd)
+}
+
+/// A listening unix socket that this process inherited as descriptor `fd`, as a descriptor of its own.
+///
+/// The inherited number stays open beside it: whoever closes that number elsewhere can't take this listener away.
+///
+/// # Errors
+/// EBADF when the number is not open, ENOTSOCK when it is no socket, `InvalidInput` when it is no listening unix socket.
+pub fn adopt_listener(fd: RawFd) -> io::Result<UnixListener> {
+    if fd < 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: F_GETFD takes no pointer and changes nothing; a number that is not open gives EBADF.
+    nix::errno::Errno::result(unsafe { libc::fcntl(fd, libc::F_GETFD) })?;
+    // SAFETY: the number is not negative and was open a line above; the borrow ends with this function, and what is returned is a duplicate.
+    let inherited = unsafe { BorrowedFd::borrow_raw(fd) };
+    if !getsockopt(&inherited, sockopt::AcceptConn)? {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("descriptor {fd} is not a listening socket"),
+        ));
+    }
+    let listener = UnixListener::from(inherited.try_clone_to_owned()?);
+    // Fails for a listening socket of another family.
+    listener.local_addr()?;
+    Ok(listener)
+}
+
+fn check_path(path: &Path) -> io::Result<()> {
+    let bytes = path.as_os_str().as_bytes();
+    let problem = if bytes.len() > MAX_PATH {
+        format!(
+            "the path has {} bytes, and a unix socket takes at most {MAX_PATH}: {}",
+            bytes.len(),
+            path.display()
+        )
+    } else if bytes.is_empty() {
+        "the path of a unix socket is empty".to_owned()
+    } else if bytes.contains(&0) {
+        format!("the path of a unix socket holds a zero byte: {}", path.display())
+    } else {
+        return Ok(());
+    };
+    Err(io::Error::new(io::ErrorKind::InvalidInput, problem))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_listener_is_private_and_can_be_adopted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let fd = listen_unix(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+
+        let adopted = adopt_listener(fd.as_raw_fd()).unwrap();
+        drop(fd);
+        let mut client = UnixStream::connect(&path).unwrap();
+        client.write_all(b"hello").unwrap();
+        drop(client);
+        let mut text = String::new();
+        adopted.accept().unwrap().0.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hello");
+    }
+
+    #[test]
+    fn a_taken_path_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        std::fs::write(&path, "precious").unwrap();
+        assert_eq!(listen_unix(&path).unwrap_err().raw_os_error(), Some(libc::EADDRINUSE));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[rstest]
+    #[case("x".repeat(108), "the path has 108 bytes, and a unix socket takes at most 107")]
+    #[case(String::new(), "empty")]
+    #[case("a\0b".to_owned(), "zero byte")]
+    fn unusable_paths_say_why(#[case] path: String, #[case] text: &str) {
+        let error = listen_unix(Path::new(&path)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        assert!(error.to_string().contains(text), "{error}");
+    }
+
+    #[test]
+    fn the_longest_path_works() {
+        let dir = tempfile::tempdir().unwrap();
+        let room = MAX_PATH - dir.path().as_os_str().len() - 1;
+        listen_unix(&dir.path().join("x".repeat(room))).unwrap();
+    }
+
+    #[test]
+    fn only_listening_unix_sockets_are_adopted() {
+        let (stream, _peer) = UnixStream::pair().unwrap();
+        assert_eq!(adopt_listener(stream.as_raw_fd()).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        let file = tempfile::tempfile().unwrap();
+        assert_eq!(adopt_listener(file.as_raw_fd()).unwrap_err().raw_os_error(), Some(libc::ENOTSOCK));
+        assert_eq!(adopt_listener(-1).unwrap_err().raw_os_error(), Some(libc::EBADF));
+        assert_eq!(adopt_listener(1_000_000).unwrap_err().raw_os_error(), Some(libc::EBADF));
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        adopt_listener(tcp.as_raw_fd()).unwrap_err();
+    }
+}

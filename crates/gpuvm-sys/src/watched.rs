@@ -1,0 +1,352 @@
+//! A write to a sysfs attribute that may hang for ever, such as `unbind`, `reset` or `remove`.
+//!
+//! The write is done by a forked child, and this process only watches. The child is **never signalled**, not even when the deadline has passed: a
+//! signal turns the interruptible wait of a driver that will not let go into one that nothing ends, and the kernel holds the device's lock all the while.
+//! So that no signal reaches it by other ways either (a Ctrl-C, the stop of a service), it has a session of its own and blocks all signals; and so that
+//! it holds nothing of ours for as long as it hangs (locks, sockets, the terminal), it closes every descriptor before it opens the attribute.
+
+use crate::poll::{Deadline, readable_by};
+use crate::process::pidfd_open;
+use nix::errno::Errno;
+use nix::sys::signal::SigSet;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::{ForkResult, Pid, fork};
+use std::ffi::{CStr, CString};
+use std::os::fd::AsFd as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::time::Duration;
+use std::{fmt, io, thread};
+
+/// How a watched write stands.
+#[derive(Debug)]
+pub enum WriteOutcome {
+    /// The kernel took all bytes in one write.
+    Done,
+    /// The write failed and is over.
+    Failed(WriteFailure),
+    /// The deadline passed; the child goes on until the kernel lets it, and must be [`reap`]ed by this process.
+    InFlight {
+        /// The child's process id.
+        pid: i32,
+    },
+}
+
+/// A watched write that is over and failed.
+#[derive(Debug)]
+pub struct WriteFailure {
+    /// What failed.
+    pub step: WriteStep,
+    /// Why; carries the errno, or is `WriteZero` for a write that took a part of the bytes.
+    pub source: io::Error,
+}
+
+/// The part of a watched write that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteStep {
+    /// open(2); nothing was written.
+    Open,
+    /// write(2).
+    Write,
+    /// The child itself: whether the kernel took the write is not known if it was killed.
+    Child,
+}
+
+impl fmt::Display for WriteStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Open => "open",
+            Self::Write => "write",
+            Self::Child => "watched child",
+        })
+    }
+}
+
+impl fmt::Display for WriteFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.step, self.source)
+    }
+}
+
+impl std::error::Error for WriteFailure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// Writes `bytes` to the existing file `path` in one write(2) by a watched child, and waits for at most `deadline`.
+///
+/// Blocks the calling thread for that long, so an async caller gives it a thread of its own.
+///
+/// # Errors
+/// Only what kept the child from being made: `InvalidInput` for a path with a zero byte or no bytes to write, EAGAIN and ENOMEM of fork(2). What
+/// happens to the write itself is in [`WriteOutcome`].
+pub fn write_watched(path: &Path, bytes: &[u8], deadline: Duration) -> io::Result<WriteOutcome> {
+    let deadline = Deadline::after(deadline);
+    if bytes.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "there are no bytes to write"));
+    }
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let child = fork_writer(&path, bytes)?;
+    wait_by(child, deadline)
+}
+
+/// Collects a child that was [`WriteOutcome::InFlight`]; `None` while it is still at it.
+///
+/// # Errors
+/// ECHILD when `pid` is no child of this process, or was collected before.
+pub fn reap(pid: i32) -> io::Result<Option<WriteOutcome>> {
+    loop {
+        match waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(_, code)) => return Ok(Some(outcome_of(code))),
+            Ok(WaitStatus::Signaled(_, signal, _)) => {
+                let text = format!("killed by {signal}; whether the kernel took the write is unknown");
+                return Ok(Some(failed(WriteStep::Child, io::Error::other(text))));
+            }
+            Ok(_) => return Ok(None),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Whether the process `pid` of a watched write has not ended yet, be it a child of this process or of one that is gone.
+///
+/// A child of ours that has ended stays to be [`reap`]ed. Numbers are used again: for one that comes from a record, compare the process's start time too.
+///
+/// # Errors
+/// The errno of pidfd_open(2) other than ESRCH.
+pub fn still_in_flight(pid: i32) -> io::Result<bool> {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    match waitid(Id::Pid(Pid::from_raw(pid)), flags) {
+        Ok(status) => return Ok(status == WaitStatus::StillAlive),
+        Err(Errno::ECHILD) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    match pidfd_open(pid) {
+        Ok(fd) => Ok(!readable_by(fd.as_fd(), Deadline::after(Duration::ZERO))?),
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Waits for the child; short sleeps stand in where no pidfd can be had (too many open files).
+fn wait_by(child: Pid, deadline: Deadline) -> io::Result<WriteOutcome> {
+    let pidfd = pidfd_open(child.as_raw());
+    loop {
+        match reap(child.as_raw()) {
+            Ok(Some(outcome)) => return Ok(outcome),
+            Ok(None) if deadline.left().is_zero() => {
+                return Ok(WriteOutcome::InFlight { pid: child.as_raw() });
+            }
+            Ok(None) => {}
+            // Somebody else in this process collected it, or SIGCHLD is ignored.
+            Err(error) => return Ok(failed(WriteStep::Child, error)),
+        }
+        match &pidfd {
+            Ok(fd) => readable_by(fd.as_fd(), deadline).map(drop)?,
+            Err(_) => thread::sleep(deadline.left().min(Duration::from_millis(5))),
+        }
+    }
+}
+
+fn failed(step: WriteStep, source: io::Error) -> WriteOutcome {
+    WriteOutcome::Failed(WriteFailure { step, source })
+}
+
+// The child's exit code carries step and errno, so that it can be read however late, and nothing but wait(2) is needed for it. 0: done; 1 to 139: errno of
+// write (the highest is 133, EHWPOISON); 140: short write; 141: descriptors not closed; from 142: errno of open, one above 112 as 254.
+const CODE_SHORT: i32 = 140;
+const CODE_CLOSE: i32 = 141;
+const CODE_OPEN: i32 = 141;
+const CODE_OPEN_OTHER: i32 = 254;
+
+fn write_code(errno: i32) -> i32 {
+    errno.clamp(1, CODE_SHORT - 1)
+}
+
+fn open_code(errno: i32) -> i32 {
+    (CODE_OPEN + errno.max(1)).min(CODE_OPEN_OTHER)
+}
+
+fn outcome_of(code: i32) -> WriteOutcome {
+    match code {
+        0 => WriteOutcome::Done,
+        CODE_SHORT => failed(
+            WriteStep::Write,
+            io::Error::new(io::ErrorKind::WriteZero, "took a part of the bytes only"),
+        ),
+        CODE_CLOSE => failed(WriteStep::Child, io::Error::other("close_range(2) failed; it needs Linux 5.9")),
+        CODE_OPEN_OTHER.. => {
+            failed(WriteStep::Open, io::Error::other(format!("failed (child's exit code {code})")))
+        }
+        1..CODE_SHORT => failed(WriteStep::Write, io::Error::from_raw_os_error(code)),
+        _ => failed(WriteStep::Open, io::Error::from_raw_os_error(code - CODE_OPEN)),
+    }
+}
+
+/// Makes the child; all that it needs was allocated before.
+fn fork_writer(path: &CStr, bytes: &[u8]) -> io::Result<Pid> {
+    // The child starts with all signals blocked and keeps it so; a handler of ours must not run in it.
+    let mask = SigSet::all().thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK)?;
+    // SAFETY: the child calls nothing but `write_and_exit`, which is async-signal-safe and does not return.
+    let forked = unsafe { fork() };
+    if let Ok(ForkResult::Child) = forked {
+        write_and_exit(path, bytes);
+    }
+    let restored = mask.thread_set_mask();
+    match forked? {
+        ForkResult::Parent { child } => restored.map(|()| child).map_err(io::Error::from),
+        // Never reached: the child left above.
+        ForkResult::Child => Err(io::Error::other("unreachable")),
+    }
+}
+
+/// The child's whole life. Async-signal-safe: system calls only, no allocation, no lock, no panic.
+fn write_and_exit(path: &CStr, bytes: &[u8]) -> ! {
+    // SAFETY: setsid takes nothing; it can't fail in a process that leads no group, and matters only for the terminal's signals.
+    unsafe { libc::setsid() };
+    // SAFETY: closes descriptors of this child alone, which uses none of them; nothing is opened before.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0) };
+    if closed != 0 {
+        exit(CODE_CLOSE);
+    }
+    // SAFETY: the path ends with a zero byte and outlives the call.
+    let fd = unsafe { libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
+    if fd < 0 {
+        exit(open_code(Errno::last_raw()));
+    }
+    // SAFETY: the pointer and the length describe `bytes`, which the kernel only reads.
+    let written = unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
+    exit(match usize::try_from(written) {
+        Ok(count) if count == bytes.len() => 0,
+        Ok(_) => CODE_SHORT,
+        Err(_) => write_code(Errno::last_raw()),
+    })
+}
+
+fn exit(code: i32) -> ! {
+    // SAFETY: ends this child at once; no destructor or exit handler of the parent's copy runs.
+    unsafe { libc::_exit(code) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+    use std::io::Read as _;
+    use std::time::Instant;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    fn failure(outcome: WriteOutcome) -> (WriteStep, Option<i32>) {
+        match outcome {
+            WriteOutcome::Failed(failure) => (failure.step, failure.source.raw_os_error()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_regular_file_takes_the_bytes() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(matches!(write_watched(file.path(), b"0000:01:00.0\n", SOON).unwrap(), WriteOutcome::Done));
+        assert_eq!(std::fs::read(file.path()).unwrap(), b"0000:01:00.0\n");
+    }
+
+    #[test]
+    fn failures_name_the_step_and_the_errno() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |path: &Path| failure(write_watched(path, b"1", SOON).unwrap());
+        assert_eq!(of(&dir.path().join("absent")), (WriteStep::Open, Some(libc::ENOENT)));
+        assert_eq!(of(dir.path()), (WriteStep::Open, Some(libc::EISDIR)));
+        // The device whose every write fails with "no space".
+        assert_eq!(of(Path::new("/dev/full")), (WriteStep::Write, Some(libc::ENOSPC)));
+        let text = match write_watched(&dir.path().join("absent"), b"1", SOON).unwrap() {
+            WriteOutcome::Failed(failure) => failure.to_string(),
+            other => panic!("{other:?}"),
+        };
+        assert!(text.starts_with("open: No such file"), "{text}");
+    }
+
+    #[test]
+    fn a_short_write_is_an_error() {
+        // A pipe that nobody empties takes its size, and a reader that leaves then ends the write with what the pipe took.
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let reader = thread::spawn({
+            let fifo = fifo.clone();
+            move || std::fs::File::open(fifo).unwrap().read_exact(&mut [0]).unwrap()
+        });
+        let outcome = write_watched(&fifo, &vec![7; 1 << 20], SOON).unwrap();
+        reader.join().unwrap();
+        assert_eq!(failure(outcome), (WriteStep::Write, None));
+    }
+
+    #[rstest]
+    #[case(Path::new("/tmp/a\0b"), b"1".as_slice())]
+    #[case(Path::new("/dev/null"), b"".as_slice())]
+    fn senseless_input_is_refused_before_a_child_is_made(#[case] path: &Path, #[case] bytes: &[u8]) {
+        assert_eq!(write_watched(path, bytes, SOON).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn a_write_that_hangs_is_left_alone_and_collected_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let start = Instant::now();
+        let pid = match write_watched(&fifo, b"unbind", Duration::from_millis(100)).unwrap() {
+            WriteOutcome::InFlight { pid } => pid,
+            other => panic!("{other:?}"),
+        };
+        assert!(start.elapsed() >= Duration::from_millis(100));
+        assert!(still_in_flight(pid).unwrap());
+        assert!(reap(pid).unwrap().is_none());
+
+        // What rule 4 wants of the child: own session, no descriptors of ours, all signals blocked.
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap().trim();
+        assert_eq!(blocked, "fffffffe7ffbfeff", "all but KILL, STOP and glibc's own");
+        assert_eq!(nix::unistd::getsid(Some(Pid::from_raw(pid))).unwrap().as_raw(), pid);
+        assert_eq!(std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(), 0);
+        assert_eq!(nix::sys::signal::SigSet::thread_get_mask().unwrap(), SigSet::empty());
+
+        assert_eq!(std::fs::read(&fifo).unwrap(), b"unbind");
+        let end = Instant::now() + SOON;
+        while still_in_flight(pid).unwrap() {
+            assert!(Instant::now() < end);
+            thread::sleep(Duration::from_millis(2));
+        }
+        assert!(matches!(reap(pid).unwrap(), Some(WriteOutcome::Done)));
+        assert!(!Path::new(&format!("/proc/{pid}")).exists(), "a zombie is left");
+        assert!(!still_in_flight(pid).unwrap());
+        assert_eq!(reap(pid).unwrap_err().raw_os_error(), Some(libc::ECHILD));
+    }
+
+    #[test]
+    fn a_killed_child_is_not_taken_for_success() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let WriteOutcome::InFlight { pid } = write_watched(&fifo, b"1", Duration::ZERO).unwrap() else {
+            panic!()
+        };
+        // As an administrator or the kernel's out-of-memory killer would; this crate never does.
+        nix::sys::signal::kill(Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+        let outcome = wait_by(Pid::from_raw(pid), Deadline::after(SOON)).unwrap();
+        assert_eq!(failure(outcome), (WriteStep::Child, None));
+    }
+
+    #[test]
+    fn exit_codes_keep_step_and_errno_apart() {
+        for errno in 1..=133 {
+            assert_eq!(failure(outcome_of(write_code(errno))), (WriteStep::Write, Some(errno)));
+            let open = failure(outcome_of(open_code(errno)));
+            assert_eq!(open, (WriteStep::Open, (errno < 113).then_some(errno)));
+        }
+        assert!(matches!(outcome_of(0), WriteOutcome::Done));
+        assert_eq!(failure(outcome_of(CODE_CLOSE)).0, WriteStep::Child);
+        assert_eq!(failure(outcome_of(255)).0, WriteStep::Open);
+    }
+}
