@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use crate::log::Log;
 
 /// Takes the console's output; it runs on a thread of its own, so it may block.
-pub(crate) type Sink = Box<dyn FnMut(&[u8]) -> io::Result<()> + Send>;
+pub type Sink = Box<dyn FnMut(&[u8]) -> io::Result<()> + Send>;
 
 /// Chunks that wait for a slow sink before the guest's serial port is held up.
 const QUEUE: usize = 64;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -15,9 +15,8 @@ use gpuvm_core::qemu::{Handle, Handles, argv};
 use gpuvm_qmp::{Events, Qmp};
 use gpuvm_sys::process::{self, Child, Signal, SpawnSpec};
 use gpuvm_sys::socket::listen_unix;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
+use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
 
 use crate::error::LaunchError;
 
@@ -37,7 +36,8 @@ pub(crate) struct Paths {
 /// A QEMU that was started and not yet collected.
 pub(crate) struct Process {
     child: Child,
-    pidfd: AsyncFd<OwnedFd>,
+    /// SIGCHLD, caught since before the child was made, so that no end is missed.
+    ends: UnixSignal,
     stderr: PathBuf,
 }
 
@@ -75,6 +75,7 @@ pub(crate) fn start(plan: &Plan, paths: &Paths) -> Result<Started, LaunchError> 
     let stderr = File::create(&stderr_path).map_err(file("make", &stderr_path))?;
     let stdout = stderr.try_clone().map_err(file("make", &stderr_path))?;
     tracing::debug!(?command, "starting QEMU");
+    let ends = signal(SignalKind::child()).map_err(file("catch SIGCHLD for", &stderr_path))?;
     let child = process::spawn(SpawnSpec {
         argv: command,
         env: Vec::new(),
@@ -86,7 +87,7 @@ pub(crate) fn start(plan: &Plan, paths: &Paths) -> Result<Started, LaunchError> 
         memlock: None,
     })
     .map_err(|source| LaunchError::Spawn { qemu: plan.qemu.clone(), source })?;
-    let process = Process::watch(child, stderr_path.clone()).map_err(file("watch QEMU of", &stderr_path))?;
+    let process = Process { child, ends, stderr: stderr_path };
     // The sockets listen already, so both connect at once, whatever QEMU is busy with.
     let connect = |path: &Path| {
         let stream = std::os::unix::net::UnixStream::connect(path)?;
@@ -160,11 +161,6 @@ pub(crate) async fn greet(
 }
 
 impl Process {
-    fn watch(child: Child, stderr: PathBuf) -> io::Result<Self> {
-        let pidfd = child.pidfd().try_clone_to_owned()?;
-        Ok(Self { child, pidfd: AsyncFd::register_with_interest(pidfd, Interest::READABLE)?, stderr })
-    }
-
     /// Returns QEMU's process number.
     pub(crate) fn pid(&self) -> i32 {
         self.child.pid()
@@ -182,11 +178,8 @@ impl Process {
                     return Exit::Code(127);
                 }
             }
-            match self.pidfd.readable().await {
-                // A pidfd is readable for good once the process is gone, so its readiness is never cleared.
-                Ok(mut guard) => guard.retain_ready(),
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-            }
+            // Ends of other children wake it too, and then it looks again.
+            self.ends.recv().await;
         }
     }
 

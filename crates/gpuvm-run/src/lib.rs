@@ -15,6 +15,7 @@ mod signals;
 mod up;
 
 pub use cleanup::{Cleaned, CleanupReport, cleanup};
+pub use console::Sink;
 pub use error::{Cause, LaunchError, UpError};
 pub use report::{DeviceReport, Note, Observer, Phase, Report, Timing};
 pub use signals::Signals;

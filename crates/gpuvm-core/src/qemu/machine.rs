@@ -13,13 +13,9 @@ struct Machine {
 
 impl Machine {
     fn arg(&self) -> Arg {
-        let accel = match self.accel {
-            Accel::Kvm => "kvm",
-            Accel::Tcg => "tcg",
-        };
         let opts = Opts::new()
             .with("type", "q35")
-            .with("accel", accel)
+            .with("accel", self.accel.to_string())
             // A guest that uses the VMware port or the HPET gets slower clocks than the ones KVM gives it.
             .with("vmport", on_off(false))
             .with("hpet", on_off(false))

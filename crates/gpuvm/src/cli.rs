@@ -1,0 +1,143 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use gpuvm_core::profile::VmName;
+use gpuvm_host::places::Places;
+use gpuvm_host::root::HostRoot;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::exit::Exit;
+use crate::out;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   all went well
+  1   the guest ended badly: it panicked, or QEMU died
+  64  the command line makes no sense
+  69  this host can't run the profile
+  70  an internal error
+  74  a device is sick, or the host is not wholly given back
+  75  busy: somebody else has the device; try later
+  77  permission denied
+  78  the profile is wrong";
+
+/// Gives a VM whole PCI devices through VFIO, by driving QEMU directly.
+///
+/// gpuvm proves that IOMMU, drivers, groups and devices agree before the guest starts, places the guest on the devices' NUMA
+/// node, and leaves the host as it was when the guest is gone.
+#[derive(Debug, Parser)]
+#[command(name = "gpuvm", version, after_help = EXIT_CODES, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// Print one JSON document instead of text
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// Say more about what is done (twice: also each QMP message)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+
+    /// Keep gpuvm's own files below DIR (DIR/run, DIR/lib, DIR/log) instead of /run/gpuvm, /var/lib/gpuvm and /var/log/gpuvm
+    #[arg(long, global = true, value_name = "DIR", env = "GPUVM_PREFIX")]
+    prefix: Option<PathBuf>,
+
+    /// Read the host's /sys, /proc and /dev below DIR, as recorded from another machine (check, plan and argv only)
+    #[arg(long, global = true, value_name = "DIR")]
+    host_root: Option<PathBuf>,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Check a profile, without looking at this host
+    Check(ProfileArgs),
+    /// Show what `up` would do on this host, and why
+    Plan(ProfileArgs),
+    /// Print the QEMU command line of a profile, to be run by hand
+    Argv(ProfileArgs),
+    /// Run a VM until its guest ends, then give the host back
+    Up(UpArgs),
+    /// Give back what VMs left behind whose gpuvm was killed
+    Cleanup(CleanupArgs),
+}
+
+/// A profile and changes to it.
+#[derive(Debug, Args)]
+pub(crate) struct ProfileArgs {
+    /// The profile, in TOML
+    pub(crate) profile: PathBuf,
+
+    /// Set a key of the profile, as in --set memory.size=8G; a value that is no TOML is taken as a string
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = assignment)]
+    pub(crate) set: Vec<String>,
+}
+
+/// What `up` takes.
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) profile: ProfileArgs,
+
+    /// Give the guest so long to power off when asked to, before QEMU is told to quit
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(crate) shutdown_timeout: u32,
+}
+
+/// What `cleanup` takes.
+#[derive(Debug, Args)]
+pub(crate) struct CleanupArgs {
+    /// The VM; all of them if none is named
+    pub(crate) vm: Option<VmName>,
+}
+
+fn assignment(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some((key, _)) if !key.trim().is_empty() && !key.contains('\n') => Ok(text.to_owned()),
+        _ => Err("expected KEY=VALUE, like memory.size=8G".to_owned()),
+    }
+}
+
+impl Cli {
+    /// Returns the host to read.
+    pub(crate) fn host_root(&self) -> HostRoot {
+        self.host_root.as_ref().map_or_else(HostRoot::default, HostRoot::new)
+    }
+
+    /// Tells whether the host is a recorded one, which can't be acted upon.
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.host_root.is_some()
+    }
+
+    /// Returns gpuvm's own folders.
+    pub(crate) fn places(&self) -> Places {
+        self.prefix.as_deref().map_or_else(Places::default, Places::below)
+    }
+
+    /// Sends log records of the chosen level to stderr.
+    pub(crate) fn start_logging(&self) {
+        let level = match self.verbose {
+            0 => LevelFilter::WARN,
+            1 => LevelFilter::DEBUG,
+            _ => LevelFilter::TRACE,
+        };
+        let format = tracing_subscriber::fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_ansi(out::stderr_is_terminal())
+            .without_time();
+        tracing_subscriber::registry().with(format).with(Targets::new().with_target("gpuvm", level)).init();
+    }
+}
+
+/// Prints help, version or what is wrong with the command line.
+pub(crate) fn usage(error: &clap::Error) -> ExitCode {
+    // Nothing can be done about a terminal that is gone.
+    error.print().ok();
+    if error.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() }
+}

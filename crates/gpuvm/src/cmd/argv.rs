@@ -1,0 +1,109 @@
+//! `gpuvm argv`: the command line, to be run by hand.
+
+use std::ffi::OsString;
+use std::fmt;
+
+use gpuvm_core::plan::{Firmware, Plan};
+use gpuvm_core::qemu::cmdline::{Start, args};
+use gpuvm_core::qemu::{Handle, Handles};
+use gpuvm_host::places::Places;
+use serde_json::json;
+
+use crate::cli::{Cli, ProfileArgs};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::{load, out};
+
+pub(super) fn run(cli: &Cli, args: &ProfileArgs) -> Result<Exit, Failure> {
+    let loaded = load::profile(args)?;
+    let (plan, _) = load::planned(cli, &loaded.profile)?;
+    let places = cli.places();
+    let command = command(&plan, &places);
+    if cli.json {
+        let words: Vec<_> = command.words.iter().map(|word| word.to_string_lossy()).collect();
+        out::json(&json!({ "argv": words }));
+    } else {
+        out::text(&format!("{}{command}\n", presumes(&plan, &places)));
+    }
+    Ok(Exit::Ok)
+}
+
+/// A command line that a person can run.
+pub(super) struct CommandLine {
+    pub(super) words: Vec<OsString>,
+    /// Where each switch begins, to break lines there.
+    switches: Vec<usize>,
+}
+
+/// Renders a plan with unix sockets instead of inherited ones, and without the pause at the start.
+pub(super) fn command(plan: &Plan, places: &Places) -> CommandLine {
+    let run = places.vm(&plan.name);
+    let handles = Handles {
+        monitor: Handle::Path(run.join("qmp.sock")),
+        serial: Handle::Path(run.join("serial.sock")),
+        vars: places.state(&plan.name).join("uefi-vars.fd"),
+        start: Start::Running,
+    };
+    let mut words = vec![plan.qemu.clone().into_os_string()];
+    let mut switches = Vec::new();
+    for arg in args(plan, &handles) {
+        switches.push(words.len());
+        arg.render_to(&mut words);
+    }
+    CommandLine { words, switches }
+}
+
+impl fmt::Display for CommandLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, word) in self.words.iter().enumerate() {
+            let separator = match (at, self.switches.contains(&at)) {
+                (0, _) => "",
+                (_, true) => " \\\n  ",
+                (_, false) => " ",
+            };
+            write!(f, "{separator}{}", quote(&word.to_string_lossy()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Quotes a word for a POSIX shell.
+fn quote(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// Says, as shell comments, what the command line takes for granted.
+fn presumes(plan: &Plan, places: &Places) -> String {
+    let mut text = String::from("# This presumes, in this order:\n");
+    for planned in &plan.operations {
+        text.push_str(&format!("#   {}\n", planned.op));
+    }
+    if let Firmware::Uefi(uefi) = &plan.firmware {
+        let vars = places.state(&plan.name).join("uefi-vars.fd");
+        text.push_str(&format!("#   copy {} to {}\n", uefi.vars_template.display(), vars.display()));
+    }
+    text.push_str(&format!("#   make the folder {}\n", places.vm(&plan.name).display()));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("q35,accel=kvm", "q35,accel=kvm")]
+    #[case("", "''")]
+    #[case("a b", "'a b'")]
+    #[case(r#"{"driver":"x"}"#, r#"'{"driver":"x"}'"#)]
+    #[case("it's", r"'it'\''s'")]
+    #[case("$HOME", "'$HOME'")]
+    fn words_are_quoted_for_a_shell(#[case] word: &str, #[case] quoted: &str) {
+        assert_eq!(quote(word), quoted);
+    }
+}

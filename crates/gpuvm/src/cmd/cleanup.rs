@@ -1,0 +1,34 @@
+//! `gpuvm cleanup`: gives back what killed launchers left behind.
+
+use gpuvm_host::facts;
+use gpuvm_host::kernel::Kernel;
+use gpuvm_run::Cleaned;
+
+use crate::cli::{CleanupArgs, Cli};
+use crate::exit::Exit;
+use crate::failure::{self, Failure};
+use crate::out;
+
+pub(super) fn run(cli: &Cli, args: &CleanupArgs) -> Result<Exit, Failure> {
+    let root = cli.host_root();
+    let boot_id = facts::kernel(&root)?.boot_id;
+    let reports = gpuvm_run::cleanup(&Kernel::running(root), &cli.places(), &boot_id, args.vm.as_ref())?;
+    let left = reports.iter().any(|report| report.result == Cleaned::Left);
+    if cli.json {
+        out::json(&reports);
+    } else {
+        for report in &reports {
+            let result = match report.result {
+                Cleaned::Running => "is up: nothing was touched",
+                Cleaned::Done => "is given back",
+                Cleaned::Left => "is NOT wholly given back",
+            };
+            out::text(&format!("{} {result}\n", report.name));
+            report.left.iter().for_each(|error| failure::print_item("error", &failure::left(error)));
+        }
+        if reports.is_empty() {
+            out::text("nothing is left behind\n");
+        }
+    }
+    Ok(if left { Exit::NotGivenBack } else { Exit::Ok })
+}

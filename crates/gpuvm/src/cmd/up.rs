@@ -1,0 +1,161 @@
+//! `gpuvm up`: runs a VM until its guest ends.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use gpuvm_core::lifecycle::{Outcome, Patience, Stage};
+use gpuvm_core::reset::Verdict;
+use gpuvm_host::kernel::Kernel;
+use gpuvm_run::{Note, Observer, Phase, Report, Run, Signals, Sink};
+
+use crate::cli::{Cli, UpArgs};
+use crate::exit::Exit;
+use crate::failure::{self, Failure};
+use crate::{load, out};
+
+pub(super) fn run(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
+    if cli.is_recorded() {
+        let hint = Some("see what it would do there: gpuvm plan --host-root DIR PROFILE".to_owned());
+        return Err(Failure::one(Exit::Usage, "a recorded host (--host-root) can't run a VM", hint));
+    }
+    // The timer and the signals live in a runtime on this thread: QEMU dies with the thread that starts it.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime =
+        runtime.map_err(|error| Failure::one(Exit::Internal, format!("start tokio: {error}"), None))?;
+    runtime.block_on(up(cli, args))
+}
+
+async fn up(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
+    // Caught before anything is changed, so that no signal can end gpuvm between a change and its undoing.
+    let mut signals = Signals::catch()
+        .map_err(|error| Failure::one(Exit::Internal, format!("catch signals: {error}"), None))?;
+    let loaded = load::profile(&args.profile)?;
+    let (plan, facts) = load::planned(cli, &loaded.profile)?;
+    let acpi = Duration::from_secs(args.shutdown_timeout.into());
+    let run = Run {
+        plan: &plan,
+        profile: &loaded.text,
+        kernel: &Kernel::running(cli.host_root()),
+        places: &cli.places(),
+        boot_id: &facts.kernel.boot_id,
+        patience: Patience { acpi, ..Patience::default() },
+    };
+    let mut progress = Progress::new(cli);
+    let report = gpuvm_run::up(&run, &mut signals, console(cli), &mut progress).await?;
+    if cli.json {
+        out::json(&report);
+    } else {
+        summary(&report);
+    }
+    Ok(code(&report))
+}
+
+fn code(report: &Report) -> Exit {
+    if !report.left.is_empty() || !report.all_alive() {
+        return Exit::NotGivenBack;
+    }
+    match report.outcome {
+        Outcome::PoweredOff | Outcome::Stopped { .. } => Exit::Ok,
+        Outcome::Panicked | Outcome::InternalError | Outcome::QemuDied { .. } => Exit::Guest,
+    }
+}
+
+/// Streams the console to standard output; with `--json` that is kept for the one document.
+fn console(cli: &Cli) -> Option<Sink> {
+    if cli.json {
+        return None;
+    }
+    Some(Box::new(|bytes: &[u8]| {
+        // The guest's bytes go through as they are: it may draw on the terminal.
+        let mut stdout = std::io::stdout().lock();
+        stdout.write_all(bytes)?;
+        stdout.flush()
+    }))
+}
+
+fn summary(report: &Report) {
+    let outcome = match &report.outcome {
+        Outcome::PoweredOff => "powered itself off".to_owned(),
+        Outcome::Stopped { stage: Stage::Acpi } => "powered off when its power button was pressed".to_owned(),
+        Outcome::Stopped { stage: Stage::Quit } => "was ended by telling QEMU to quit".to_owned(),
+        Outcome::Stopped { stage: Stage::Kill } => "was ended by killing QEMU".to_owned(),
+        Outcome::Panicked => "panicked".to_owned(),
+        Outcome::InternalError => {
+            "was stopped by QEMU because of an error that it can't go on from".to_owned()
+        }
+        Outcome::QemuDied { exit } => format!("ended because QEMU died ({exit:?})"),
+    };
+    out::note(&format!("gpuvm: the guest {outcome}"));
+    for device in &report.devices {
+        match &device.verdict {
+            Verdict::Alive => out::note(&format!("gpuvm: {} answers as before", device.bdf)),
+            Verdict::Sick { findings } => {
+                for finding in findings {
+                    let message = format!("{} is sick: {finding}", device.bdf);
+                    let hint = Some(crate::hints::sick(device.bdf));
+                    failure::print_item("error", &failure::Item { message, hint });
+                }
+            }
+        }
+    }
+    for error in &report.left {
+        failure::print_item("error", &failure::left(error));
+    }
+    match report.left.is_empty() {
+        true => out::note("gpuvm: the host is as it was"),
+        false => out::note("gpuvm: the host is NOT wholly as it was; once mended: gpuvm cleanup"),
+    }
+}
+
+/// Tells a person what is done.
+struct Progress {
+    begun: Instant,
+    verbose: Verbose,
+}
+
+#[derive(PartialEq, Eq)]
+enum Verbose {
+    Quiet,
+    Told,
+}
+
+impl Progress {
+    fn new(cli: &Cli) -> Self {
+        let verbose = if cli.json { Verbose::Quiet } else { Verbose::Told };
+        Self { begun: Instant::now(), verbose }
+    }
+
+    fn tell(&self, text: &str) {
+        if self.verbose == Verbose::Told {
+            out::note(&format!("gpuvm: [{:6.2} s] {text}", self.begun.elapsed().as_secs_f64()));
+        }
+    }
+}
+
+impl Observer for Progress {
+    fn phase(&mut self, phase: &Phase) {
+        let text = match phase {
+            Phase::Reserving => "reserving the devices".to_owned(),
+            Phase::Preparing { operations } => format!("preparing the host: {operations} operations"),
+            Phase::Operation { what } => format!("  {what}"),
+            Phase::Checking { groups } => {
+                format!("asking the kernel whether {groups} IOMMU groups can be attached")
+            }
+            Phase::Starting => "starting QEMU, paused".to_owned(),
+            Phase::Pinning { vcpus: 0 } => "leaving vCPUs unpinned".to_owned(),
+            Phase::Pinning { vcpus } => format!("pinning {vcpus} vCPUs"),
+            Phase::Running { pid, qemu } => format!("the guest runs (QEMU {qemu}, process {pid})"),
+            Phase::Stopping { stage: Stage::Acpi } => "pressing the guest's power button".to_owned(),
+            Phase::Stopping { stage: Stage::Quit } => "telling QEMU to quit".to_owned(),
+            Phase::Stopping { stage: Stage::Kill } => "killing QEMU".to_owned(),
+            Phase::Ended => "QEMU is gone".to_owned(),
+            Phase::Judging => "looking at the devices".to_owned(),
+            Phase::GivingBack => "giving the host back".to_owned(),
+        };
+        self.tell(&text);
+    }
+
+    fn note(&mut self, note: &Note) {
+        self.tell(&note.0);
+    }
+}

@@ -1,0 +1,41 @@
+//! Exit codes as a type: sysexits(3) where they fit, so that systemd and schedulers can tell them apart.
+
+use std::process::ExitCode;
+
+use serde::{Serialize, Serializer};
+
+/// How gpuvm ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    /// All went well.
+    Ok = 0,
+    /// The guest ended badly: its kernel panicked, or QEMU died.
+    Guest = 1,
+    /// The command line makes no sense.
+    Usage = 64,
+    /// This host can't do it.
+    Unfit = 69,
+    /// A defect of gpuvm, or of the machine below it.
+    Internal = 70,
+    /// A device is sick, or the host is not wholly given back.
+    NotGivenBack = 74,
+    /// Somebody else has it: try later.
+    Busy = 75,
+    /// The user may not.
+    Permission = 77,
+    /// The profile is wrong.
+    Profile = 78,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+impl Serialize for Exit {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u8(*self as u8)
+    }
+}

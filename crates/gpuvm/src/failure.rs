@@ -1,0 +1,137 @@
+//! A failed verb: what failed, what to do about it, and how gpuvm ends.
+
+use serde_json::json;
+
+use crate::diagnostics;
+use crate::exit::Exit;
+use crate::hints;
+use crate::load::BadProfile;
+use crate::out;
+use gpuvm_core::plan::{Refusal, RefusalKind};
+use gpuvm_host::HostError;
+use gpuvm_run::{Cause, LaunchError, UpError};
+
+/// Why a verb failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) code: Exit,
+    items: Vec<Item>,
+    /// The profile's problems, shown with its lines.
+    profile: Option<BadProfile>,
+}
+
+/// One thing that failed, and its remedy.
+#[derive(Debug)]
+pub(crate) struct Item {
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+}
+
+impl Failure {
+    /// A failure of one thing.
+    pub(crate) fn one(code: Exit, message: impl Into<String>, hint: Option<String>) -> Self {
+        Self { code, items: vec![Item { message: message.into(), hint }], profile: None }
+    }
+
+    /// Prints it for a person.
+    pub(crate) fn print(&self) {
+        if let Some(profile) = &self.profile {
+            out::note(&diagnostics::render(profile));
+        }
+        for item in &self.items {
+            print_item("error", item);
+        }
+    }
+
+    /// Renders it for a program.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        let mut problems: Vec<_> = self.profile.iter().flat_map(diagnostics::to_json).collect();
+        problems.extend(self.items.iter().map(|item| json!({ "message": item.message, "hint": item.hint })));
+        json!({ "error": { "exit_code": self.code, "problems": problems } })
+    }
+}
+
+/// Prints a message and its remedy.
+pub(crate) fn print_item(level: &str, item: &Item) {
+    out::note(&format!("{level}: {}", item.message));
+    for line in item.hint.iter().flat_map(|hint| hint.lines()) {
+        out::note(&format!("  hint: {line}"));
+    }
+}
+
+/// Describes what of the host could not be given back.
+pub(crate) fn left(error: &HostError) -> Item {
+    Item { message: error.to_string(), hint: hints::host(error) }
+}
+
+impl From<BadProfile> for Failure {
+    fn from(profile: BadProfile) -> Self {
+        Self { code: Exit::Profile, items: Vec::new(), profile: Some(profile) }
+    }
+}
+
+impl From<Vec<Refusal>> for Failure {
+    fn from(refusals: Vec<Refusal>) -> Self {
+        // A profile that asks for what isn't there comes first: no other user or host makes it right.
+        let code = match refusals.iter().map(Refusal::kind).min() {
+            Some(RefusalKind::Profile) => Exit::Profile,
+            Some(RefusalKind::Permission) => Exit::Permission,
+            Some(RefusalKind::Unfit) => Exit::Unfit,
+            None => Exit::Internal,
+        };
+        let item = |refusal: &Refusal| Item { message: refusal.to_string(), hint: hints::refusal(refusal) };
+        Self { code, items: refusals.iter().map(item).collect(), profile: None }
+    }
+}
+
+impl From<HostError> for Failure {
+    fn from(error: HostError) -> Self {
+        Self { code: host_code(&error), items: vec![left(&error)], profile: None }
+    }
+}
+
+impl From<UpError> for Failure {
+    fn from(error: UpError) -> Self {
+        let (code, hint) = match &*error.cause {
+            Cause::Host(cause) => (host_code(cause), hints::host(cause)),
+            Cause::Launch(cause) => (launch_code(cause), hints::launch(cause)),
+            Cause::SickBefore { bdf, .. } => (Exit::NotGivenBack, Some(hints::sick(*bdf))),
+            Cause::Interrupted { .. } => (Exit::Guest, None),
+        };
+        let code = if error.left.is_empty() { code } else { Exit::NotGivenBack };
+        let mut items = vec![Item { message: error.cause.to_string(), hint }];
+        items.extend(error.left.iter().map(left));
+        Self { code, items, profile: None }
+    }
+}
+
+fn host_code(error: &HostError) -> Exit {
+    const EPERM: i32 = 1;
+    const EBUSY: i32 = 16;
+    const EACCES: i32 = 13;
+    const EROFS: i32 = 30;
+    match error {
+        HostError::Reserved { .. }
+        | HostError::AlreadyUp { .. }
+        | HostError::LeftBehind { .. }
+        | HostError::GroupBusy { .. } => Exit::Busy,
+        HostError::InFlight { .. } | HostError::NotAnswering { .. } | HostError::DriverGone { .. } => {
+            Exit::NotGivenBack
+        }
+        HostError::NoInterruptRemapping { .. } => Exit::Unfit,
+        error => match error.errno() {
+            Some(EPERM | EACCES | EROFS) => Exit::Permission,
+            Some(EBUSY) => Exit::Busy,
+            _ => Exit::Unfit,
+        },
+    }
+}
+
+fn launch_code(error: &LaunchError) -> Exit {
+    match error {
+        LaunchError::Died { .. } | LaunchError::Silent { .. } | LaunchError::Qmp(_) => Exit::Guest,
+        LaunchError::TooOld { .. } | LaunchError::Spawn { .. } | LaunchError::File { .. } => Exit::Unfit,
+        LaunchError::Pin { .. } | LaunchError::NotPinned { .. } => Exit::Unfit,
+        LaunchError::Vcpus { .. } => Exit::Internal,
+    }
+}

@@ -1,0 +1,123 @@
+//! What to do next, with the command: added here, at the edge, and nowhere else.
+
+use gpuvm_core::pci::Bdf;
+use gpuvm_core::plan::{FileRole, Refusal};
+use gpuvm_core::units::PageSize;
+use gpuvm_host::HostError;
+use gpuvm_run::LaunchError;
+
+/// What to do about a refusal of the plan.
+pub(crate) fn refusal(refusal: &Refusal) -> Option<String> {
+    Some(match refusal {
+        Refusal::UnknownDevice { .. } => "list the devices: lspci -D".to_owned(),
+        Refusal::NoIommu { .. } => {
+            "switch on VT-d or AMD-Vi in the firmware's setup; on Intel also boot with intel_iommu=on. \
+             Then look: ls /sys/class/iommu"
+                .to_owned()
+        }
+        Refusal::NoGroup { bdf } => {
+            format!("see what the kernel said: dmesg | grep -e DMAR -e AMD-Vi -e {bdf}")
+        }
+        Refusal::ForeignMember { member, .. } => format!(
+            "list {member} as a [[device]] as well, if the guest may have it; or put the card in another slot, whose port \
+             has ACS"
+        ),
+        Refusal::Critical { .. } => {
+            "give the guest another device, or move what the host needs off this one".to_owned()
+        }
+        Refusal::BootDisplay { .. } => {
+            "make another display the boot display in the firmware's setup (often \"primary video device\")"
+                .to_owned()
+        }
+        Refusal::Overridden { bdf, .. } => {
+            format!("if that is no longer wanted: echo > /sys/bus/pci/devices/{bdf}/driver_override")
+        }
+        Refusal::NoVfioDriver => "load it: modprobe vfio-pci".to_owned(),
+        Refusal::NoVfio => "load it: modprobe vfio_iommu_type1 && modprobe vfio-pci".to_owned(),
+        Refusal::IommufdOnly => "load the group API: modprobe vfio_iommu_type1".to_owned(),
+        Refusal::Denied { path } => format!("run gpuvm as root, or see who may: ls -l {}", path.display()),
+        Refusal::NoKvm => {
+            "switch on VT-x or AMD-V in the firmware's setup and load kvm_intel or kvm_amd; accel = \"tcg\" \
+             runs anywhere, slowly"
+                .to_owned()
+        }
+        Refusal::NoQemu => "install it: apt-get install qemu-system-x86".to_owned(),
+        Refusal::NoUefi { .. } => "install it: apt-get install ovmf; or write firmware = \"bios\"".to_owned(),
+        Refusal::SeveralNodes { .. } => {
+            "write [cpu] pin = \"off\" to let the guest span nodes, or give it the devices of one node"
+                .to_owned()
+        }
+        Refusal::TooFewCpus { cpus, .. } => {
+            format!("write [cpu] count = {}, or pin = \"off\" to use the CPUs of all nodes", cpus.len())
+        }
+        Refusal::TooFewCpusOnHost { have, .. } => format!("write [cpu] count = {have}"),
+        Refusal::NodeTooSmall { have, .. } => {
+            format!("write less than [memory] size = \"{}M\"", have.as_mib_ceil())
+        }
+        Refusal::NoPool { page: PageSize::G1, .. } => {
+            "boot with hugepagesz=1G, or write [memory] hugepages = \"2M\"".to_owned()
+        }
+        Refusal::NoPool { .. } => {
+            "the kernel needs CONFIG_HUGETLBFS; or write [memory] hugepages = \"off\"".to_owned()
+        }
+        Refusal::File { role: FileRole::Firmware, .. } => {
+            "reinstall it: apt-get install --reinstall ovmf".to_owned()
+        }
+        Refusal::Bridge { .. } | Refusal::TooManyPorts { .. } | Refusal::File { .. } => return None,
+    })
+}
+
+/// What to do about a failure of the host.
+pub(crate) fn host(error: &HostError) -> Option<String> {
+    Some(match error {
+        HostError::InFlight { pid, .. } => format!(
+            "something holds the device; it is let go as soon as that ends. Look: cat /proc/{pid}/stack; dmesg | tail. \
+             Don't kill process {pid}: it would only hang harder. Then: gpuvm cleanup"
+        ),
+        HostError::Hugepages { node, page, .. } => format!(
+            "free memory is too scattered or too little on node {node}. Look: cat \
+             /sys/devices/system/node/node{node}/meminfo. Then: echo 1 > /proc/sys/vm/compact_memory, a smaller \
+             memory.size, or {page} pages reserved at boot"
+        ),
+        HostError::NotViable { .. } => "each member that isn't a bridge must be on vfio-pci or without a driver".to_owned(),
+        HostError::GroupBusy { .. } => "end that process, or try later".to_owned(),
+        HostError::NoInterruptRemapping { .. } => "switch on interrupt remapping (x2APIC, VT-d) in the firmware's setup. \
+             vfio_iommu_type1.allow_unsafe_interrupts=1 goes without it, for guests that are trusted with the host"
+            .to_owned(),
+        HostError::LeftBehind { vm, .. } => format!("gpuvm cleanup {vm}"),
+        HostError::Reserved { vm, state, .. } if state.starts_with("ended") => format!("gpuvm cleanup {vm}"),
+        HostError::DriverGone { bdf, driver } => {
+            format!("load it and give the device back: modprobe {driver} && gpuvm cleanup # {bdf}")
+        }
+        HostError::NotAnswering { bdf, .. } => sick(*bdf),
+        HostError::File { source, .. } | HostError::Refused { source, .. }
+            if source.kind() == std::io::ErrorKind::PermissionDenied =>
+        {
+            "run gpuvm as root".to_owned()
+        }
+        _ => return None,
+    })
+}
+
+/// What to do about a QEMU that didn't get to run the guest.
+pub(crate) fn launch(error: &LaunchError) -> Option<String> {
+    Some(match error {
+        LaunchError::Spawn { .. } => "install it: apt-get install qemu-system-x86".to_owned(),
+        LaunchError::TooOld { .. } => "install a newer one, from your distribution's backports".to_owned(),
+        LaunchError::NotPinned { .. } => {
+            "a cpuset holds gpuvm back; look: cat /proc/self/status | grep Cpus_allowed_list".to_owned()
+        }
+        LaunchError::Died { stderr, .. } if stderr.contains("memory") && stderr.contains("allocate") => {
+            "less memory.size, or free some on that node".to_owned()
+        }
+        _ => return None,
+    })
+}
+
+/// What to do about a device that doesn't answer.
+pub(crate) fn sick(bdf: Bdf) -> String {
+    format!(
+        "see what the kernel said: dmesg | grep {bdf}; a card that has fallen off the bus mostly comes back with a power \
+         cycle of the host"
+    )
+}
