@@ -1,0 +1,149 @@
+//! What the fake's kernel does when it is written to.
+
+use std::cell::RefCell;
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use gpuvm_core::pci::{Bdf, GroupId};
+use gpuvm_host::HostError;
+use gpuvm_host::root::{self, HostRoot};
+use gpuvm_sys::watched::{WriteFailure, WriteOutcome, WriteStep};
+
+use super::{Fault, GroupFault, State};
+
+const ENODEV: i32 = 19;
+const EBUSY: i32 = 16;
+const EINVAL: i32 = 22;
+
+/// Takes a write as the kernel would.
+pub(super) fn write(
+    root: &HostRoot,
+    state: &RefCell<State>,
+    path: &Path,
+    bytes: &[u8],
+    _deadline: Duration,
+) -> io::Result<WriteOutcome> {
+    let value = String::from_utf8_lossy(bytes).trim().to_owned();
+    let shown = Path::new("/").join(path.strip_prefix(root.path("/")).unwrap_or(path));
+    state.borrow_mut().writes.push(format!("{}={value}", shown.display()));
+    match take_fault(state, &shown) {
+        Some(Fault::Errno(errno)) => return Ok(failed(errno)),
+        Some(Fault::Lie) => return Ok(WriteOutcome::Done),
+        Some(Fault::Hang) => return hang(state),
+        Some(Fault::KillsDevice) => {
+            fs::write(root.device(parse(&value)?).join("config"), [0xff; 256])?;
+        }
+        None => {}
+    }
+    if !path.exists() {
+        let source = io::Error::from(io::ErrorKind::NotFound);
+        return Ok(WriteOutcome::Failed(WriteFailure { step: WriteStep::Open, source }));
+    }
+    let result = match path.file_name().and_then(|name| name.to_str()) {
+        Some("bind") => bind(root, state, path, parse(&value)?)?,
+        Some("unbind") => unbind(root, path, parse(&value)?)?,
+        Some("driver_override") => {
+            fs::write(path, if value.is_empty() { "(null)\n".to_owned() } else { format!("{value}\n") })?;
+            Ok(())
+        }
+        Some("nr_hugepages") => resize(state, path, &value)?,
+        _ => Err(EINVAL),
+    };
+    Ok(result.map_or_else(failed, |()| WriteOutcome::Done))
+}
+
+fn failed(errno: i32) -> WriteOutcome {
+    let source = io::Error::from_raw_os_error(errno);
+    WriteOutcome::Failed(WriteFailure { step: WriteStep::Write, source })
+}
+
+fn take_fault(state: &RefCell<State>, path: &Path) -> Option<Fault> {
+    let mut state = state.borrow_mut();
+    let path = path.display().to_string();
+    let at = state.faults.iter().position(|(part, _)| path.contains(part.as_str()))?;
+    Some(state.faults.remove(at).1)
+}
+
+/// A process that waits stands for the watched child.
+fn hang(state: &RefCell<State>) -> io::Result<WriteOutcome> {
+    let child = Command::new("sleep").arg("600").stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
+    state.borrow_mut().hanging.push(child);
+    Ok(WriteOutcome::InFlight { pid })
+}
+
+fn parse(value: &str) -> io::Result<Bdf> {
+    value.parse().map_err(io::Error::other)
+}
+
+fn bind(root: &HostRoot, state: &RefCell<State>, path: &Path, bdf: Bdf) -> io::Result<Result<(), i32>> {
+    let driver_dir = path.parent().unwrap_or(path);
+    let driver = driver_dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let link = root.device(bdf).join("driver");
+    if fs::symlink_metadata(&link).is_ok() {
+        return Ok(Err(EBUSY));
+    }
+    let set = root::override_of(root, bdf).map_err(io::Error::other)?;
+    let matches = match set {
+        Some(set) => set.as_str() == driver,
+        None => state.borrow().native.get(&bdf) == Some(&driver),
+    };
+    if !matches {
+        return Ok(Err(ENODEV));
+    }
+    symlink(driver_dir, link)?;
+    Ok(Ok(()))
+}
+
+fn unbind(root: &HostRoot, path: &Path, bdf: Bdf) -> io::Result<Result<(), i32>> {
+    let link = root.device(bdf).join("driver");
+    let bound = fs::read_link(&link).ok();
+    if bound.as_deref().and_then(Path::file_name) != path.parent().and_then(Path::file_name) {
+        return Ok(Err(ENODEV));
+    }
+    fs::remove_file(link)?;
+    Ok(Ok(()))
+}
+
+/// Gives as many pages as there are, and says nothing about the rest: so does the kernel.
+fn resize(state: &RefCell<State>, path: &Path, value: &str) -> io::Result<Result<(), i32>> {
+    let Ok(want) = value.parse::<u64>() else { return Ok(Err(EINVAL)) };
+    let pool: PathBuf = path.parent().unwrap_or(path).to_owned();
+    let limit = state.borrow().pool_limit.get(&pool).copied().unwrap_or(0);
+    let read = |name: &str| -> io::Result<u64> {
+        fs::read_to_string(pool.join(name))?.trim().parse().map_err(io::Error::other)
+    };
+    let used = read("nr_hugepages")?.saturating_sub(read("free_hugepages")?);
+    let total = want.min(limit).max(used);
+    fs::write(pool.join("nr_hugepages"), format!("{total}\n"))?;
+    fs::write(pool.join("free_hugepages"), format!("{}\n", total - used))?;
+    Ok(Ok(()))
+}
+
+/// Attaches a group as the kernel would: every member on a VFIO driver, without a driver, or a bridge.
+pub(super) fn check_group(root: &HostRoot, state: &RefCell<State>, group: GroupId) -> Result<(), HostError> {
+    match state.borrow().group_faults.get(&group.0) {
+        Some(GroupFault::NoInterruptRemapping) => {
+            return Err(HostError::NoInterruptRemapping { group, source: io::Error::from_raw_os_error(1) });
+        }
+        Some(GroupFault::Busy) => {
+            return Err(HostError::GroupBusy { group, holder: "1234 (qemu)".to_owned() });
+        }
+        None => {}
+    }
+    for name in root::list(&root.path(format!("/sys/kernel/iommu_groups/{group}/devices")))? {
+        let Ok(bdf) = name.parse::<Bdf>() else { continue };
+        let bridge = root::read_hex(&root.device(bdf).join("class"))?.is_some_and(|class| class >> 16 == 6);
+        if let Some(driver) = root::driver_of(root, bdf)?
+            && driver.as_str() != "vfio-pci"
+            && !bridge
+        {
+            return Err(HostError::NotViable { group, members: format!("{bdf} is on {driver}") });
+        }
+    }
+    Ok(())
+}

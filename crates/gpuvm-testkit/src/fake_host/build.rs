@@ -1,0 +1,206 @@
+//! Builds the tree.
+
+use std::cell::RefCell;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::rc::Rc;
+
+use gpuvm_core::pci::Bdf;
+
+use super::{FakeHost, State};
+
+/// A device of a fake host.
+#[derive(Debug, Clone)]
+pub struct FakeDevice {
+    /// Its address.
+    pub bdf: &'static str,
+    /// The root port above it; none for a device on the root bus.
+    pub port: Option<&'static str>,
+    /// Vendor and device id.
+    pub id: (u16, u16),
+    /// The 24-bit class code.
+    pub class: u32,
+    /// The driver that has it, and takes it back.
+    pub driver: Option<&'static str>,
+    /// Its IOMMU group.
+    pub group: Option<u32>,
+    /// Its node; -1 for none.
+    pub node: i32,
+    /// Whether it is the boot display, where that is known.
+    pub boot_vga: Option<u8>,
+}
+
+/// A two-function card's function 0.
+pub fn gpu(bdf: &'static str, group: u32, node: i32) -> FakeDevice {
+    FakeDevice {
+        bdf,
+        port: None,
+        id: (0x10de, 0x2330),
+        class: 0x03_0200,
+        driver: Some("nvidia"),
+        group: Some(group),
+        node,
+        boot_vga: None,
+    }
+}
+
+/// An NVMe controller.
+pub fn nvme(bdf: &'static str, group: u32, node: i32) -> FakeDevice {
+    FakeDevice { id: (0x144d, 0xa80a), class: 0x01_0802, driver: Some("nvme"), ..gpu(bdf, group, node) }
+}
+
+impl FakeHost {
+    /// Makes a host without devices: two nodes of four CPUs and 64 GiB, an IOMMU, VFIO and KVM.
+    ///
+    /// # Panics
+    /// When the temporary folder can't be filled: a test can't go on without.
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap_or_else(|error| panic!("make a temporary folder: {error}"));
+        let host = Self { dir, state: Rc::new(RefCell::new(State::default())) };
+        host.file("/proc/sys/kernel/osrelease", "6.12.0-fake\n");
+        host.file("/proc/sys/kernel/random/boot_id", "00000000-0000-4000-8000-000000000001\n");
+        host.file("/proc/cmdline", "intel_iommu=on\n");
+        host.file("/proc/self/mountinfo", "");
+        host.file("/proc/swaps", "Filename Type Size Used Priority\n");
+        host.file(
+            "/proc/net/route",
+            "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n",
+        );
+        for folder in ["/sys/class/iommu/dmar0", "/sys/class/block", "/sys/class/net", "/sys/bus/pci/devices"]
+        {
+            host.folder(folder);
+        }
+        for node in ["/dev/vfio/vfio", "/dev/kvm"] {
+            host.file(node, "");
+        }
+        host.driver_dir("vfio-pci");
+        host.cpus("0-7");
+        host.node(0, "0-3", 64 << 20);
+        host.node(1, "4-7", 64 << 20);
+        host
+    }
+
+    fn folder(&self, absolute: &str) {
+        let path = self.path(absolute);
+        fs::create_dir_all(&path).unwrap_or_else(|error| panic!("make {}: {error}", path.display()));
+    }
+
+    /// Writes a file of the host.
+    ///
+    /// # Panics
+    /// When it can't be written.
+    pub fn file(&self, absolute: &str, content: impl AsRef<[u8]>) {
+        let path = self.path(absolute);
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        let write = || fs::create_dir_all(parent).and_then(|()| fs::write(&path, content));
+        write().unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
+    }
+
+    /// Makes a link of the host; an absolute target is one below the host's root.
+    ///
+    /// # Panics
+    /// When it can't be made.
+    pub fn link(&self, absolute: &str, target: &str) {
+        let (path, target) = (self.path(absolute), self.path(target));
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        let make = || fs::create_dir_all(parent).and_then(|()| symlink(&target, &path));
+        make().unwrap_or_else(|error| panic!("link {}: {error}", path.display()));
+    }
+
+    /// Takes a file or link away.
+    ///
+    /// # Panics
+    /// When it can't be removed.
+    pub fn remove(&self, absolute: &str) {
+        let path = self.path(absolute);
+        fs::remove_file(&path).unwrap_or_else(|error| panic!("remove {}: {error}", path.display()));
+    }
+
+    /// Makes QEMU of this host the given binary.
+    pub fn qemu(&self, binary: &Path) {
+        for folder in std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).take(1) {
+            let path = self.root().path(folder).join("qemu-system-x86_64");
+            let parent = path.parent().unwrap_or(Path::new("/"));
+            let make = || fs::create_dir_all(parent).and_then(|()| symlink(binary, &path));
+            make().unwrap_or_else(|error| panic!("link {}: {error}", path.display()));
+        }
+    }
+
+    /// Sets which CPUs are online; each is a core of its own.
+    pub fn cpus(&self, list: &str) {
+        self.file("/sys/devices/system/cpu/online", format!("{list}\n"));
+    }
+
+    /// Adds a node with its CPUs and its memory in KiB, with empty hugepage pools that all of its memory could fill.
+    pub fn node(&self, id: u32, cpus: &str, kib: u64) {
+        let folder = format!("/sys/devices/system/node/node{id}");
+        self.file(&format!("{folder}/cpulist"), format!("{cpus}\n"));
+        self.file(&format!("{folder}/distance"), "10 21\n");
+        let text = format!("Node {id} MemTotal: {kib} kB\nNode {id} MemFree: {kib} kB\n");
+        self.file(&format!("{folder}/meminfo"), text);
+        for page_kib in [2048, 1_048_576] {
+            let pool = format!("{folder}/hugepages/hugepages-{page_kib}kB");
+            self.file(&format!("{pool}/nr_hugepages"), "0\n");
+            self.file(&format!("{pool}/free_hugepages"), "0\n");
+            self.state.borrow_mut().pool_limit.insert(self.path(&pool), kib / page_kib);
+        }
+        let nodes = "/sys/devices/system/node/online";
+        let known = fs::read_to_string(self.path(nodes)).unwrap_or_default();
+        let list = if known.is_empty() { id.to_string() } else { format!("{},{id}", known.trim()) };
+        self.file(nodes, format!("{list}\n"));
+    }
+
+    fn driver_dir(&self, driver: &str) {
+        self.file(&format!("/sys/bus/pci/drivers/{driver}/bind"), "");
+        self.file(&format!("/sys/bus/pci/drivers/{driver}/unbind"), "");
+    }
+
+    /// Adds a device.
+    ///
+    /// # Panics
+    /// When its address is none, or the tree can't be written.
+    pub fn device(&self, device: &FakeDevice) {
+        let bdf: Bdf = device.bdf.parse().unwrap_or_else(|error| panic!("{error}"));
+        let bus = device.bdf.split(':').nth(1).unwrap_or("00");
+        let real = match device.port {
+            Some(port) => format!("/sys/devices/pci0000:{bus}/{port}/{bdf}"),
+            None => format!("/sys/devices/pci0000:{bus}/{bdf}"),
+        };
+        let attribute = |name: &str, text: String| self.file(&format!("{real}/{name}"), text);
+        attribute("vendor", format!("{:#06x}\n", device.id.0));
+        attribute("device", format!("{:#06x}\n", device.id.1));
+        attribute("class", format!("{:#08x}\n", device.class));
+        attribute("numa_node", format!("{}\n", device.node));
+        attribute("driver_override", "(null)\n".to_owned());
+        attribute("reset_method", "flr bus\n".to_owned());
+        attribute("resource", "0x00000000e0000000 0x00000000e0ffffff 0x0000000000040200\n".to_owned());
+        if let Some(boot_vga) = device.boot_vga {
+            attribute("boot_vga", format!("{boot_vga}\n"));
+        }
+        self.file(&format!("{real}/config"), config(device));
+        self.link(&format!("/sys/bus/pci/devices/{bdf}"), &real);
+        if let Some(group) = device.group {
+            self.folder(&format!("/sys/kernel/iommu_groups/{group}/devices"));
+            self.link(&format!("/sys/kernel/iommu_groups/{group}/devices/{bdf}"), &real);
+            self.link(&format!("{real}/iommu_group"), &format!("/sys/kernel/iommu_groups/{group}"));
+            self.file(&format!("/dev/vfio/{group}"), "");
+        }
+        if let Some(driver) = device.driver {
+            self.driver_dir(driver);
+            self.link(&format!("{real}/driver"), &format!("/sys/bus/pci/drivers/{driver}"));
+            self.state.borrow_mut().native.insert(bdf, driver.to_owned());
+        }
+    }
+}
+
+/// A config space of 256 bytes with a plain header.
+fn config(device: &FakeDevice) -> [u8; 256] {
+    let mut config = [0; 256];
+    config[0..2].copy_from_slice(&device.id.0.to_le_bytes());
+    config[2..4].copy_from_slice(&device.id.1.to_le_bytes());
+    config[4] = 0x06;
+    config[9..12].copy_from_slice(&device.class.to_le_bytes()[..3]);
+    config[0x3d] = 1;
+    config
+}
