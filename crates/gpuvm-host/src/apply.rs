@@ -54,7 +54,7 @@ pub fn apply(host: &Host<'_>, journal: &mut Journal, op: &HostOp) -> Result<(), 
         Ok(()) => journal.mark(seq, OpState::Applied),
         Err(error) => {
             if let HostError::InFlight { pid, .. } = error {
-                let child = ProcessId::of(&root::HostRoot::default(), pid);
+                let child = ProcessId::of(pid);
                 let child = child.unwrap_or(ProcessId { pid, start_time: 0 });
                 journal.mark(seq, OpState::InFlight { child })?;
             }

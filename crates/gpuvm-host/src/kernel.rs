@@ -61,7 +61,7 @@ impl Kernel {
                 value: value.trim_end().to_owned(),
                 seconds: deadline.as_secs(),
                 pid,
-                state: crate::process::describe(&self.root, pid),
+                state: crate::process::describe(pid),
             }),
         }
     }

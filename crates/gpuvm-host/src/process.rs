@@ -1,11 +1,11 @@
 //! Processes by number and start time: numbers are used again.
+//!
+//! Always those of the machine that gpuvm runs on, even where the host's trees are below a prefix.
 
 use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-
-use crate::root::HostRoot;
 
 /// A process that can be told from a later one of the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,17 +17,16 @@ pub struct ProcessId {
 }
 
 impl ProcessId {
-    /// Looks a process up, or returns `None` where there is none of that number.
-    pub fn of(root: &HostRoot, pid: i32) -> Option<Self> {
-        let (_, start_time) = stat(&root.path(format!("/proc/{pid}/stat")))?;
+    /// Looks a process of this machine up, or returns `None` where there is none of that number.
+    pub fn of(pid: i32) -> Option<Self> {
+        let (_, start_time) = stat(&Path::new("/proc").join(pid.to_string()).join("stat"))?;
         Some(Self { pid, start_time })
     }
 
     /// Returns this process.
     pub fn own() -> Self {
         let pid = i32::try_from(std::process::id()).unwrap_or(i32::MAX);
-        // The real /proc even where the host's trees are below a prefix: this process isn't on that host.
-        Self::of(&HostRoot::default(), pid).unwrap_or(Self { pid, start_time: 0 })
+        Self::of(pid).unwrap_or(Self { pid, start_time: 0 })
     }
 
     /// Tells whether the process still holds anything.
@@ -48,9 +47,9 @@ impl ProcessId {
     }
 }
 
-/// Describes a process that hangs: its state and where in the kernel it waits.
-pub fn describe(root: &HostRoot, pid: i32) -> String {
-    let folder = root.path(format!("/proc/{pid}"));
+/// Describes a process of ours that hangs: its state and where in the kernel it waits.
+pub fn describe(pid: i32) -> String {
+    let folder = Path::new("/proc").join(pid.to_string());
     let state = stat(&folder.join("stat")).map_or('?', |(state, _)| state);
     let wchan = fs::read_to_string(folder.join("wchan")).unwrap_or_default();
     match wchan.trim() {

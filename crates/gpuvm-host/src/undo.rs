@@ -6,7 +6,6 @@ use gpuvm_core::pci::{Bdf, DriverName};
 use crate::apply::{self, Host};
 use crate::journal::{Journal, OpState, Record};
 use crate::process::ProcessId;
-use crate::root::HostRoot;
 use crate::{HostError, claims, config, root};
 
 /// Undoes everything a journal holds, and returns what could not be undone.
@@ -37,10 +36,9 @@ pub fn undo_all(host: &Host<'_>, journal: &mut Journal) -> Result<Vec<HostError>
 
 fn stuck(error: &HostError) -> OpState {
     match error {
-        HostError::InFlight { pid, .. } => OpState::InFlight {
-            child: ProcessId::of(&HostRoot::default(), *pid)
-                .unwrap_or(ProcessId { pid: *pid, start_time: 0 }),
-        },
+        HostError::InFlight { pid, .. } => {
+            OpState::InFlight { child: ProcessId::of(*pid).unwrap_or(ProcessId { pid: *pid, start_time: 0 }) }
+        }
         error => OpState::Stuck { message: error.to_string() },
     }
 }
@@ -68,7 +66,7 @@ fn still_in_flight(host: &Host<'_>, record: &Record, child: ProcessId) -> HostEr
         value: String::new(),
         seconds: 0,
         pid: child.pid,
-        state: crate::process::describe(&HostRoot::default(), child.pid),
+        state: crate::process::describe(child.pid),
     }
 }
 

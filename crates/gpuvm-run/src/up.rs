@@ -313,7 +313,7 @@ pub(crate) fn close(
 }
 
 fn process_id(pid: i32) -> Option<ProcessId> {
-    ProcessId::of(&gpuvm_host::root::HostRoot::default(), pid)
+    ProcessId::of(pid)
 }
 
 fn launch_error(error: gpuvm_qmp::Error) -> Cause {

@@ -2,13 +2,14 @@
 
 use std::cell::RefCell;
 use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use gpuvm_core::pci::Bdf;
 
 use super::{FakeHost, State};
+use crate::fake_qemu::{self, Script};
 
 /// A device of a fake host.
 #[derive(Debug, Clone)]
@@ -125,6 +126,27 @@ impl FakeHost {
             let make = || fs::create_dir_all(parent).and_then(|()| symlink(binary, &path));
             make().unwrap_or_else(|error| panic!("link {}: {error}", path.display()));
         }
+    }
+
+    /// Makes QEMU of this host a fake that plays a script; returns where it records what it was told.
+    ///
+    /// # Panics
+    /// When the fake can't be built or the script can't be written.
+    pub fn fake_qemu(&self, script: &Script) -> PathBuf {
+        let dir = self.path("/fake-qemu");
+        self.folder("/fake-qemu");
+        let record = dir.join("record");
+        let script = Script { record: Some(record.clone()), ..script.clone() };
+        let written = script.save(&dir).unwrap_or_else(|error| panic!("write the script: {error}"));
+        let binary = fake_qemu::binary().unwrap_or_else(|error| panic!("fake-qemu: {error}"));
+        let quoted = |path: &Path| format!("'{}'", path.display());
+        let env = fake_qemu::SCRIPT_ENV;
+        let wrapper = format!("#!/bin/sh\n{env}={} exec {} \"$@\"\n", quoted(&written), quoted(&binary));
+        self.file("/fake-qemu/qemu", wrapper);
+        let mode = PermissionsExt::from_mode(0o755);
+        fs::set_permissions(dir.join("qemu"), mode).unwrap_or_else(|error| panic!("chmod: {error}"));
+        self.qemu(&dir.join("qemu"));
+        record
     }
 
     /// Sets which CPUs are online; each is a core of its own.

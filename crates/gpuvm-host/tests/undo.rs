@@ -1,0 +1,243 @@
+//! Changes to the host and their undoing, on a host that can hang, fail and lie.
+
+#![allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
+
+use gpuvm_core::host_ops::HostOp;
+use gpuvm_core::pci::{Bdf, DriverName};
+use gpuvm_core::profile::VmName;
+use gpuvm_core::units::PageSize;
+use gpuvm_host::HostError;
+use gpuvm_host::apply::{Host, apply};
+use gpuvm_host::journal::Journal;
+use gpuvm_host::kernel::Kernel;
+use gpuvm_host::lock::make_dir;
+use gpuvm_host::places::Places;
+use gpuvm_host::undo::undo_all;
+use gpuvm_testkit::fake_host::{FakeHost, Fault, gpu};
+
+const BOOT: &str = "boot-1";
+const GPU: &str = "0000:81:00.0";
+
+struct Bench {
+    fake: FakeHost,
+    kernel: Kernel,
+    places: Places,
+    vm: VmName,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let fake = FakeHost::new();
+        fake.device(&gpu(GPU, 7, 1));
+        let places = Places::below(&fake.prefix());
+        Self { kernel: fake.kernel(), places, vm: VmName::new("vm").unwrap(), fake }
+    }
+
+    fn host(&self) -> Host<'_> {
+        self.host_of(&self.vm)
+    }
+
+    fn host_of<'a>(&'a self, vm: &'a VmName) -> Host<'a> {
+        Host { kernel: &self.kernel, places: &self.places, boot_id: BOOT, vm }
+    }
+
+    fn journal(&self, vm: &VmName) -> Journal {
+        make_dir(&self.places.vm(vm)).unwrap();
+        Journal::begin(&self.places.journal(vm), BOOT).unwrap()
+    }
+
+    /// Applies operations up to the first that fails, and returns its error.
+    fn apply(&self, journal: &mut Journal, ops: &[HostOp]) -> Option<HostError> {
+        ops.iter().find_map(|op| apply(&self.host(), journal, op).err())
+    }
+}
+
+fn bdf() -> Bdf {
+    GPU.parse().unwrap()
+}
+
+fn driver(name: &str) -> DriverName {
+    DriverName::new(name).unwrap()
+}
+
+fn claim(pages: u64) -> HostOp {
+    HostOp::ClaimHugepages { node: 1, page: PageSize::M2, pages }
+}
+
+/// All that gives a device to vfio-pci, after the memory.
+fn take() -> Vec<HostOp> {
+    vec![
+        claim(128),
+        HostOp::Unbind { bdf: bdf(), driver: driver("nvidia") },
+        HostOp::SetDriverOverride { bdf: bdf(), driver: driver("vfio-pci") },
+        HostOp::Bind { bdf: bdf(), driver: driver("vfio-pci") },
+    ]
+}
+
+#[test]
+fn undo_restores_the_host_from_every_point_of_the_way() {
+    for made in 0..=take().len() {
+        let bench = Bench::new();
+        let before = bench.fake.snapshot().unwrap();
+        let mut journal = bench.journal(&bench.vm);
+        assert!(bench.apply(&mut journal, &take()[..made]).is_none());
+        assert!(undo_all(&bench.host(), &mut journal).unwrap().is_empty(), "after {made}");
+        assert_eq!(bench.fake.snapshot().unwrap(), before, "after {made}");
+        assert!(journal.open_records().is_empty());
+    }
+}
+
+#[test]
+fn undo_restores_the_host_when_a_crash_came_between_note_and_deed() {
+    for noted in 0..take().len() {
+        let bench = Bench::new();
+        let before = bench.fake.snapshot().unwrap();
+        let mut journal = bench.journal(&bench.vm);
+        assert!(bench.apply(&mut journal, &take()[..noted]).is_none());
+        journal.intend(&take()[noted], None).unwrap();
+        let mut journal = Journal::reopen(&bench.places.journal(&bench.vm), BOOT).unwrap().unwrap();
+        assert!(undo_all(&bench.host(), &mut journal).unwrap().is_empty(), "at {noted}");
+        assert_eq!(bench.fake.snapshot().unwrap(), before, "at {noted}");
+    }
+}
+
+#[test]
+fn the_gpu_is_bound_to_vfio_and_nothing_is_written_that_is_not_needed() {
+    let bench = Bench::new();
+    let mut journal = bench.journal(&bench.vm);
+    assert!(bench.apply(&mut journal, &take()).is_none());
+    assert_eq!(bench.fake.driver(GPU).unwrap().as_deref(), Some("vfio-pci"));
+    assert_eq!(
+        bench.fake.writes(),
+        [
+            "/sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages=128",
+            "/sys/bus/pci/drivers/nvidia/unbind=0000:81:00.0",
+            "/sys/bus/pci/devices/0000:81:00.0/driver_override=vfio-pci",
+            "/sys/bus/pci/drivers/vfio-pci/bind=0000:81:00.0",
+        ]
+    );
+}
+
+#[test]
+fn an_unbind_that_hangs_is_named_in_flight_and_left_alone_until_it_ends() {
+    let bench = Bench::new();
+    bench.fake.fault("nvidia/unbind", Fault::Hang);
+    let mut journal = bench.journal(&bench.vm);
+    let error = bench.apply(&mut journal, &take()).unwrap();
+    assert!(matches!(error, HostError::InFlight { .. }), "{error}");
+    assert!(error.to_string().contains(GPU) && error.to_string().contains("(state "), "{error}");
+    let writes = bench.fake.writes().len();
+    let left = undo_all(&bench.host(), &mut journal).unwrap();
+    assert!(matches!(left[..], [HostError::InFlight { .. }]), "{left:?}");
+    // Only the pool was given back: nothing of the device was written to.
+    assert_eq!(bench.fake.writes().len(), writes + 1);
+    bench.fake.release();
+    assert!(undo_all(&bench.host(), &mut journal).unwrap().is_empty());
+    assert_eq!(bench.fake.driver(GPU).unwrap().as_deref(), Some("nvidia"));
+}
+
+#[test]
+fn a_bind_that_changes_nothing_is_an_error() {
+    let bench = Bench::new();
+    bench.fake.fault("vfio-pci/bind", Fault::Lie);
+    let mut journal = bench.journal(&bench.vm);
+    let error = bench.apply(&mut journal, &take()).unwrap();
+    assert!(matches!(&error, HostError::NoEffect { now, .. } if now == "no driver"), "{error}");
+}
+
+#[test]
+fn a_refused_write_names_attribute_value_and_errno() {
+    let bench = Bench::new();
+    bench.fake.fault("vfio-pci/bind", Fault::Errno(16));
+    let mut journal = bench.journal(&bench.vm);
+    let error = bench.apply(&mut journal, &take()).unwrap();
+    let text = error.to_string();
+    assert!(text.contains("vfio-pci/bind") && text.contains(GPU) && text.contains("os error 16"), "{text}");
+}
+
+#[test]
+fn what_somebody_else_has_changed_is_reported_and_not_overwritten() {
+    let bench = Bench::new();
+    let mut journal = bench.journal(&bench.vm);
+    assert!(bench.apply(&mut journal, &take()).is_none());
+    let set = format!("/sys/bus/pci/devices/{GPU}/driver_override");
+    bench.fake.file(&set, "pci-stub\n");
+    bench.fake.file("/sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages", "999\n");
+    let left = undo_all(&bench.host(), &mut journal).unwrap();
+    let changed = left.iter().filter(|e| matches!(e, HostError::ChangedByOthers { .. })).count();
+    assert_eq!(changed, 2, "{left:?}");
+    assert!(left[0].to_string().contains("pci-stub"), "{left:?}");
+    assert_eq!(std::fs::read_to_string(bench.fake.path(&set)).unwrap(), "pci-stub\n");
+    let pool = bench.fake.path("/sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages");
+    assert_eq!(std::fs::read_to_string(pool).unwrap(), "999\n");
+}
+
+#[test]
+fn a_device_that_no_longer_answers_is_not_given_to_its_driver() {
+    let bench = Bench::new();
+    let mut journal = bench.journal(&bench.vm);
+    assert!(bench.apply(&mut journal, &take()).is_none());
+    bench.fake.file(&format!("/sys/bus/pci/devices/{GPU}/config"), [0xff; 256]);
+    let left = undo_all(&bench.host(), &mut journal).unwrap();
+    assert!(left.iter().any(|error| matches!(error, HostError::NotAnswering { .. })), "{left:?}");
+    assert_eq!(bench.fake.driver(GPU).unwrap().as_deref(), Some("vfio-pci"));
+    assert!(!journal.open_records().is_empty(), "cleanup must be able to try again");
+}
+
+#[test]
+fn a_driver_that_was_unloaded_is_named() {
+    let bench = Bench::new();
+    let mut journal = bench.journal(&bench.vm);
+    assert!(bench.apply(&mut journal, &take()).is_none());
+    std::fs::remove_dir_all(bench.fake.path("/sys/bus/pci/drivers/nvidia")).unwrap();
+    let left = undo_all(&bench.host(), &mut journal).unwrap();
+    assert!(
+        matches!(&left[..], [HostError::DriverGone { driver, .. }] if driver.as_str() == "nvidia"),
+        "{left:?}"
+    );
+}
+
+#[test]
+fn an_override_that_was_there_before_comes_back() {
+    let bench = Bench::new();
+    let set = format!("/sys/bus/pci/devices/{GPU}/driver_override");
+    bench.fake.file(&set, "nvidia\n");
+    let mut journal = bench.journal(&bench.vm);
+    assert!(bench.apply(&mut journal, &take()).is_none());
+    assert!(undo_all(&bench.host(), &mut journal).unwrap().is_empty());
+    assert_eq!(std::fs::read_to_string(bench.fake.path(&set)).unwrap(), "nvidia\n");
+    assert_eq!(bench.fake.driver(GPU).unwrap().as_deref(), Some("nvidia"));
+}
+
+#[test]
+fn too_few_hugepages_fail_with_the_figure_and_leave_the_pool_as_it_was() {
+    let bench = Bench::new();
+    let before = bench.fake.snapshot().unwrap();
+    let mut journal = bench.journal(&bench.vm);
+    let error = bench.apply(&mut journal, &[claim(40_000)]).unwrap();
+    assert!(matches!(error, HostError::Hugepages { need: 40_000, have: 32_768, .. }), "{error}");
+    assert_eq!(bench.fake.snapshot().unwrap(), before);
+    assert!(undo_all(&bench.host(), &mut journal).unwrap().is_empty());
+    assert_eq!(bench.fake.snapshot().unwrap(), before);
+}
+
+#[test]
+fn two_vms_share_a_pool_and_the_last_to_go_restores_it_in_either_order() {
+    for first in [0, 1] {
+        let bench = Bench::new();
+        let before = bench.fake.snapshot().unwrap();
+        let vms = [VmName::new("a").unwrap(), VmName::new("b").unwrap()];
+        let mut journals: Vec<_> = vms.iter().map(|vm| bench.journal(vm)).collect();
+        for (vm, journal) in vms.iter().zip(&mut journals) {
+            apply(&bench.host_of(vm), journal, &claim(100)).unwrap();
+        }
+        let total =
+            || std::fs::read_to_string(bench.kernel.root.hugepage_pool(1, PageSize::M2).join("nr_hugepages"));
+        assert_eq!(total().unwrap(), "200\n");
+        for (at, expected) in [(first, "100\n"), (1 - first, "0\n")] {
+            assert!(undo_all(&bench.host_of(&vms[at]), &mut journals[at]).unwrap().is_empty());
+            assert_eq!(total().unwrap(), expected);
+        }
+        assert_eq!(bench.fake.snapshot().unwrap(), before);
+    }
+}

@@ -1,0 +1,448 @@
+//! A VM's whole way on a fake host with a fake QEMU: every way to begin, to end, and to fail.
+
+#![allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use gpuvm_core::lifecycle::{Exit, Outcome, Patience, Stage};
+use gpuvm_core::plan::{Plan, plan};
+use gpuvm_core::profile::{Sources, VmName, parse};
+use gpuvm_core::reset::Verdict;
+use gpuvm_host::kernel::Kernel;
+use gpuvm_host::places::Places;
+use gpuvm_host::{HostError, facts};
+use gpuvm_run::{
+    Cause, Cleaned, LaunchError, Note, Observer, Phase, Report, Run, Signals, UpError, cleanup, up,
+};
+use gpuvm_testkit::fake_host::{FakeDevice, FakeHost, Fault, GroupFault, gpu};
+use gpuvm_testkit::fake_qemu::{
+    Action, ExitAtStart, Greeting, OnPowerdown, OnQuit, Recording, Reply, Script, TimedAction,
+};
+use rstest::rstest;
+
+const GPU: &str = "0000:81:00.0";
+const AUDIO: &str = "0000:81:00.1";
+
+struct Bench {
+    fake: FakeHost,
+    kernel: Kernel,
+    places: Places,
+    plan: Plan,
+    record: PathBuf,
+    boot_id: String,
+    before: Vec<String>,
+}
+
+#[derive(Default)]
+struct Told(Vec<String>);
+
+impl Observer for Told {
+    fn phase(&mut self, phase: &Phase) {
+        self.0.push(format!("{phase:?}"));
+    }
+
+    fn note(&mut self, note: &Note) {
+        self.0.push(note.0.clone());
+    }
+}
+
+/// The CPUs that this test may run on: the fake's threads are real, and so is their pinning.
+fn cpus() -> Vec<u32> {
+    gpuvm_sys::sched::affinity(0).unwrap()
+}
+
+impl Bench {
+    fn new(script: &Script) -> Self {
+        Self::with_profile(script, "pin = \"off\"")
+    }
+
+    fn with_profile(script: &Script, cpu: &str) -> Self {
+        let fake = FakeHost::new();
+        fake.device(&gpu(GPU, 7, 1));
+        fake.device(&FakeDevice { class: 0x04_0300, driver: Some("snd_hda_intel"), ..gpu(AUDIO, 7, 1) });
+        let list: Vec<String> = cpus().iter().map(ToString::to_string).collect();
+        fake.cpus(&list.join(","));
+        fake.node(1, &list.join(","), 64 << 20);
+        let record = fake.fake_qemu(script);
+        let text = format!(
+            "version = 1\nname = \"vm\"\nfirmware = \"bios\"\n[memory]\nsize = \"64M\"\nhugepages = \"2M\"\n\
+             [cpu]\ncount = 1\n{cpu}\n[[device]]\nbdf = \"{GPU}\"\n"
+        );
+        let profile = parse(&Sources::new("vm.toml", text), Path::new("/")).unwrap();
+        let facts = facts::read(&fake.root(), &profile).unwrap();
+        let plan = plan(&profile, &facts).unwrap_or_else(|refusals| panic!("{refusals:?}"));
+        let before = fake.snapshot().unwrap();
+        Self {
+            kernel: fake.kernel(),
+            places: Places::below(&fake.prefix()),
+            plan,
+            record,
+            boot_id: facts.kernel.boot_id,
+            before,
+            fake,
+        }
+    }
+
+    fn run(&self) -> Run<'_> {
+        let patience = Patience {
+            acpi: Duration::from_millis(300),
+            quit: Duration::from_millis(300),
+            exit: Duration::from_millis(500),
+        };
+        Run {
+            plan: &self.plan,
+            profile: "",
+            kernel: &self.kernel,
+            places: &self.places,
+            boot_id: &self.boot_id,
+            patience,
+        }
+    }
+
+    async fn up(&self) -> Result<Report, UpError> {
+        self.up_told(&mut Told::default()).await
+    }
+
+    async fn up_told(&self, told: &mut Told) -> Result<Report, UpError> {
+        up(&self.run(), &mut nobody(), None, told).await
+    }
+
+    /// Runs the VM and asks for its end so many times once the guest runs.
+    async fn up_asked_to_stop(&self, times: u32) -> Result<Report, UpError> {
+        let (ask, requests) = tokio::sync::mpsc::unbounded_channel();
+        let mut signals = Signals::from_channel(requests);
+        let mut told = Told::default();
+        let asking = async {
+            self.runs().await;
+            for _ in 0..times {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                ask.send("SIGTERM").unwrap();
+            }
+            std::future::pending().await
+        };
+        let run = self.run();
+        tokio::select! {
+            result = up(&run, &mut signals, None, &mut told) => result,
+            never = asking => never,
+        }
+    }
+
+    /// Waits until the guest runs: `cont` is in the recording then.
+    async fn runs(&self) {
+        while !Recording::load(&self.record).is_ok_and(|recording| recording.names().contains(&"cont")) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    fn assert_given_back(&self) {
+        assert_eq!(self.fake.snapshot().unwrap(), self.before);
+        assert!(!self.places.vm(&self.plan.name).exists(), "the VM's folder is still there");
+        assert_eq!(gpuvm_host::root::list(&self.places.reservations()).unwrap(), [""; 0]);
+    }
+}
+
+/// Signals that never come.
+fn nobody() -> Signals {
+    Signals::from_channel(tokio::sync::mpsc::unbounded_channel().1)
+}
+
+fn shutdown_after(ms: u64) -> Vec<TimedAction> {
+    vec![TimedAction { after_ms: ms, action: Action::Shutdown { reason: "guest-shutdown".to_owned() } }]
+}
+
+fn action(action: Action) -> Vec<TimedAction> {
+    vec![TimedAction { after_ms: 20, action }]
+}
+
+#[tokio::test]
+async fn a_guest_that_powers_off_gives_the_host_back() {
+    let bench = Bench::new(&Script { after_cont: shutdown_after(20), ..Script::default() });
+    let mut told = Told::default();
+    let report = bench.up_told(&mut told).await.unwrap();
+    assert_eq!(report.outcome, Outcome::PoweredOff);
+    assert!(report.all_alive() && report.left.is_empty());
+    assert_eq!(report.devices.len(), 2, "the audio function came along");
+    bench.assert_given_back();
+    let commands = Recording::load(&bench.record).unwrap();
+    assert_eq!(commands.names(), ["qmp_capabilities", "query-cpus-fast", "cont"]);
+    assert!(commands.argv.iter().any(|word| word == "-S"));
+    assert!(told.0.iter().any(|line| line.contains("GivingBack")), "{:?}", told.0);
+}
+
+#[tokio::test]
+async fn the_console_goes_to_the_sink_and_to_the_log() {
+    let script = Script {
+        console_output: "hello from the guest\n".to_owned(),
+        after_cont: shutdown_after(100),
+        ..Script::default()
+    };
+    let bench = Bench::new(&script);
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&seen);
+    let copy = move |bytes: &[u8]| {
+        sink.lock().unwrap().extend_from_slice(bytes);
+        Ok(())
+    };
+    up(&bench.run(), &mut nobody(), Some(Box::new(copy)), &mut Told::default()).await.unwrap();
+    assert_eq!(seen.lock().unwrap().as_slice(), b"hello from the guest\n");
+    let log = std::fs::read_to_string(bench.places.logs(&bench.plan.name).join("console.log")).unwrap();
+    assert_eq!(log, "hello from the guest\n");
+}
+
+#[tokio::test]
+async fn vcpus_are_pinned_before_the_guest_runs() {
+    let bench = Bench::with_profile(
+        &Script { after_cont: shutdown_after(400), ..Script::default() },
+        "pin = \"auto\"",
+    );
+    let planned = bench.plan.placement.vcpus[0].cpu;
+    let affinity = async {
+        bench.runs().await;
+        let records = gpuvm_host::reservation::all(&bench.places, &bench.boot_id).unwrap();
+        let qemu = records[0].qemu.unwrap().pid;
+        let mut masks = Vec::new();
+        for task in std::fs::read_dir(format!("/proc/{qemu}/task")).unwrap().flatten() {
+            let tid = task.file_name().to_string_lossy().parse().unwrap();
+            let name = std::fs::read_to_string(task.path().join("comm")).unwrap();
+            masks.push((name.trim().to_owned(), gpuvm_sys::sched::affinity(tid).unwrap()));
+        }
+        masks
+    };
+    let (report, masks) = tokio::join!(bench.up(), affinity);
+    report.unwrap();
+    assert!(masks.iter().any(|(_, mask)| *mask == [planned]), "{masks:?}");
+}
+
+#[rstest]
+#[case::obeys(Script::default(), 1, Stage::Acpi)]
+#[case::ignores_the_button(Script { on_powerdown: OnPowerdown::Ignore, ..Script::default() }, 1, Stage::Quit)]
+#[case::hurried(Script { on_powerdown: OnPowerdown::Ignore, ..Script::default() }, 2, Stage::Quit)]
+#[case::ignores_everything(
+    Script { on_powerdown: OnPowerdown::Ignore, on_quit: OnQuit::Ignore, ..Script::default() }, 1, Stage::Kill
+)]
+#[case::lingers_after_quit(
+    Script { on_powerdown: OnPowerdown::Ignore, on_quit: OnQuit::Linger, ..Script::default() }, 1, Stage::Kill
+)]
+#[case::monitor_refuses(
+    Script {
+        replies: [("system_powerdown".to_owned(), Reply::Error { class: "GenericError".into(), desc: "no".into() })].into(),
+        ..Script::default()
+    },
+    1,
+    Stage::Quit
+)]
+#[tokio::test]
+async fn a_signal_ends_the_guest_and_the_stage_that_it_took_is_told(
+    #[case] script: Script,
+    #[case] signals: u32,
+    #[case] stage: Stage,
+) {
+    let bench = Bench::new(&script);
+    let report = bench.up_asked_to_stop(signals).await.unwrap();
+    assert_eq!(report.outcome, Outcome::Stopped { stage });
+    bench.assert_given_back();
+}
+
+#[rstest]
+#[case::crashes(Action::Die { signal: 6 }, Outcome::QemuDied { exit: Exit::Signal(6) })]
+#[case::exits_with_an_error(Action::Exit { code: 3 }, Outcome::QemuDied { exit: Exit::Code(3) })]
+#[case::panics(
+    Action::Event { name: "GUEST_PANICKED".into(), data: serde_json::json!({"action": "pause", "info": {"type": "tdx"}}) },
+    Outcome::Panicked
+)]
+#[tokio::test]
+async fn a_bad_end_is_told_and_the_host_is_given_back(#[case] what: Action, #[case] outcome: Outcome) {
+    let bench = Bench::new(&Script { after_cont: action(what), ..Script::default() });
+    let report = bench.up().await.unwrap();
+    assert_eq!(report.outcome, outcome);
+    bench.assert_given_back();
+}
+
+#[tokio::test]
+async fn a_stop_for_an_internal_error_ends_the_guest() {
+    let status = serde_json::json!({"status": "internal-error", "running": false, "singlestep": false});
+    let bench = Bench::new(&Script {
+        after_cont: action(Action::Event { name: "STOP".into(), data: serde_json::Value::Null }),
+        replies: [("query-status".to_owned(), Reply::Value(status))].into(),
+        ..Script::default()
+    });
+    assert_eq!(bench.up().await.unwrap().outcome, Outcome::InternalError);
+    bench.assert_given_back();
+}
+
+#[tokio::test]
+async fn an_unknown_event_and_a_plain_stop_end_nothing() {
+    let event = |after_ms, name: &str| TimedAction {
+        after_ms,
+        action: Action::Event { name: name.to_owned(), data: serde_json::json!({"new": [1]}) },
+    };
+    let mut after_cont = vec![event(5, "BRAND_NEW"), event(10, "STOP")];
+    after_cont.extend(shutdown_after(100));
+    let bench = Bench::new(&Script { after_cont, ..Script::default() });
+    assert_eq!(bench.up().await.unwrap().outcome, Outcome::PoweredOff);
+}
+
+#[tokio::test]
+async fn a_monitor_that_closes_under_a_running_guest_ends_it() {
+    let bench = Bench::new(&Script { after_cont: action(Action::CloseMonitor), ..Script::default() });
+    let report = bench.up().await.unwrap();
+    assert_eq!(report.outcome, Outcome::QemuDied { exit: Exit::Signal(9) });
+    bench.assert_given_back();
+}
+
+#[tokio::test]
+async fn qemu_that_refuses_its_arguments_is_quoted() {
+    let exit_at_start = Some(ExitAtStart { code: 1, stderr: "qemu: -device vfio-pci: no\n".to_owned() });
+    let bench = Bench::new(&Script { exit_at_start, ..Script::default() });
+    let error = bench.up().await.unwrap_err();
+    let text = error.cause.to_string();
+    assert!(text.contains("status 1") && text.contains("-device vfio-pci: no"), "{text}");
+    assert!(matches!(*error.cause, Cause::Launch(LaunchError::Died { .. })), "{text}");
+    bench.assert_given_back();
+}
+
+#[tokio::test]
+async fn an_old_qemu_is_refused_by_its_own_word() {
+    let greeting = r#"{"QMP": {"version": {"qemu": {"micro": 0, "minor": 1, "major": 7}, "package": ""}, "capabilities": []}}"#;
+    let bench = Bench::new(&Script { greeting: Greeting::Custom(greeting.to_owned()), ..Script::default() });
+    let error = bench.up().await.unwrap_err();
+    assert!(error.cause.to_string().contains("QEMU 7.1.0"), "{}", error.cause);
+    bench.assert_given_back();
+}
+
+#[tokio::test]
+async fn another_number_of_vcpus_than_planned_is_refused() {
+    let bench = Bench::with_profile(&Script { vcpus: Some(3), ..Script::default() }, "pin = \"auto\"");
+    let error = bench.up().await.unwrap_err();
+    assert!(
+        matches!(*error.cause, Cause::Launch(LaunchError::Vcpus { found: 3, planned: 1 })),
+        "{}",
+        error.cause
+    );
+    bench.assert_given_back();
+}
+
+#[tokio::test]
+async fn a_signal_while_qemu_is_silent_gives_the_host_back() {
+    let bench = Bench::new(&Script { greeting: Greeting::Silent, ..Script::default() });
+    let (ask, requests) = tokio::sync::mpsc::unbounded_channel();
+    let mut signals = Signals::from_channel(requests);
+    let (run, mut told) = (bench.run(), Told::default());
+    let interrupt = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        ask.send("SIGINT").unwrap();
+    };
+    let (result, ()) = tokio::join!(up(&run, &mut signals, None, &mut told), interrupt);
+    assert!(matches!(*result.unwrap_err().cause, Cause::Interrupted { signal: "SIGINT" }));
+    bench.assert_given_back();
+}
+
+#[rstest]
+#[case::intremap(GroupFault::NoInterruptRemapping, "interrupt remapping")]
+#[case::busy(GroupFault::Busy, "1234 (qemu)")]
+#[tokio::test]
+async fn a_group_that_the_kernel_refuses_is_named_and_the_host_given_back(
+    #[case] fault: GroupFault,
+    #[case] says: &str,
+) {
+    let bench = Bench::new(&Script::default());
+    bench.fake.refuse_group(7, fault);
+    let error = bench.up().await.unwrap_err();
+    let text = error.cause.to_string();
+    assert!(text.contains("group 7") && text.contains(says), "{text}");
+    assert!(error.left.is_empty());
+    bench.assert_given_back();
+}
+
+#[tokio::test]
+async fn an_operation_that_fails_half_way_gives_back_what_was_done() {
+    let bench = Bench::new(&Script::default());
+    bench.fake.fault("snd_hda_intel/unbind", Fault::Errno(16));
+    let error = bench.up().await.unwrap_err();
+    assert!(error.cause.to_string().contains(AUDIO), "{}", error.cause);
+    bench.assert_given_back();
+}
+
+#[tokio::test]
+async fn an_unbind_that_hangs_keeps_the_reservation_until_cleanup_can_finish() {
+    let bench = Bench::new(&Script::default());
+    bench.fake.fault("nvidia/unbind", Fault::Hang);
+    let error = bench.up().await.unwrap_err();
+    assert!(matches!(*error.cause, Cause::Host(HostError::InFlight { .. })), "{}", error.cause);
+    assert_eq!(error.left.len(), 1);
+    let again = bench.up().await.unwrap_err();
+    assert!(matches!(*again.cause, Cause::Host(HostError::AlreadyUp { .. })), "{}", again.cause);
+    bench.fake.release();
+}
+
+#[tokio::test]
+async fn a_device_that_dies_under_the_guest_is_judged_sick_and_kept_from_its_driver() {
+    let bench = Bench::new(&Script { after_cont: shutdown_after(300), ..Script::default() });
+    let config = bench.fake.path(&format!("/sys/bus/pci/devices/{GPU}/config"));
+    let dies = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        std::fs::write(&config, [0xff; 256]).unwrap();
+    };
+    let (report, ()) = tokio::join!(bench.up(), dies);
+    let report = report.unwrap();
+    assert!(matches!(report.devices[0].verdict, Verdict::Sick { .. }), "{:?}", report.devices);
+    assert_eq!(report.devices[1].verdict, Verdict::Alive);
+    assert!(report.left.iter().any(|error| matches!(error, HostError::NotAnswering { .. })));
+    assert_eq!(bench.fake.driver(GPU).unwrap().as_deref(), Some("vfio-pci"));
+    assert_eq!(bench.fake.driver(AUDIO).unwrap().as_deref(), Some("snd_hda_intel"));
+}
+
+#[tokio::test]
+async fn a_device_that_is_off_the_bus_is_refused_before_anything_is_touched() {
+    let bench = Bench::new(&Script::default());
+    bench.fake.file(&format!("/sys/bus/pci/devices/{GPU}/config"), [0xff; 256]);
+    let error = bench.up().await.unwrap_err();
+    assert!(matches!(*error.cause, Cause::SickBefore { .. }), "{}", error.cause);
+    assert_eq!(bench.fake.writes(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_second_vm_that_wants_the_same_device_is_told_who_has_it() {
+    let bench = Bench::new(&Script { after_cont: shutdown_after(600), ..Script::default() });
+    let mut other = bench.plan.clone();
+    other.name = VmName::new("other").unwrap();
+    let second = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        up(&Run { plan: &other, ..bench.run() }, &mut nobody(), None, &mut Told::default()).await
+    };
+    let (first, second) = tokio::join!(bench.up(), second);
+    first.unwrap();
+    let text = second.unwrap_err().cause.to_string();
+    assert!(text.contains(GPU) && text.contains("VM vm"), "{text}");
+    bench.assert_given_back();
+}
+
+#[tokio::test]
+async fn cleanup_gives_back_what_a_dead_launcher_left() {
+    let bench = Bench::new(&Script::default());
+    // What is left when a launcher is killed after its last operation: journal and record, and nobody alive.
+    let mut record = gpuvm_host::reservation::Reservation::new(&bench.plan, &bench.boot_id);
+    record.supervisor = gpuvm_host::process::ProcessId { pid: 1, start_time: 1 };
+    gpuvm_host::reservation::reserve(&bench.places, &record).unwrap();
+    gpuvm_host::lock::make_dir(&bench.places.vm(&bench.plan.name)).unwrap();
+    let path = bench.places.journal(&bench.plan.name);
+    let mut journal = gpuvm_host::journal::Journal::begin(&path, &bench.boot_id).unwrap();
+    let host = gpuvm_host::apply::Host {
+        kernel: &bench.kernel,
+        places: &bench.places,
+        boot_id: &bench.boot_id,
+        vm: &bench.plan.name,
+    };
+    for planned in &bench.plan.operations {
+        gpuvm_host::apply::apply(&host, &mut journal, &planned.op).unwrap();
+    }
+    let again = bench.up().await.unwrap_err();
+    assert!(matches!(*again.cause, Cause::Host(HostError::LeftBehind { left: 7, .. })), "{}", again.cause);
+    let reports = cleanup(&bench.kernel, &bench.places, &bench.boot_id, None).unwrap();
+    assert_eq!(reports.len(), 1);
+    assert_eq!(reports[0].result, Cleaned::Done, "{:?}", reports[0].not_given_back);
+    bench.assert_given_back();
+    assert!(cleanup(&bench.kernel, &bench.places, &bench.boot_id, None).unwrap().is_empty());
+}
