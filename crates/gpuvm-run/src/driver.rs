@@ -1,16 +1,36 @@
 //! The one task that drives a guest: events come in, [`Life::step`] decides, effects go out.
 
+use std::time::Duration;
+
 use gpuvm_core::lifecycle::{Effect, Event, Exit, Life, Outcome, Patience, Stage};
+use gpuvm_core::plan::Plan;
+use gpuvm_qmp::verbs::VcpuThread;
 use gpuvm_qmp::{Events, Known, Qmp};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use crate::launch::{COMMAND, Greeted, Process};
+use crate::pin;
 use crate::report::{Note, Observer, Phase};
 use crate::signals::Signals;
 
+/// When threads are pinned again, after `cont`: soon for those that a first run makes, then now and then.
+const REPIN: [Duration; 3] = [Duration::from_millis(100), Duration::from_secs(1), Duration::from_secs(10)];
+/// Between later looks.
+const REPIN_LATER: Duration = Duration::from_secs(60);
+
+/// A guest that runs, and where its threads belong.
+pub(crate) struct Running<'a> {
+    pub(crate) greeted: Greeted,
+    pub(crate) plan: &'a Plan,
+    pub(crate) vcpus: Vec<VcpuThread>,
+}
+
 /// What drives a guest.
 struct Driver<'a> {
+    plan: &'a Plan,
+    vcpus: Vec<VcpuThread>,
+    repin: (usize, Instant),
     process: &'a mut Process,
     qmp: Qmp,
     events: Option<Events>,
@@ -22,7 +42,7 @@ struct Driver<'a> {
 
 /// Drives a guest that has been continued until QEMU is gone and collected.
 pub(crate) async fn drive(
-    greeted: Greeted,
+    running: Running<'_>,
     process: &mut Process,
     patience: Patience,
     signals: &mut Signals,
@@ -30,9 +50,12 @@ pub(crate) async fn drive(
 ) -> Outcome {
     let mut life = Life::new(patience);
     let mut driver = Driver {
+        plan: running.plan,
+        vcpus: running.vcpus,
+        repin: (0, Instant::now() + REPIN[0]),
         process,
-        qmp: greeted.qmp,
-        events: Some(greeted.events),
+        qmp: running.greeted.qmp,
+        events: Some(running.greeted.events),
         signals,
         observer,
         deadline: None,
@@ -96,11 +119,24 @@ impl Driver<'_> {
                     Some(Event::Deadline(stage))
                 }
                 exit = self.process.exited() => Some(Event::Exited(exit)),
+                () = sleep_until(self.repin.1) => {
+                    self.pin_again();
+                    None
+                }
             };
             if let Some(event) = event {
                 return event;
             }
         }
+    }
+
+    /// Pins threads that came since; one that can't be pinned is told, and no reason to end a guest that runs.
+    fn pin_again(&mut self) {
+        if let Err(error) = pin::pin_others(self.plan, self.process.pid(), &self.vcpus) {
+            tracing::warn!("{error}");
+        }
+        let next = self.repin.0 + 1;
+        self.repin = (next, Instant::now() + REPIN.get(next).copied().unwrap_or(REPIN_LATER));
     }
 
     fn monitor(&mut self, event: &gpuvm_qmp::Event) -> Option<Event> {

@@ -11,8 +11,6 @@ use gpuvm_sys::sched;
 use crate::error::LaunchError;
 
 /// Pins each vCPU thread to its CPU and all other threads to the emulator's CPUs, and reads back that it took.
-///
-/// A thread made later inherits the CPUs of the thread that makes it, which is one of those others.
 pub(crate) fn pin(plan: &Plan, qemu: i32, vcpus: &[VcpuThread]) -> Result<(), LaunchError> {
     let pins = &plan.placement.vcpus;
     if pins.is_empty() {
@@ -21,15 +19,27 @@ pub(crate) fn pin(plan: &Plan, qemu: i32, vcpus: &[VcpuThread]) -> Result<(), La
     if vcpus.len() != pins.len() {
         return Err(LaunchError::Vcpus { found: vcpus.len(), planned: pins.len() });
     }
-    for task in tasks(qemu)? {
-        if !vcpus.iter().any(|vcpu| i64::from(vcpu.thread_id) == i64::from(task)) {
-            set("QEMU's own thread", task, &plan.placement.emulator)?;
-        }
-    }
+    pin_others(plan, qemu, vcpus)?;
     for pin in pins {
-        let thread = vcpus.iter().find(|vcpu| i64::from(vcpu.index) == i64::from(pin.vcpu));
+        let thread = vcpus.iter().find(|vcpu| vcpu.index == pin.vcpu);
         let thread = thread.ok_or(LaunchError::Vcpus { found: vcpus.len(), planned: pins.len() })?;
         set(&format!("vCPU {}", pin.vcpu), thread.thread_id, &CpuSet::from_iter([pin.cpu]))?;
+    }
+    Ok(())
+}
+
+/// Pins the threads that are no vCPU; to be done again while the guest runs.
+///
+/// A thread made later inherits the CPUs of its maker, and that can be a vCPU: the kernel's `kvm-nx-lpage-recovery` (6.12)
+/// is made by the first vCPU that runs.
+pub(crate) fn pin_others(plan: &Plan, qemu: i32, vcpus: &[VcpuThread]) -> Result<(), LaunchError> {
+    if plan.placement.vcpus.is_empty() {
+        return Ok(());
+    }
+    for task in tasks(qemu)? {
+        if !vcpus.iter().any(|vcpu| vcpu.thread_id == task) {
+            set("a thread of QEMU", task, &plan.placement.emulator)?;
+        }
     }
     Ok(())
 }
@@ -37,8 +47,11 @@ pub(crate) fn pin(plan: &Plan, qemu: i32, vcpus: &[VcpuThread]) -> Result<(), La
 fn set(what: &str, tid: i32, cpus: &CpuSet) -> Result<(), LaunchError> {
     let list: Vec<u32> = cpus.iter().collect();
     let error = |source| LaunchError::Pin { what: what.to_owned(), tid, cpus: cpus.to_string(), source };
+    if sched::affinity(tid).is_ok_and(|now| now == list) {
+        return Ok(());
+    }
     match sched::set_affinity(tid, &list) {
-        // A thread that has ended since it was listed needs no CPU.
+        // ESRCH: a thread that has ended since it was listed needs no CPU.
         Err(gone) if gone.raw_os_error() == Some(3) => return Ok(()),
         result => result.map_err(error)?,
     }

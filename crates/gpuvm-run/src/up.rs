@@ -27,7 +27,7 @@ use gpuvm_host::{HostError, config, lock, undo};
 use serde::Serialize;
 
 use crate::console::{Console, Sink};
-use crate::driver;
+use crate::driver::{self, Running};
 use crate::error::{Cause, UpError};
 use crate::launch::{self, COMMAND, Paths, Started};
 use crate::pin;
@@ -132,7 +132,7 @@ fn begin(run: &Run<'_>) -> Result<Journal, HostError> {
     Journal::begin(&run.places.journal(&run.plan.name), run.boot_id)
 }
 
-impl Session<'_> {
+impl<'a> Session<'a> {
     /// Prepares the host, starts QEMU and runs the guest to its end. QEMU is gone and collected when this returns.
     async fn live(
         &mut self,
@@ -154,15 +154,15 @@ impl Session<'_> {
         let log = paths.logs.join("console.log");
         let console = Console::copy(serial, &log, console);
         let console = console.map_err(HostError::file("copy the console to", &log));
-        let greeted = match (console, self.record_qemu(process.pid())) {
+        let ready = match (console, self.record_qemu(process.pid())) {
             (Ok(console), Ok(())) => {
                 let ready = self.ready(&mut process, monitor, signals, observer).await;
-                ready.map(|greeted| (greeted, console))
+                ready.map(|running| (running, console))
             }
             (Err(error), _) | (_, Err(error)) => Err(error.into()),
         };
         self.timings.push(Timing::new("start", begun.elapsed()));
-        let (greeted, console) = match greeted {
+        let (running, console) = match ready {
             Ok(both) => both,
             Err(cause) => {
                 driver::end(&mut process).await;
@@ -170,7 +170,7 @@ impl Session<'_> {
             }
         };
         let begun = Instant::now();
-        let outcome = driver::drive(greeted, &mut process, self.run.patience, signals, observer).await;
+        let outcome = driver::drive(running, &mut process, self.run.patience, signals, observer).await;
         self.timings.push(Timing::new("run", begun.elapsed()));
         observer.phase(&Phase::Ended);
         if matches!(outcome, Outcome::QemuDied { .. } | Outcome::InternalError) {
@@ -214,7 +214,7 @@ impl Session<'_> {
         monitor: tokio::net::UnixStream,
         signals: &mut Signals,
         observer: &mut dyn Observer,
-    ) -> Result<launch::Greeted, Cause> {
+    ) -> Result<Running<'a>, Cause> {
         let plan = self.run.plan;
         let greeted = tokio::select! {
             greeted = launch::greet(plan, process, monitor) => greeted?,
@@ -225,7 +225,7 @@ impl Session<'_> {
         pin::pin(plan, process.pid(), &vcpus)?;
         greeted.qmp.cont(COMMAND).await.map_err(launch_error)?;
         observer.phase(&Phase::Running { pid: process.pid(), qemu: greeted.qmp.version().to_string() });
-        Ok(greeted)
+        Ok(Running { greeted, plan, vcpus })
     }
 
     fn paths(&self) -> Paths {

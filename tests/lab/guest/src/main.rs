@@ -1,2 +1,65 @@
-//! The init of the lab guest.
-fn main() {}
+//! The init of the lab guest: PID 1 of the machine that `gpuvm up` starts in the lab.
+//!
+//! It reports what it sees and what the devices passed through to it do, as one JSON line on the serial console, and powers off. Nothing in the
+//! report is canned: each number is read from a device or the kernel. The kernel command line steers it (see [`cmdline`]).
+
+mod button;
+mod cmdline;
+mod edu;
+mod nvme;
+mod pci;
+mod report;
+mod system;
+
+use cmdline::Options;
+use report::Report;
+use system::Console;
+
+fn main() {
+    let mut errors = Vec::new();
+    let note = |errors: &mut Vec<String>, result: Result<(), String>| errors.extend(result.err());
+    note(&mut errors, system::mount_all());
+    note(&mut errors, system::quiet_kernel());
+    let (options, unknown) = cmdline::parse(&system::read("/proc/cmdline").unwrap_or_default());
+    errors.extend(unknown);
+    let mut console = Console::open();
+
+    note(&mut errors, system::load_modules("nvme"));
+    let report = examine(&options, errors);
+    console.line(&report.to_line());
+    if let Some(time) = options.linger {
+        console.line("gpuvm-guest: lingering");
+        match button::linger(time, options.ignore_power_button) {
+            Ok(true) => console.line("gpuvm-guest: power button"),
+            Ok(false) => {}
+            Err(error) => console.line(&format!("gpuvm-guest: {error}")),
+        }
+    }
+    if options.panic {
+        // The end of PID 1 is a kernel panic.
+        return;
+    }
+    if let Err(error) = system::power_off() {
+        console.line(&format!("gpuvm-guest: {error}"));
+    }
+}
+
+/// Looks at the machine and works with its devices; what goes wrong is told in the report.
+fn examine(options: &Options, mut errors: Vec<String>) -> Report {
+    let pci = pci::devices().unwrap_or_else(|error| {
+        errors.push(error);
+        Vec::new()
+    });
+    let mut keep = |error: String| errors.push(error);
+    let (edu, stray_dma) = edu::examine(&pci, options, &mut keep);
+    let nvme = nvme::examine(&pci, &mut keep);
+    let cpus = system::cpus().unwrap_or_else(|error| {
+        keep(error);
+        0
+    });
+    let memory_bytes = system::memory_bytes().unwrap_or_else(|error| {
+        keep(error);
+        0
+    });
+    Report { gpuvm_guest: 1, cpus, memory_bytes, pci, edu, nvme, stray_dma, errors }
+}

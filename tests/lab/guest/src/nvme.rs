@@ -1,0 +1,119 @@
+//! The passed-through NVMe: one block is written, read back, compared, and put back as it was.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::pci::Device;
+use crate::report::RoundTrip;
+use crate::system::read;
+
+const CLASS: &str = "0x010802";
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Somewhere in the middle of nothing: behind where partition tables and superblocks lie.
+const OFFSET: u64 = 8 << 20;
+const BLOCK: usize = 4096;
+
+/// What the NVMe did.
+#[derive(Debug, Serialize)]
+pub(crate) struct Nvme {
+    /// Its address in the guest.
+    pub(crate) bdf: String,
+    /// As the controller says.
+    pub(crate) model: String,
+    /// As the controller says.
+    pub(crate) serial: String,
+    /// The first namespace's size.
+    pub(crate) bytes: u64,
+    /// Whether the block came back as it was written.
+    pub(crate) round_trip: RoundTrip,
+}
+
+/// O_DIRECT wants aligned memory.
+#[repr(align(4096))]
+struct Block([u8; BLOCK]);
+
+/// Works with the first NVMe among `devices`.
+pub(crate) fn examine(devices: &[Device], keep: &mut impl FnMut(String)) -> Option<Nvme> {
+    let device = devices.iter().find(|device| device.class == CLASS)?;
+    work(device).map_err(|error| keep(format!("nvme {}: {error}", device.bdf))).ok()
+}
+
+fn work(device: &Device) -> Result<Nvme, String> {
+    let (controller, namespace) = wait_for_namespace(device)?;
+    let attribute =
+        |name: &str| read(&format!("{}/{name}", controller.display())).map(|text| text.trim().to_owned());
+    let sectors = read(&format!("/sys/block/{namespace}/size"))?;
+    let sectors: u64 =
+        sectors.trim().parse().map_err(|error| format!("{namespace}: size {sectors:?}: {error}"))?;
+    let path = PathBuf::from("/dev").join(&namespace);
+    let round_trip = round_trip(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let (model, serial) = (attribute("model")?, attribute("serial")?);
+    Ok(Nvme { bdf: device.bdf.clone(), model, serial, bytes: sectors * 512, round_trip })
+}
+
+/// The controller's sysfs folder and its first namespace's name: the driver probes beside us, so it may take a moment.
+fn wait_for_namespace(device: &Device) -> Result<(PathBuf, String), String> {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = namespace(&device.file("nvme"))
+            && Path::new("/dev").join(&found.1).exists()
+        {
+            return Ok(found);
+        }
+        if start.elapsed() > DEADLINE {
+            return Err(format!("no namespace after {} s", DEADLINE.as_secs()));
+        }
+        sleep(Duration::from_millis(5));
+    }
+}
+
+fn namespace(controllers: &Path) -> Option<(PathBuf, String)> {
+    let controller = fs::read_dir(controllers).ok()?.flatten().next()?.path();
+    let mut names: Vec<String> = fs::read_dir(&controller)
+        .ok()?
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    let namespace = names.into_iter().find(|name| is_namespace(name))?;
+    Some((controller, namespace))
+}
+
+/// `nvme0n1`, and not `ng0n1`, `nvme0c0n1` or `nvme0n1p1`.
+fn is_namespace(name: &str) -> bool {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let numbers = name.strip_prefix("nvme").and_then(|rest| rest.split_once('n'));
+    numbers.is_some_and(|(controller, namespace)| digits(controller) && digits(namespace))
+}
+
+/// Past the page cache both ways, so that the bytes have been on the device.
+fn round_trip(path: &Path) -> std::io::Result<RoundTrip> {
+    let disk =
+        OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT | libc::O_SYNC).open(path)?;
+    let (mut before, mut out, mut back) = (Block([0; BLOCK]), Block([0; BLOCK]), Block([0; BLOCK]));
+    disk.read_exact_at(&mut before.0, OFFSET)?;
+    File::open("/dev/urandom").and_then(|mut random| std::io::Read::read_exact(&mut random, &mut out.0))?;
+    disk.write_all_at(&out.0, OFFSET)?;
+    disk.read_exact_at(&mut back.0, OFFSET)?;
+    disk.write_all_at(&before.0, OFFSET)?;
+    Ok(RoundTrip::of(out.0 == back.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces_are_told_from_their_neighbours() {
+        assert!(is_namespace("nvme0n1"));
+        assert!(is_namespace("nvme12n3"));
+        for name in ["ng0n1", "nvme0c0n1", "nvme0n1p1", "nvme0", "nvmen1", "hwmon0", "nvme-subsystem"] {
+            assert!(!is_namespace(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! The scenarios that run inside the lab host, and their tools.
+
+pub mod canary;
+pub mod edu;
+pub mod guest;
+pub mod placement;
+pub mod scenarios;
+pub mod snapshot;
+pub mod vm;
+
+/// What a scenario comes to: nothing, or what did not hold.
+pub type Outcome = Result<(), String>;
+
+/// Fails with a text unless a condition holds.
+///
+/// # Errors
+/// The text.
+pub fn ensure(condition: bool, text: impl FnOnce() -> String) -> Outcome {
+    if condition { Ok(()) } else { Err(text()) }
+}
+
+/// Puts before an error what was being done.
+pub fn doing<E: std::fmt::Display>(what: &str) -> impl FnOnce(E) -> String {
+    let what = what.to_owned();
+    move |error| format!("{what}: {error}")
+}

@@ -1,0 +1,51 @@
+//! Tier 3: scenarios on a real kernel's VFIO, in the lab. One boot of a lab host per test.
+
+#![allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rstest::rstest;
+
+/// Boots a lab host and runs scenarios in it, one after the other.
+#[rstest]
+#[case::compute("default", &["compute"])]
+#[case::isolation("default", &["isolation"])]
+#[case::endings("default", &["sigterm", "sigkill"])]
+#[case::refusals("default", &["refusals", "native-driver"])]
+#[case::no_iommu("no-iommu", &["no-iommu"])]
+#[case::no_intremap("no-intremap", &["no-intremap"])]
+#[ignore = "tier 3: boots the lab; scripts/test runs it"]
+fn tier3_lab_host_holds(#[case] host: &str, #[case] scenarios: &[&str]) {
+    let program = env!("CARGO_BIN_EXE_lab-scenarios");
+    let output = Command::new(repository().join("scripts/lab"))
+        .args(["run", "--host", host, "--timeout", "600", "--", program])
+        .args(scenarios)
+        .output()
+        .unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    for scenario in scenarios {
+        let held = stdout.lines().any(|line| line.starts_with(&format!("ok {scenario} (")));
+        assert!(held, "{scenario} did not hold ({}):\n{stdout}\n{stderr}", output.status);
+    }
+    assert!(output.status.success(), "{}:\n{stdout}\n{stderr}", output.status);
+}
+
+/// What a command in the lab host prints and returns comes out as it went in.
+#[test]
+#[ignore = "tier 3: boots the lab; scripts/test runs it"]
+fn tier3_lab_run_passes_words_streams_and_status() {
+    let script = r#"printf '%s|' "$@"; echo told >&2; touch /etc/gpuvm-was-here; exit 42"#;
+    let output = Command::new(repository().join("scripts/lab"))
+        .args(["run", "--", "bash", "-c", script, "x", "a b", "c\"d", "e\nf", ""])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "a b|c\"d|e\nf||");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("told"));
+    assert_eq!(output.status.code(), Some(42));
+    assert!(!Path::new("/etc/gpuvm-was-here").exists(), "a change in the lab host has reached this machine");
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
