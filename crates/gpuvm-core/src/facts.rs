@@ -195,6 +195,8 @@ pub enum FileFacts {
         /// Its size.
         bytes: u64,
     },
+    /// A block device that can be read and written.
+    BlockDevice,
     /// A folder or something else that has no bytes.
     NotAFile,
     /// It can't be opened.

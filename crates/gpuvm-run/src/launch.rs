@@ -1,5 +1,6 @@
 //! Starts QEMU paused and brings it to where the guest can run.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -22,6 +23,8 @@ use crate::error::LaunchError;
 
 /// How long a command may take that QEMU answers from its main loop.
 pub(crate) const COMMAND: Duration = Duration::from_secs(30);
+/// The file of a VM's firmware variables, in its state folder.
+pub const UEFI_VARS: &str = "uefi-vars.fd";
 /// The oldest QEMU that has all that gpuvm's command line uses.
 const OLDEST: (u32, u32) = (7, 2);
 
@@ -56,7 +59,7 @@ pub(crate) struct Started {
 
 /// Starts QEMU. To be called on the main thread: QEMU dies with the thread that started it.
 pub(crate) fn start(plan: &Plan, paths: &Paths) -> Result<Started, LaunchError> {
-    let vars = paths.state.join("uefi-vars.fd");
+    let vars = paths.state.join(UEFI_VARS);
     if let Firmware::Uefi(firmware) = &plan.firmware {
         copy_vars(&firmware.vars_template, &vars)?;
     }
@@ -66,7 +69,8 @@ pub(crate) fn start(plan: &Plan, paths: &Paths) -> Result<Started, LaunchError> 
     let handles = Handles {
         monitor: Handle::Fd(monitor.as_raw_fd()),
         serial: Handle::Fd(serial.as_raw_fd()),
-        vars,
+        vars: Handle::Path(vars),
+        disks: BTreeMap::new(),
         start: Start::Paused,
     };
     let mut command = vec![plan.qemu.clone().into_os_string()];

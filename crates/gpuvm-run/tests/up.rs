@@ -72,7 +72,8 @@ impl Bench {
         );
         let profile = parse(&Sources::new("vm.toml", text), Path::new("/")).unwrap();
         let facts = facts::read(&fake.root(), &profile).unwrap();
-        let plan = plan(&profile, &facts).unwrap_or_else(|refusals| panic!("{refusals:?}"));
+        let mut plan = plan(&profile, &facts).unwrap_or_else(|refusals| panic!("{refusals:?}"));
+        plan.qemu = fake.root().path(&plan.qemu);
         let before = fake.snapshot().unwrap();
         Self {
             kernel: fake.kernel(),

@@ -36,7 +36,7 @@ pub(super) fn check(profile: &Profile, facts: &HostFacts, refusals: &mut Vec<Ref
         }
         match facts.file(path) {
             Some(FileFacts::Usable { bytes: 0 }) => refuse(role, path, "the file is empty".to_owned()),
-            Some(FileFacts::Usable { .. }) => {}
+            Some(FileFacts::Usable { .. } | FileFacts::BlockDevice) => {}
             Some(FileFacts::NotAFile) => {
                 refuse(role, path, "it is neither a file nor a block device".to_owned())
             }

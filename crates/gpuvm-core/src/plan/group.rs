@@ -98,12 +98,14 @@ fn ownership(device: &DeviceFacts) -> Ownership {
 fn members(wanted: &[(Bdf, String)], facts: &HostFacts, refusals: &mut Vec<Refusal>) -> Vec<PlannedGroup> {
     let reasons: BTreeMap<_, _> = wanted.iter().cloned().collect();
     let mut groups: Vec<PlannedGroup> = Vec::new();
+    if facts.iommus.is_empty() && !wanted.is_empty() {
+        refusals.push(Refusal::NoIommu { bdfs: wanted.iter().map(|(bdf, _)| *bdf).collect() });
+    }
     for (bdf, _) in wanted {
         let Some(group) = facts.devices.get(bdf).and_then(|device| device.group) else {
-            refusals.push(match facts.iommus.is_empty() {
-                true => Refusal::NoIommu { bdf: *bdf },
-                false => Refusal::NoGroup { bdf: *bdf },
-            });
+            if !facts.iommus.is_empty() {
+                refusals.push(Refusal::NoGroup { bdf: *bdf });
+            }
             continue;
         };
         if groups.iter().any(|planned| planned.id == group) {

@@ -46,11 +46,16 @@ pub(super) fn cells(
 }
 
 /// Lists the claims on hugepages.
-pub(super) fn operations(cells: &[MemoryCell]) -> Vec<PlannedOp> {
+pub(super) fn operations(cells: &[MemoryCell], facts: &HostFacts) -> Vec<PlannedOp> {
     let claim = |cell: &MemoryCell| {
         let (page, node) = cell.hugepages.zip(cell.host_node)?;
         let pages = page.pages_for(cell.size);
-        let reason = format!("{} of guest memory in pages of {page}; {}", cell.size, cell.reason);
+        let pool =
+            facts.nodes.get(&node).and_then(|node| node.hugepages.get(&page)).copied().unwrap_or_default();
+        let reason = format!(
+            "{} / {page} = {pages}; the pool has {} pages, {} of them free",
+            cell.size, pool.total, pool.free
+        );
         Some(PlannedOp { op: HostOp::ClaimHugepages { node, page, pages }, reason })
     };
     cells.iter().filter_map(claim).collect()

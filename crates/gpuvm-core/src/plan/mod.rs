@@ -51,7 +51,7 @@ pub struct Plan {
     /// A kernel that is booted directly.
     pub kernel: Option<KernelBoot>,
     /// The disks.
-    pub disks: Vec<Disk>,
+    pub disks: Vec<PlannedDisk>,
     /// The network.
     pub network: Network,
     /// The serial port.
@@ -107,6 +107,9 @@ pub struct PlannedDevice {
     pub ownership: Ownership,
     /// Its address in the guest.
     pub guest: GuestAddress,
+    /// The secret that a virtual function shares with its physical function's owner, where vfio-pci owns that too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vf_token: Option<uuid::Uuid>,
     /// Why it is passed.
     pub reason: String,
 }
@@ -152,6 +155,36 @@ pub enum Firmware {
     Uefi(UefiFirmware),
 }
 
+/// A disk, and what it turned out to be on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedDisk {
+    /// The disk.
+    #[serde(flatten)]
+    pub disk: Disk,
+    /// What it is.
+    pub kind: DiskKind,
+}
+
+/// What a disk is made of, for which QEMU has different drivers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskKind {
+    /// An image in a file.
+    File,
+    /// A block device of the host.
+    BlockDevice,
+}
+
+impl PlannedDisk {
+    fn new(disk: &Disk, facts: &HostFacts) -> Self {
+        let kind = match facts.file(&disk.path) {
+            Some(crate::facts::FileFacts::BlockDevice) => DiskKind::BlockDevice,
+            _ => DiskKind::File,
+        };
+        Self { disk: disk.clone(), kind }
+    }
+}
+
 /// A change to the host and its reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedOp {
@@ -181,7 +214,7 @@ pub fn plan(profile: &Profile, facts: &HostFacts) -> Result<Plan, Vec<Refusal>> 
         refusals.sort();
         return Err(refusals);
     };
-    let mut operations = memory::operations(&memory);
+    let mut operations = memory::operations(&memory, facts);
     operations.extend(group::operations(&groups.passed, facts));
     Ok(Plan {
         name: profile.name.clone(),
@@ -195,7 +228,7 @@ pub fn plan(profile: &Profile, facts: &HostFacts) -> Result<Plan, Vec<Refusal>> 
         pcie,
         firmware,
         kernel: profile.kernel.clone(),
-        disks: profile.disks.clone(),
+        disks: profile.disks.iter().map(|disk| PlannedDisk::new(disk, facts)).collect(),
         network: profile.network,
         serial: profile.serial,
         operations,
@@ -215,6 +248,7 @@ fn planned_devices(passed: &[group::Passed], facts: &HostFacts, pcie: &PciTopolo
                 node: facts.node,
                 ownership: passed.ownership.clone(),
                 guest: pcie.of_device(passed.bdf)?,
+                vf_token: None,
                 reason: passed.reason.clone(),
             })
         })

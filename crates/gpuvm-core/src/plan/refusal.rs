@@ -17,10 +17,13 @@ pub enum Refusal {
         bdf: Bdf,
     },
     /// The kernel drives no IOMMU, so nothing would keep the device's DMA inside the guest.
-    #[error("no IOMMU is active on this host, so {bdf} can't be kept from reaching the host's memory")]
+    #[error(
+        "no IOMMU is active on this host, so nothing would keep {} from reaching the host's memory",
+        list(bdfs)
+    )]
     NoIommu {
-        /// The device asked for.
-        bdf: Bdf,
+        /// The devices asked for.
+        bdfs: Vec<Bdf>,
     },
     /// The IOMMU doesn't cover the device.
     #[error("{bdf} has no IOMMU group: the active IOMMUs don't cover it")]
@@ -236,6 +239,10 @@ impl Ord for Refusal {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         self.order().cmp(&other.order())
     }
+}
+
+fn list(bdfs: &[Bdf]) -> String {
+    bdfs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Says which driver has a device.

@@ -39,13 +39,13 @@ pub enum ProblemKind {
         example: &'static str,
     },
     /// A value of another type.
-    #[error("`{key}` is a {found}, expected {expected}")]
+    #[error("`{key}` is {found}, expected {expected}")]
     Type {
         /// The key's path.
         key: String,
-        /// The type found.
+        /// The type found, with its article.
         found: &'static str,
-        /// The type expected.
+        /// The type expected, with its article.
         expected: &'static str,
     },
     /// A string that is none of the words the key takes.

@@ -95,14 +95,14 @@ pub(super) enum Value {
 }
 
 impl Value {
-    /// Returns the name of the value's type, as TOML calls it.
+    /// Returns the name of the value's type, as TOML calls it, with its article.
     pub(super) fn type_name(&self) -> &'static str {
         match self {
-            Self::String(_) => "string",
-            Self::Integer(_) => "integer",
+            Self::String(_) => "a string",
+            Self::Integer(_) => "an integer",
 
-            Self::Array(_) => "array",
-            Self::Table(_) => "table",
+            Self::Array(_) => "an array",
+            Self::Table(_) => "a table",
             Self::Other(name) => name,
         }
     }
@@ -170,13 +170,13 @@ fn convert(value: &Spanned<DeValue<'_>>, source: usize) -> Value {
     match value.get_ref() {
         DeValue::String(text) => Value::String(text.clone().into_owned()),
         DeValue::Integer(number) => i128::from_str_radix(number.as_str(), number.radix())
-            .map_or(Value::Other("integer"), Value::Integer),
-        DeValue::Boolean(_) => Value::Other("boolean"),
+            .map_or(Value::Other("an integer that is too large"), Value::Integer),
+        DeValue::Boolean(_) => Value::Other("a boolean"),
         DeValue::Array(items) => Value::Array(
             items.iter().map(|item| (convert(item, source), Place::new(source, item.span()))).collect(),
         ),
         DeValue::Table(table) => Value::Table(convert_table(table, value.span(), source)),
-        DeValue::Float(_) => Value::Other("float"),
-        DeValue::Datetime(_) => Value::Other("date"),
+        DeValue::Float(_) => Value::Other("a float"),
+        DeValue::Datetime(_) => Value::Other("a date"),
     }
 }

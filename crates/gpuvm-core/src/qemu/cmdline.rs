@@ -1,5 +1,6 @@
 //! The whole command line of a plan.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -25,7 +26,9 @@ pub struct Handles {
     /// The serial port's listening socket.
     pub serial: Handle,
     /// The VM's own copy of the firmware's variables; used with UEFI only.
-    pub vars: PathBuf,
+    pub vars: Handle,
+    /// The disks that are not given by their path in the plan, by their index there.
+    pub disks: BTreeMap<usize, Handle>,
     /// Whether the guest waits for `cont`.
     pub start: Start,
 }
@@ -71,7 +74,7 @@ pub fn args(plan: &Plan, handles: &Handles) -> Vec<Arg> {
     }
     for port in &plan.pcie.ports {
         args.push(pcie::arg(port, siblings(&plan.pcie, port)));
-        args.extend(behind(plan, port));
+        args.extend(behind(plan, handles, port));
     }
     args
 }
@@ -81,12 +84,14 @@ fn siblings(topology: &PciTopology, port: &RootPort) -> Siblings {
     if shared { Siblings::Some } else { Siblings::None }
 }
 
-fn behind(plan: &Plan, port: &RootPort) -> Vec<Arg> {
+fn behind(plan: &Plan, handles: &Handles, port: &RootPort) -> Vec<Arg> {
     let bus = pcie::bus(port);
     match &port.holds {
-        SlotUse::Passthrough { functions } => vfio::args(port.index, &bus, functions),
+        SlotUse::Passthrough { functions } => vfio::args(plan, port.index, &bus, functions),
         SlotUse::Disk { index } => {
-            plan.disks.get(*index).map(|disk| drive::disk(*index, disk, &bus).to_vec()).unwrap_or_default()
+            let Some(disk) = plan.disks.get(*index) else { return Vec::new() };
+            let named = Handle::Path(disk.disk.path.clone());
+            drive::disk(*index, disk, handles.disks.get(index).unwrap_or(&named), &bus)
         }
         SlotUse::Net => net::net(&bus).to_vec(),
         SlotUse::Rng => net::rng(&bus).to_vec(),

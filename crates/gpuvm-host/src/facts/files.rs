@@ -10,15 +10,18 @@ use gpuvm_core::plan::FileRole;
 use gpuvm_core::plan::files::named;
 use gpuvm_core::profile::Profile;
 
-/// Looks at each file that the profile names and at the firmware's. They are the user's paths, below no prefix.
-pub(super) fn read(profile: &Profile, facts: &mut HostFacts) {
+use crate::root::HostRoot;
+
+/// Looks at each file that the profile names and at the firmware's.
+pub(super) fn read(root: &HostRoot, profile: &Profile, facts: &mut HostFacts) {
     let mut files = named(profile);
     let uefi = choose_uefi(&facts.firmware);
     if let Some(uefi) = &uefi {
         files.push((FileRole::Firmware, &uefi.code));
         files.push((FileRole::Firmware, &uefi.vars_template));
     }
-    facts.files = files.into_iter().map(|(role, path)| (path.to_owned(), look(role, path))).collect();
+    facts.files =
+        files.into_iter().map(|(role, path)| (path.to_owned(), look(role, &root.path(path)))).collect();
 }
 
 fn look(role: FileRole, path: &Path) -> FileFacts {
@@ -32,8 +35,7 @@ fn look(role: FileRole, path: &Path) -> FileFacts {
         return FileFacts::NotAFile;
     }
     match File::options().read(true).write(role == FileRole::Disk).open(path) {
-        // A block device's length isn't in its metadata; QEMU asks for it itself.
-        Ok(_) if block => FileFacts::Usable { bytes: u64::MAX },
+        Ok(_) if block => FileFacts::BlockDevice,
         Ok(_) => FileFacts::Usable { bytes: metadata.len() },
         Err(error) => unusable(error),
     }

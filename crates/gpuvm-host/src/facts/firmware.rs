@@ -1,7 +1,7 @@
 //! QEMU's firmware descriptors, from the folders that QEMU's own documentation names.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use gpuvm_core::facts::FirmwareFacts;
 
@@ -17,14 +17,13 @@ const FOLDERS: [&str; 2] = ["/usr/share/qemu/firmware", "/etc/qemu/firmware"];
 pub(super) fn read(root: &HostRoot) -> Result<Vec<FirmwareFacts>, HostError> {
     let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
     for folder in FOLDERS {
-        let folder = root.path(folder);
-        for name in list(&folder)?.into_iter().filter(|name| name.ends_with(".json")) {
-            files.insert(name.clone(), folder.join(name));
+        for name in list(&root.path(folder))?.into_iter().filter(|name| name.ends_with(".json")) {
+            files.insert(name.clone(), Path::new(folder).join(name));
         }
     }
     let mut descriptors = Vec::new();
     for path in files.into_values() {
-        let Some(text) = read_text(&path)?.filter(|text| !text.is_empty()) else { continue };
+        let Some(text) = read_text(&root.path(&path))?.filter(|text| !text.is_empty()) else { continue };
         match serde_json::from_str(&text) {
             Ok(content) => descriptors.push(FirmwareFacts { descriptor: path, content }),
             Err(error) => tracing::warn!("{}: not a firmware descriptor: {error}", path.display()),

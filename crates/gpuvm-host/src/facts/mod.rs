@@ -38,7 +38,7 @@ pub fn read(root: &HostRoot, profile: &Profile) -> Result<HostFacts, HostError> 
     if profile.firmware == FirmwareKind::Uefi {
         facts.firmware = firmware::read(root)?;
     }
-    files::read(profile, &mut facts);
+    files::read(root, profile, &mut facts);
     Ok(facts)
 }
 
@@ -80,10 +80,10 @@ fn access(root: &HostRoot, node: &str) -> Access {
     }
 }
 
-/// Finds QEMU in PATH.
+/// Finds QEMU in PATH, and names it as the host would.
 fn find_qemu(root: &HostRoot) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
-        .map(|folder| root.path(folder).join("qemu-system-x86_64"))
-        .find(|file| file.is_file())
+        .map(|folder| folder.join("qemu-system-x86_64"))
+        .find(|file| root.path(file).is_file())
 }

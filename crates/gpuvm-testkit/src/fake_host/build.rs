@@ -118,7 +118,7 @@ impl FakeHost {
         fs::remove_file(&path).unwrap_or_else(|error| panic!("remove {}: {error}", path.display()));
     }
 
-    /// Makes QEMU of this host the given binary.
+    /// Makes QEMU of this host the given binary, in the first folder of PATH.
     pub fn qemu(&self, binary: &Path) {
         for folder in std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).take(1) {
             let path = self.root().path(folder).join("qemu-system-x86_64");

@@ -1,7 +1,9 @@
 //! `gpuvm argv`: the command line, to be run by hand.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
+use std::path::PathBuf;
 
 use gpuvm_core::plan::{Firmware, Plan};
 use gpuvm_core::qemu::cmdline::{Start, args};
@@ -41,7 +43,8 @@ pub(super) fn command(plan: &Plan, places: &Places) -> CommandLine {
     let handles = Handles {
         monitor: Handle::Path(run.join("qmp.sock")),
         serial: Handle::Path(run.join("serial.sock")),
-        vars: places.state(&plan.name).join("uefi-vars.fd"),
+        vars: Handle::Path(vars(plan, places)),
+        disks: BTreeMap::new(),
         start: Start::Running,
     };
     let mut words = vec![plan.qemu.clone().into_os_string()];
@@ -76,6 +79,11 @@ fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
+/// Names the VM's own copy of the firmware's variables.
+fn vars(plan: &Plan, places: &Places) -> PathBuf {
+    places.state(&plan.name).join(gpuvm_run::UEFI_VARS)
+}
+
 /// Says, as shell comments, what the command line takes for granted.
 fn presumes(plan: &Plan, places: &Places) -> String {
     let mut text = String::from("# This presumes, in this order:\n");
@@ -83,7 +91,7 @@ fn presumes(plan: &Plan, places: &Places) -> String {
         text.push_str(&format!("#   {}\n", planned.op));
     }
     if let Firmware::Uefi(uefi) = &plan.firmware {
-        let vars = places.state(&plan.name).join("uefi-vars.fd");
+        let vars = vars(plan, places);
         text.push_str(&format!("#   copy {} to {}\n", uefi.vars_template.display(), vars.display()));
     }
     text.push_str(&format!("#   make the folder {}\n", places.vm(&plan.name).display()));

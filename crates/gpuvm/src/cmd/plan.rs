@@ -100,7 +100,7 @@ fn guest(plan: &Plan, text: &mut String) {
                 functions.iter().map(|(f, bdf)| format!("00.{f} = {bdf}")).collect::<Vec<_>>().join(", ")
             }
             SlotUse::Disk { index } => {
-                let path = plan.disks.get(*index).map(|disk| disk.path.display().to_string());
+                let path = plan.disks.get(*index).map(|disk| disk.disk.path.display().to_string());
                 format!("00.0 = VirtIO disk {}", path.unwrap_or_default())
             }
             SlotUse::Net => "00.0 = VirtIO network".to_owned(),
