@@ -168,9 +168,9 @@ fn tier2_real_qemu_takes_the_command_line(#[case] top: &str, #[case] memory: &st
         }
     }
     // Functions of a slot are together, and the slot without a function 0 was given one.
-    for (id, addr) in [("vfio0.0", "00.0"), ("vfio0.1", "00.1"), ("vfio1.0", "00.0")] {
+    for (id, devfn) in [("vfio0.0", 0), ("vfio0.1", 1), ("vfio1.0", 0)] {
         let path = json!({"path": format!("/machine/peripheral/{id}"), "property": "addr"});
-        assert_eq!(monitor.ask("qom-get", &path), addr, "{id}");
+        assert_eq!(monitor.ask("qom-get", &path), devfn, "{id}");
     }
     monitor.ask("quit", &json!({}));
 }
