@@ -12,6 +12,7 @@ use rstest::rstest;
 #[case::compute("default", &["compute"])]
 #[case::isolation("default", &["isolation"])]
 #[case::endings("default", &["sigterm", "sigkill"])]
+#[case::fallen_card("default", &["fallen-card"])]
 #[case::refusals("default", &["refusals", "native-driver"])]
 #[case::no_iommu("no-iommu", &["no-iommu"])]
 #[case::no_intremap("no-intremap", &["no-intremap"])]

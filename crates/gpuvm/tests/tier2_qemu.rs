@@ -175,15 +175,15 @@ fn tier2_real_qemu_takes_the_command_line(#[case] top: &str, #[case] memory: &st
     monitor.ask("quit", &json!({}));
 }
 
-#[test]
-#[ignore = "tier 2: needs QEMU; scripts/test runs it"]
-fn tier2_a_vm_without_devices_comes_up_and_ends_when_told() {
-    let prefix = tempfile::tempdir().unwrap();
+/// Runs a VM without devices until something is to be seen, then asks for its end; returns what gpuvm told.
+fn run_until(args: &[&str], prefix: &Path, seen: impl Fn(&str) -> bool) -> String {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
-    let stderr = prefix.path().join("told");
+    let stderr = prefix.join("told");
     let mut gpuvm = Command::new(env!("CARGO_BIN_EXE_gpuvm"))
-        .args(["up", "profiles/dev.toml", "--shutdown-timeout", "1", "--prefix"])
-        .arg(prefix.path())
+        .args(["up", "profiles/dev.toml", "--shutdown-timeout", "1"])
+        .args(args)
+        .arg("--prefix")
+        .arg(prefix)
         .current_dir(repository)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -192,12 +192,9 @@ fn tier2_a_vm_without_devices_comes_up_and_ends_when_told() {
         .unwrap();
     let told = || std::fs::read_to_string(&stderr).unwrap();
     let begun = Instant::now();
-    while !told().contains("the guest runs") {
-        assert!(
-            begun.elapsed() < Duration::from_secs(60) && gpuvm.try_wait().unwrap().is_none(),
-            "{}",
-            told()
-        );
+    while !seen(&told()) {
+        let runs = gpuvm.try_wait().unwrap().is_none();
+        assert!(begun.elapsed() < Duration::from_secs(90) && runs, "{}", told());
         std::thread::sleep(Duration::from_millis(20));
     }
     let pidfd = gpuvm_sys::process::pidfd_open(i32::try_from(gpuvm.id()).unwrap()).unwrap();
@@ -205,11 +202,27 @@ fn tier2_a_vm_without_devices_comes_up_and_ends_when_told() {
     gpuvm_sys::process::pidfd_send_signal(pidfd, gpuvm_sys::process::Signal::SIGTERM).unwrap();
     let status = gpuvm.wait().unwrap();
     assert!(status.success(), "{status}: {}", told());
+    told()
+}
+
+#[test]
+#[ignore = "tier 2: needs QEMU; scripts/test runs it"]
+fn tier2_a_vm_without_devices_comes_up_and_ends_when_told() {
+    let prefix = tempfile::tempdir().unwrap();
+    let told = run_until(&[], prefix.path(), |told| told.contains("the guest runs"));
     // SeaBIOS without anything to boot doesn't know the power button: it took the monitor's quit.
-    assert!(
-        told().contains("telling QEMU to quit") && told().contains("the host is as it was"),
-        "{}",
-        told()
-    );
+    assert!(told.contains("telling QEMU to quit") && told.contains("the host is as it was"), "{told}");
     assert!(!prefix.path().join("run/vm/dev").exists());
+}
+
+#[test]
+#[ignore = "tier 2: needs QEMU; scripts/test runs it"]
+fn tier2_uefi_comes_up_from_its_descriptor_with_variables_of_its_own() {
+    let prefix = tempfile::tempdir().unwrap();
+    let log = prefix.path().join("log/dev/console.log");
+    // With nothing to boot, OVMF tries the network: it is through with its own start then.
+    let seen = |_: &str| std::fs::read(&log).is_ok_and(|log| String::from_utf8_lossy(&log).contains("PXE"));
+    run_until(&["--set", "firmware=uefi", "--set", "memory.size=256M"], prefix.path(), seen);
+    let vars = std::fs::read(prefix.path().join("lib/vm/dev/uefi-vars.fd")).unwrap();
+    assert!(vars.windows(8).any(|bytes| bytes == "B\0o\0o\0t\0".as_bytes()), "OVMF has stored no boot entry");
 }

@@ -1,6 +1,7 @@
 //! The scenarios. Each leaves the host as it found it, and proves that by a snapshot.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("isolation", isolation),
     ("sigterm", sigterm),
     ("sigkill", sigkill),
+    ("fallen-card", fallen_card),
     ("refusals", refusals),
     ("native-driver", native_driver),
     ("no-iommu", no_iommu),
@@ -32,6 +34,8 @@ pub const ALL: &[(&str, Scenario)] = &[
 const GPU: &str = "0000:81:00.0";
 const AUDIO: &str = "0000:81:00.1";
 const EDU: &str = "0000:82:00.0";
+const NVME: &str = "0000:83:00.0";
+const NVME_PORT: &str = "0000:80:02.0";
 /// A guest's whole cycle, with much to spare for a machine that does other things.
 const CYCLE: Duration = Duration::from_secs(150);
 
@@ -140,6 +144,59 @@ fn sigkill() -> Outcome {
         let nothing = gpuvm(&["cleanup", "lab-compute"])?;
         ensure(nothing.status.code() == Some(0), || format!("second cleanup: {nothing:?}"))
     })
+}
+
+/// A card that falls off the bus under its guest: told, kept from its driver, and given back once it answers again.
+///
+/// The kernel tries to reset the card for some 70 s when QEMU lets go of it, and nothing shortens that.
+fn fallen_card() -> Outcome {
+    leaving_no_trace(|| {
+        let mut vm = Vm::start("gpuvm.linger=300")?;
+        vm.printed("gpuvm-guest: lingering", CYCLE)?;
+        let bus = set_secondary_bus(NVME_PORT, 0xff)?;
+        let fallen = (|| {
+            vm.signal(Signal::SIGTERM)?;
+            let ended = vm.ended(2 * CYCLE)?;
+            ensure(ended.code == Some(74), || {
+                format!("exit code {:?}; gpuvm told:\n{}", ended.code, ended.told)
+            })?;
+            let told = format!("{NVME} is sick");
+            ensure(ended.told.contains(&told) && ended.told.contains("stays on vfio-pci"), || {
+                ended.told.clone()
+            })?;
+            // The other devices were given back all the same.
+            ensure(driver_of(GPU).as_deref() == Some("bochs-drm"), || {
+                format!("{GPU}: {:?}", driver_of(GPU))
+            })?;
+            ensure(driver_of(NVME).as_deref() == Some("vfio-pci"), || {
+                format!("{NVME}: {:?}", driver_of(NVME))
+            })?;
+            let again = gpuvm(&["up", PROFILE])?;
+            ensure(again.status.code() == Some(75), || format!("up with a fallen card: {again:?}"))?;
+            let early = gpuvm(&["cleanup"])?;
+            ensure(early.status.code() == Some(74), || format!("cleanup with a fallen card: {early:?}"))
+        })();
+        set_secondary_bus(NVME_PORT, bus)?;
+        fallen?;
+        let cleaned = gpuvm(&["cleanup"])?;
+        ensure(cleaned.status.code() == Some(0), || format!("cleanup of a card that is back: {cleaned:?}"))
+    })
+}
+
+/// Rewrites the bus number by which a root port finds what is below it, and returns the former one.
+fn set_secondary_bus(port: &str, bus: u8) -> Result<u8, String> {
+    const SECONDARY_BUS: u64 = 0x19; // PCI-to-PCI Bridge Architecture Specification, 3.2.5.4
+    let path = format!("/sys/bus/pci/devices/{port}/config");
+    let config = fs::File::options().read(true).write(true).open(&path).map_err(doing(&path))?;
+    let mut former = [0];
+    config.read_exact_at(&mut former, SECONDARY_BUS).map_err(doing(&path))?;
+    config.write_all_at(&[bus], SECONDARY_BUS).map_err(doing(&path))?;
+    Ok(former[0])
+}
+
+fn driver_of(bdf: &str) -> Option<String> {
+    let link = fs::read_link(format!("/sys/bus/pci/devices/{bdf}/driver")).ok()?;
+    Some(link.file_name()?.to_string_lossy().into_owned())
 }
 
 /// Runs `gpuvm up` with other devices, and checks that it refuses with a code and names what it must.
