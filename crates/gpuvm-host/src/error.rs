@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use gpuvm_core::pci::{Bdf, DriverName, GroupId};
 use gpuvm_core::units::PageSize;
 
+use crate::reservation::ProcessRole;
+
 /// Something that went wrong while reading or changing the host.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
@@ -164,11 +166,13 @@ pub enum HostError {
         state: String,
     },
     /// A VM of this name runs already.
-    #[error("VM {vm} is already up (gpuvm process {pid})")]
+    #[error("VM {vm} is already up ({role} process {pid})")]
     AlreadyUp {
         /// The VM.
         vm: String,
-        /// Its supervisor.
+        /// What of it is alive.
+        role: ProcessRole,
+        /// That process.
         pid: i32,
     },
     /// A VM of this name ended without giving the host back.

@@ -49,7 +49,22 @@ impl ProcessId {
 
 /// Describes a process of ours that hangs: its state and where in the kernel it waits.
 pub fn describe(pid: i32) -> String {
-    let folder = Path::new("/proc").join(pid.to_string());
+    describe_task(&Path::new("/proc").join(pid.to_string()))
+}
+
+/// Describes the threads of a process that are left, zombies aside: after a SIGKILL the leader is one at once, while others
+/// may sit in the kernel.
+pub fn describe_threads(pid: i32) -> String {
+    let Ok(tasks) = fs::read_dir(Path::new("/proc").join(pid.to_string()).join("task")) else {
+        return "it is gone".to_owned();
+    };
+    let alive = |task: &std::path::PathBuf| stat(&task.join("stat")).is_some_and(|(state, _)| state != 'Z');
+    let words: Vec<String> =
+        tasks.flatten().map(|task| task.path()).filter(alive).map(|t| describe_task(&t)).collect();
+    words.join("; ")
+}
+
+fn describe_task(folder: &Path) -> String {
     let state = stat(&folder.join("stat")).map_or('?', |(state, _)| state);
     let wchan = fs::read_to_string(folder.join("wchan")).unwrap_or_default();
     match wchan.trim() {

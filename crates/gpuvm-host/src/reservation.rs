@@ -19,6 +19,27 @@ use crate::places::Places;
 use crate::process::ProcessId;
 use crate::root::read_text;
 
+/// What a process is to a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProcessRole {
+    /// Its launcher.
+    Gpuvm,
+    /// Its QEMU.
+    Qemu,
+    /// A write to the kernel that has not come back.
+    InFlight,
+}
+
+impl std::fmt::Display for ProcessRole {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Gpuvm => "gpuvm",
+            Self::Qemu => "QEMU",
+            Self::InFlight => "in-flight",
+        })
+    }
+}
+
 /// What one VM has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reservation {
@@ -53,9 +74,13 @@ impl Reservation {
         }
     }
 
-    fn alive(&self) -> Vec<ProcessId> {
-        let processes = [Some(self.supervisor), self.qemu].into_iter().flatten();
-        processes.chain(self.in_flight.iter().copied()).filter(|process| process.is_alive()).collect()
+    /// Names a process of this VM that is alive, the launcher first.
+    fn alive(&self) -> Option<(ProcessRole, ProcessId)> {
+        let supervisor = (ProcessRole::Gpuvm, self.supervisor);
+        let qemu = self.qemu.map(|qemu| (ProcessRole::Qemu, qemu));
+        let in_flight = self.in_flight.iter().map(|child| (ProcessRole::InFlight, *child));
+        let mut processes = [supervisor].into_iter().chain(qemu).chain(in_flight);
+        processes.find(|(_, process)| process.is_alive())
     }
 
     fn conflict(&self, other: &Self) -> Option<String> {
@@ -75,19 +100,21 @@ pub fn reserve(places: &Places, wanted: &Reservation) -> Result<(), HostError> {
     for held in all(places, &wanted.boot_id)? {
         let left = journal::left(&places.journal(&held.vm), &wanted.boot_id)?;
         let alive = held.alive();
-        if alive.is_empty() && left == 0 {
+        if alive.is_none() && left == 0 {
             remove(places, &held.vm)?;
             continue;
         }
         if held.vm == wanted.vm {
-            return Err(match alive.first() {
-                Some(process) => HostError::AlreadyUp { vm: held.vm.to_string(), pid: process.pid },
+            return Err(match alive {
+                Some((role, process)) => {
+                    HostError::AlreadyUp { vm: held.vm.to_string(), role, pid: process.pid }
+                }
                 None => HostError::LeftBehind { vm: held.vm.to_string(), left },
             });
         }
         if let Some(what) = held.conflict(wanted) {
-            let state = match alive.first() {
-                Some(process) => format!("running, process {}", process.pid),
+            let state = match alive {
+                Some((role, process)) => format!("{role} process {} is alive", process.pid),
                 None => {
                     format!("ended without giving the host back: {left} operations are still to be undone")
                 }
@@ -133,15 +160,6 @@ pub fn all(places: &Places, boot_id: &str) -> Result<Vec<Reservation>, HostError
         }
     }
     Ok(records)
-}
-
-/// Tells whether a process of a VM's record is alive, and which.
-///
-/// # Errors
-/// Returns failures to read the records.
-pub fn running(places: &Places, boot_id: &str, vm: &VmName) -> Result<Option<ProcessId>, HostError> {
-    let records = all(places, boot_id)?;
-    Ok(records.iter().find(|record| record.vm == *vm).and_then(|record| record.alive().first().copied()))
 }
 
 fn file(places: &Places, vm: &VmName) -> PathBuf {

@@ -1,5 +1,7 @@
 //! Gives the host back: undoes what the journal holds, last first, and only what is still as gpuvm left it.
 
+use std::collections::BTreeSet;
+
 use gpuvm_core::host_ops::HostOp;
 use gpuvm_core::pci::{Bdf, DriverName};
 
@@ -10,14 +12,19 @@ use crate::{HostError, claims, config, root};
 
 /// Undoes everything a journal holds, and returns what could not be undone.
 ///
-/// Each operation is tried, whatever became of the others. It may have been made or not, since a crash can come between
-/// the note and the deed: undoing looks at the host.
+/// Each device's operations are tried whatever became of the other devices', and up to its first that fails: what comes
+/// before it in the journal rests on it, and a device that doesn't answer or hangs is not to be touched further. An
+/// operation may have been made or not, since a crash can come between the note and the deed: undoing looks at the host.
 ///
 /// # Errors
 /// Returns failures to write the journal; failures of the operations themselves are the result.
 pub fn undo_all(host: &Host<'_>, journal: &mut Journal) -> Result<Vec<HostError>, HostError> {
     let mut failures = Vec::new();
+    let mut blocked = BTreeSet::new();
     for record in journal.open_records() {
+        if record.op.bdf().is_some_and(|bdf| blocked.contains(&bdf)) {
+            continue;
+        }
         match undo(host, &record) {
             Ok(()) => journal.mark(record.seq, OpState::Undone)?,
             // Reported once, and never overwritten: there is nothing left for us to give back.
@@ -27,6 +34,7 @@ pub fn undo_all(host: &Host<'_>, journal: &mut Journal) -> Result<Vec<HostError>
             }
             Err(error) => {
                 journal.mark(record.seq, stuck(&error))?;
+                blocked.extend(record.op.bdf());
                 failures.push(error);
             }
         }
@@ -107,15 +115,7 @@ fn undo_override(
     };
     match root::override_of(&host.kernel.root, bdf)? {
         now if now.as_ref() == saved => Ok(()),
-        // Cleared while the device is still ours, it would be probed by its old driver behind our back.
-        Some(now) if now == *ours => match root::driver_of(&host.kernel.root, bdf)? {
-            Some(driver) if driver == *ours => Err(HostError::NoEffect {
-                doing,
-                bdf,
-                now: format!("driver {driver} still, so the override stays"),
-            }),
-            _ => apply::set_override(host.kernel, &doing, bdf, saved),
-        },
+        Some(now) if now == *ours => apply::set_override(host.kernel, &doing, bdf, saved),
         now => Err(changed(doing, format!("driver_override of {bdf}"), ours, now)),
     }
 }
@@ -124,9 +124,6 @@ fn undo_unbind(host: &Host<'_>, bdf: Bdf, driver: &DriverName) -> Result<(), Hos
     let doing = format!("bind {bdf} to {driver}");
     match root::driver_of(&host.kernel.root, bdf)? {
         Some(now) if now == *driver => Ok(()),
-        Some(now) if now == DriverName::vfio_pci() => {
-            Err(HostError::NoEffect { doing, bdf, now: format!("driver {now} still") })
-        }
         Some(now) => Err(changed(doing, format!("the driver of {bdf}"), driver, Some(now))),
         None if !host.kernel.root.driver(driver).exists() => {
             Err(HostError::DriverGone { bdf, driver: driver.clone() })

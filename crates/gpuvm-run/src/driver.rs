@@ -16,6 +16,8 @@ use crate::signals::Signals;
 
 /// When threads are pinned again, after `cont`: soon for those that a first run makes, then now and then.
 const REPIN: [Duration; 3] = [Duration::from_millis(100), Duration::from_secs(1), Duration::from_secs(10)];
+/// Between words about a QEMU that was killed and isn't gone.
+const STILL_THERE: Duration = Duration::from_secs(20);
 /// Between later looks.
 const REPIN_LATER: Duration = Duration::from_secs(60);
 
@@ -37,6 +39,8 @@ struct Driver<'a> {
     signals: &'a mut Signals,
     observer: &'a mut dyn Observer,
     deadline: Option<(Stage, Instant)>,
+    /// When to tell that a killed QEMU is still there.
+    patience_over: Option<Instant>,
     answers: (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
 }
 
@@ -59,6 +63,7 @@ pub(crate) async fn drive(
         signals,
         observer,
         deadline: None,
+        patience_over: None,
         answers: mpsc::unbounded_channel(),
     };
     life.step(Event::Continued);
@@ -83,7 +88,7 @@ impl Driver<'_> {
     /// Waits for the next thing that happens. Each source may be dropped and asked again without loss.
     async fn next(&mut self) -> Event {
         loop {
-            let deadline = self.deadline;
+            let (deadline, patience_over) = (self.deadline, self.patience_over);
             let due = async {
                 match deadline {
                     Some((stage, at)) => {
@@ -119,6 +124,10 @@ impl Driver<'_> {
                     Some(Event::Deadline(stage))
                 }
                 exit = self.process.exited() => Some(Event::Exited(exit)),
+                () = sleep_until(patience_over.unwrap_or_else(Instant::now)), if patience_over.is_some() => {
+                    self.tell_what_holds_it();
+                    None
+                }
                 () = sleep_until(self.repin.1) => {
                     self.pin_again();
                     None
@@ -128,6 +137,18 @@ impl Driver<'_> {
                 return event;
             }
         }
+    }
+
+    /// Tells where in the kernel a killed QEMU waits: resets of a card that has fallen off the bus take some 70 s each, several
+    /// of them in a row, and nothing shortens that.
+    fn tell_what_holds_it(&mut self) {
+        let states = gpuvm_host::process::describe_threads(self.process.pid());
+        let text = format!(
+            "QEMU was killed, but the kernel has not let go of it ({states}). If it is resetting a device that doesn't \
+             answer, that takes minutes: dmesg | tail"
+        );
+        self.observer.note(&Note(text));
+        self.patience_over = Some(Instant::now() + STILL_THERE);
     }
 
     /// Pins threads that came since; one that can't be pinned is told, and no reason to end a guest that runs.
@@ -177,6 +198,7 @@ impl Driver<'_> {
             Effect::Kill => {
                 self.observer.phase(&Phase::Stopping { stage: Stage::Kill });
                 self.process.kill_now();
+                self.patience_over = Some(Instant::now() + STILL_THERE);
             }
             Effect::Arm(stage, after) => self.deadline = Some((stage, Instant::now() + after)),
         }

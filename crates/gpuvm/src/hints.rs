@@ -4,6 +4,7 @@ use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::{FileRole, Refusal};
 use gpuvm_core::units::PageSize;
 use gpuvm_host::HostError;
+use gpuvm_host::reservation::ProcessRole;
 use gpuvm_run::LaunchError;
 
 /// What to do about a refusal of the plan.
@@ -84,6 +85,9 @@ pub(crate) fn host(error: &HostError) -> Option<String> {
         HostError::NoInterruptRemapping { .. } => "switch on interrupt remapping (x2APIC, VT-d) in the firmware's setup. \
              vfio_iommu_type1.allow_unsafe_interrupts=1 goes without it, for guests that are trusted with the host"
             .to_owned(),
+        HostError::AlreadyUp { vm, role: ProcessRole::Qemu | ProcessRole::InFlight, .. } => {
+            format!("its gpuvm is gone: gpuvm cleanup {vm}")
+        }
         HostError::LeftBehind { vm, .. } => format!("gpuvm cleanup {vm}"),
         HostError::Reserved { vm, state, .. } if state.starts_with("ended") => format!("gpuvm cleanup {vm}"),
         HostError::DriverGone { bdf, driver } => {

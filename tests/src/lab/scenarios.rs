@@ -148,7 +148,7 @@ fn sigkill() -> Outcome {
 
 /// A card that falls off the bus under its guest: told, kept from its driver, and given back once it answers again.
 ///
-/// The kernel tries to reset the card for some 70 s when QEMU lets go of it, and nothing shortens that.
+/// The kernel tries to reset the card four times when QEMU lets go of it, some 70 s each, and nothing shortens that.
 fn fallen_card() -> Outcome {
     leaving_no_trace(|| {
         let mut vm = Vm::start("gpuvm.linger=300")?;
@@ -156,7 +156,7 @@ fn fallen_card() -> Outcome {
         let bus = set_secondary_bus(NVME_PORT, 0xff)?;
         let fallen = (|| {
             vm.signal(Signal::SIGTERM)?;
-            let ended = vm.ended(2 * CYCLE)?;
+            let ended = vm.ended(4 * CYCLE)?;
             ensure(ended.code == Some(74), || {
                 format!("exit code {:?}; gpuvm told:\n{}", ended.code, ended.told)
             })?;
