@@ -11,7 +11,7 @@ lab_needs=(
 )
 kernel_metas=(linux-image-6.12-amd64 linux-image-amd64 linux-image-generic)
 host_modules=(9pnet_virtio 9p overlay)
-guest_modules=(nvme evdev button)
+guest_modules=(nvme evdev button pvpanic-pci)
 
 # into DIR CMD...: runs CMD with a fresh folder as last argument and makes it DIR when CMD succeeded.
 into() {

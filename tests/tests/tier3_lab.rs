@@ -18,7 +18,7 @@ fn tier3_slow_lab_host_survives_a_fallen_card() {
 #[rstest]
 #[case::compute("default", &["compute"])]
 #[case::isolation("default", &["isolation"])]
-#[case::endings("default", &["sigterm", "sigkill"])]
+#[case::endings("default", &["sigterm", "sigkill", "panic"])]
 #[case::refusals("default", &["refusals", "native-driver"])]
 #[case::no_iommu("no-iommu", &["no-iommu"])]
 #[case::no_intremap("no-intremap", &["no-intremap"])]

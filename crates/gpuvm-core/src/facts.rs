@@ -52,8 +52,23 @@ pub struct KernelFacts {
 pub struct CpuFacts {
     /// Those that can be scheduled on.
     pub online: CpuSet,
+    /// Who made them.
+    pub vendor: CpuVendor,
+    /// The CPUs that vCPUs of other running VMs are pinned to.
+    pub taken: CpuSet,
     /// The threads of each core (`topology/thread_siblings_list`), by lowest CPU.
     pub cores: Vec<CpuSet>,
+}
+
+/// Who made a CPU, as far as it makes a difference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CpuVendor {
+    /// AMD: QEMU shows its threads to a guest only when asked to.
+    Amd,
+    /// Anybody else.
+    #[default]
+    Other,
 }
 
 /// A NUMA node.
@@ -61,8 +76,6 @@ pub struct CpuFacts {
 pub struct NodeFacts {
     /// Its CPUs, online or not; empty for a node of memory only.
     pub cpus: CpuSet,
-    /// Distances to all nodes, in their order (10 is itself).
-    pub distances: Vec<u32>,
     /// Its memory.
     pub memory: ByteSize,
     /// Its memory that nothing uses.
@@ -134,23 +147,14 @@ pub struct DeviceFacts {
     pub boot_display: Presence,
     /// Whether it is an SR-IOV virtual function.
     pub virtual_function: Presence,
+    /// How many virtual functions it has enabled.
+    pub virtual_functions: u32,
     /// The reset methods that the kernel lists.
     pub reset_methods: Vec<String>,
-    /// The memory and I/O regions that have an address.
-    pub bars: Vec<Bar>,
     /// The bridges above it, from the root port down to the nearest.
     pub upstream: Vec<Bdf>,
     /// What the host itself can't do without, as far as it sits on this device.
     pub holders: Vec<Holder>,
-}
-
-/// A BAR that has an address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Bar {
-    /// 0 to 5.
-    pub index: u8,
-    /// Its size.
-    pub size: ByteSize,
 }
 
 /// A part of the host that sits on a device.
@@ -169,6 +173,11 @@ pub enum Holder {
         /// The block device.
         device: String,
     },
+    /// A block device that something else of the host has: a volume, an array, a pool, a mount in another namespace.
+    BlockInUse {
+        /// The block device.
+        device: String,
+    },
     /// A network interface that the default route goes out by.
     Route {
         /// The interface.
@@ -181,6 +190,9 @@ impl std::fmt::Display for Holder {
         match self {
             Self::Mount { device, target } => write!(f, "{device} is mounted on {target}"),
             Self::Swap { device } => write!(f, "{device} is swap space"),
+            Self::BlockInUse { device } => {
+                write!(f, "{device} is in use (a volume, an array, a pool or a mount elsewhere)")
+            }
             Self::Route { interface } => write!(f, "{interface} carries the default route"),
         }
     }

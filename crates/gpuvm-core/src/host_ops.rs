@@ -69,12 +69,15 @@ impl std::fmt::Display for HostOp {
 /// The claims on one node's pool of one page size, from the first claim to the last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolClaims {
-    /// `nr_hugepages` before the first claim: what the last one restores.
+    /// `nr_hugepages` without the claims: what the last one restores.
     pub baseline: u64,
     /// `free_hugepages` before the first claim: pages that were there for the taking.
     pub spare: u64,
-    /// What gpuvm last wrote, or saw, in `nr_hugepages`.
+    /// `nr_hugepages` as gpuvm last left it.
     pub written: u64,
+    /// What gpuvm was about to write; the kernel resizes page by page, so a crash leaves any size in between.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<u64>,
     /// Pages by VM.
     pub claims: std::collections::BTreeMap<String, u64>,
 }
@@ -82,13 +85,35 @@ pub struct PoolClaims {
 impl PoolClaims {
     /// Starts with the pool as it is found.
     pub fn new(pool: crate::facts::HugepagePool) -> Self {
-        Self { baseline: pool.total, spare: pool.free, written: pool.total, claims: Default::default() }
+        Self {
+            baseline: pool.total,
+            spare: pool.free,
+            written: pool.total,
+            pending: None,
+            claims: Default::default(),
+        }
     }
 
     /// Returns how large the pool must be for all claims: what was there, and what the claims need beyond the spare pages.
     pub fn target(&self) -> u64 {
-        let claimed: u64 = self.claims.values().sum();
-        self.baseline + claimed.saturating_sub(self.spare)
+        self.baseline.saturating_add(self.grown())
+    }
+
+    /// Tells whether a pool of this size is as gpuvm left it, or as a crash of gpuvm in the middle of a write left it.
+    pub fn is_ours(&self, total: u64) -> bool {
+        let pending = self.pending.unwrap_or(self.written);
+        (self.written.min(pending)..=self.written.max(pending)).contains(&total)
+    }
+
+    /// Takes a size that somebody else has set as the one to come back to, and counts what the claims have grown on top.
+    pub fn adopt(&mut self, total: u64) {
+        self.baseline = total.saturating_sub(self.grown());
+        self.written = total;
+        self.pending = None;
+    }
+
+    fn grown(&self) -> u64 {
+        self.claims.values().sum::<u64>().saturating_sub(self.spare)
     }
 }
 
@@ -108,5 +133,26 @@ mod tests {
         assert_eq!(pool.target(), 100);
         pool.claims.remove("b");
         assert_eq!(pool.target(), 100);
+    }
+
+    #[test]
+    fn a_size_between_written_and_pending_is_ours_and_no_other_is() {
+        let mut pool = PoolClaims::new(HugepagePool { total: 10, free: 0 });
+        pool.pending = Some(100);
+        for (total, ours) in [(9, false), (10, true), (77, true), (100, true), (101, false)] {
+            assert_eq!(pool.is_ours(total), ours, "{total}");
+        }
+    }
+
+    #[test]
+    fn what_an_administrator_adds_between_two_claims_is_there_in_the_end() {
+        let mut pool = PoolClaims::new(HugepagePool { total: 0, free: 0 });
+        pool.claims.insert("a".into(), 128);
+        pool.written = pool.target();
+        pool.adopt(1128);
+        pool.claims.insert("b".into(), 128);
+        assert_eq!(pool.target(), 1256);
+        pool.claims.clear();
+        assert_eq!(pool.target(), 1000);
     }
 }

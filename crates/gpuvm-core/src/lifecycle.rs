@@ -49,8 +49,8 @@ pub enum Event {
     InternalError,
     /// The monitor's connection ended.
     MonitorLost,
-    /// The monitor refused a command.
-    CommandFailed,
+    /// The monitor refused or didn't answer the command of this stage.
+    CommandFailed(Stage),
     /// QEMU is gone, and was reaped.
     Exited(Exit),
 }
@@ -141,6 +141,8 @@ pub struct Life {
     used: Option<Stage>,
     /// Whether the guest's end was asked for.
     asked: Asked,
+    /// Whether QEMU is on its way out by its own word.
+    leaving: Leaving,
     cause: Option<Outcome>,
 }
 
@@ -150,10 +152,24 @@ enum Asked {
     Yes,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    No,
+    Yes,
+}
+
 impl Life {
     /// Starts with a QEMU that is up and paused.
     pub fn new(patience: Patience) -> Self {
-        Self { state: State::Paused, patience, stage: None, used: None, asked: Asked::No, cause: None }
+        Self {
+            state: State::Paused,
+            patience,
+            stage: None,
+            used: None,
+            asked: Asked::No,
+            leaving: Leaving::No,
+            cause: None,
+        }
     }
 
     /// Returns the state.
@@ -174,15 +190,19 @@ impl Life {
                 Vec::new()
             }
             Event::StopRequested => {
-                self.asked = Asked::Yes;
-                self.stop()
+                let before = std::mem::replace(&mut self.asked, Asked::Yes);
+                // What is on its way out already needs no push, unless it is asked for again.
+                if before == Asked::No && self.leaving == Leaving::Yes { Vec::new() } else { self.stop() }
             }
-            Event::Deadline(stage) if self.stage == Some(stage) => self.escalate(),
-            Event::Deadline(_) => Vec::new(),
-            Event::CommandFailed => self.escalate(),
+            // A command that fails because QEMU is on its way out was not needed any more.
+            Event::CommandFailed(_) if self.leaving == Leaving::Yes => Vec::new(),
+            Event::Deadline(stage) | Event::CommandFailed(stage) if self.stage == Some(stage) => {
+                self.escalate()
+            }
+            Event::Deadline(_) | Event::CommandFailed(_) => Vec::new(),
             Event::Shutdown { reason } => {
                 self.learn(shutdown_cause(&reason));
-                self.leaving(self.patience.exit)
+                self.leave(self.patience.exit)
             }
             Event::Panicked => {
                 self.learn(Some(Outcome::Panicked));
@@ -193,7 +213,8 @@ impl Life {
                 self.quit()
             }
             // QEMU closes the monitor on its way out; if it doesn't go, nobody can speak to it any more.
-            Event::MonitorLost => self.leaving(self.patience.quit),
+            Event::MonitorLost if self.stage < Some(Stage::Quit) => self.leave(self.patience.quit),
+            Event::MonitorLost => Vec::new(),
             Event::Exited(exit) => {
                 self.state = State::Exited;
                 self.finish(exit);
@@ -214,8 +235,9 @@ impl Life {
     }
 
     /// QEMU is on its way out; it is killed if it doesn't get there.
-    fn leaving(&mut self, patience: Duration) -> Vec<Effect> {
-        if self.stage >= Some(Stage::Quit) {
+    fn leave(&mut self, patience: Duration) -> Vec<Effect> {
+        let before = std::mem::replace(&mut self.leaving, Leaving::Yes);
+        if before == Leaving::Yes || self.stage == Some(Stage::Kill) {
             return Vec::new();
         }
         self.stage = Some(Stage::Quit);
@@ -344,6 +366,30 @@ mod tests {
         assert_eq!(life.state(), &State::Quitting);
     }
 
+    #[test]
+    fn a_first_request_does_not_push_a_guest_that_is_powering_off_already() {
+        let (life, effects) = lived(&[Event::Continued, shutdown("guest-shutdown"), Event::StopRequested]);
+        assert_eq!(effects, [Effect::Arm(Stage::Quit, Patience::default().exit)]);
+        assert_eq!(life.state(), &State::Quitting);
+    }
+
+    #[test]
+    fn the_power_buttons_command_that_fails_late_kills_nothing() {
+        let failed = Event::CommandFailed(Stage::Acpi);
+        let (_, effects) =
+            lived(&[Event::Continued, Event::StopRequested, shutdown("guest-shutdown"), failed]);
+        assert!(!effects.contains(&Effect::Kill) && !effects.contains(&Effect::Quit), "{effects:?}");
+    }
+
+    #[test]
+    fn qemu_that_says_it_quits_gets_the_time_that_an_exit_takes() {
+        let (mut life, _) = lived(&[Event::StopRequested]);
+        assert_eq!(
+            life.step(shutdown("host-qmp-quit")),
+            [Effect::Arm(Stage::Quit, Patience::default().exit)]
+        );
+    }
+
     fn any_event() -> impl Strategy<Value = Event> {
         prop_oneof![
             Just(Event::Continued),
@@ -354,7 +400,7 @@ mod tests {
             Just(Event::Panicked),
             Just(Event::InternalError),
             Just(Event::MonitorLost),
-            Just(Event::CommandFailed),
+            prop_oneof![Just(Stage::Acpi), Just(Stage::Quit)].prop_map(Event::CommandFailed),
         ]
     }
 

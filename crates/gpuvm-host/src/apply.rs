@@ -1,10 +1,12 @@
 //! Makes one planned change to the host, after it was written down.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gpuvm_core::host_ops::HostOp;
 use gpuvm_core::pci::{Bdf, DriverName};
 use gpuvm_core::profile::VmName;
+use gpuvm_core::reset::Snapshot;
 
 use crate::HostError;
 use crate::claims::{self, PoolClaim};
@@ -31,6 +33,8 @@ pub struct Host<'a> {
     pub boot_id: &'a str,
     /// The VM that the changes are for.
     pub vm: &'a VmName,
+    /// What each device said of itself before anything was done.
+    pub baselines: &'a BTreeMap<Bdf, Snapshot>,
 }
 
 impl<'a> Host<'a> {

@@ -20,7 +20,7 @@ use crate::root::{HostRoot, read_parsed, read_text};
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Table {
     boot_id: String,
-    /// By `node/page`, as in `1/2M`.
+    /// By node and page, as in `1-2M`.
     hugepages: BTreeMap<String, PoolClaims>,
 }
 
@@ -39,7 +39,7 @@ pub struct PoolClaim<'a> {
 
 impl PoolClaim<'_> {
     fn key(&self) -> String {
-        format!("{}/{}", self.node, self.page)
+        format!("{}-{}", self.node, self.page)
     }
 
     fn doing(&self) -> String {
@@ -55,38 +55,37 @@ impl PoolClaim<'_> {
 /// Claims pages and grows the pool where it has too few.
 ///
 /// # Errors
-/// Returns the figure that is missing when the kernel finds too few pages, and then leaves the pool as it was.
+/// Returns the figure that is missing when the kernel finds too few pages, and then gives back those that it did find.
 pub fn claim(
     kernel: &Kernel,
     places: &Places,
     boot_id: &str,
     claim: &PoolClaim<'_>,
 ) -> Result<(), HostError> {
-    let _guard = lock::tables(places)?;
-    let mut table = load(places, boot_id)?;
+    let _pool = lock::pool(places, &claim.key())?;
     let pool = read_pool(&kernel.root, claim.node, claim.page)?;
-    let entry = table.hugepages.entry(claim.key()).or_insert_with(|| PoolClaims::new(pool));
-    entry.claims.insert(claim.vm.to_string(), claim.pages);
-    let want = entry.target();
-    // Written down before it is done: a crash in between leaves a claim that cleanup drops.
-    let before = entry.written;
-    entry.written = want.max(pool.total);
-    store(places, &table)?;
+    let mut want = 0;
+    edit(places, boot_id, claim, |entry| {
+        let mut entry = entry.unwrap_or_else(|| PoolClaims::new(pool));
+        if !entry.is_ours(pool.total) {
+            entry.adopt(pool.total);
+        }
+        entry.claims.insert(claim.vm.to_string(), claim.pages);
+        want = entry.target();
+        // Written down before it is done: after a crash, cleanup finds the claim and knows which sizes are ours.
+        entry.pending = (want > pool.total).then_some(want);
+        Some(entry)
+    })?;
     if want <= pool.total {
         return Ok(());
     }
     let have = resize(kernel, claim, want)?;
+    settle(places, boot_id, claim, have)?;
     if have >= want {
         return Ok(());
     }
     // Pages that the kernel did find are of no use to anybody now.
-    resize(kernel, claim, pool.total)?;
-    if let Some(entry) = table.hugepages.get_mut(&claim.key()) {
-        entry.claims.remove(claim.vm.as_str());
-        entry.written = before;
-    }
-    table.hugepages.retain(|_, entry| !entry.claims.is_empty());
-    store(places, &table)?;
+    give_back(kernel, places, boot_id, claim)?;
     Err(HostError::Hugepages { node: claim.node, page: claim.page, need: claim.pages, want, have })
 }
 
@@ -100,21 +99,36 @@ pub fn drop_claim(
     boot_id: &str,
     claim: &PoolClaim<'_>,
 ) -> Result<(), HostError> {
-    let _guard = lock::tables(places)?;
-    let mut table = load(places, boot_id)?;
-    let Some(entry) = table.hugepages.get_mut(&claim.key()) else { return Ok(()) };
-    if entry.claims.remove(claim.vm.as_str()).is_none() {
-        return Ok(());
-    }
+    let _pool = lock::pool(places, &claim.key())?;
+    give_back(kernel, places, boot_id, claim)
+}
+
+/// Drops a claim, with the pool's lock held.
+fn give_back(
+    kernel: &Kernel,
+    places: &Places,
+    boot_id: &str,
+    claim: &PoolClaim<'_>,
+) -> Result<(), HostError> {
     let pool = read_pool(&kernel.root, claim.node, claim.page)?;
-    let ours = entry.written;
-    let target = entry.target();
-    entry.written = target;
-    table.hugepages.retain(|_, entry| !entry.claims.is_empty());
-    // A crash between the claim's entry and its write leaves the pool at a former size of ours, not at the written one.
-    let untouched = pool.total == ours || pool.total == target;
-    if !untouched {
-        store(places, &table)?;
+    let mut ours = None;
+    let mut target = pool.total;
+    edit(places, boot_id, claim, |entry| {
+        let mut entry = entry?;
+        if entry.is_ours(pool.total) {
+            entry.claims.remove(claim.vm.as_str());
+            target = entry.target();
+            entry.written = pool.total;
+            entry.pending = Some(target);
+        } else {
+            ours = Some(entry.written);
+            entry.claims.remove(claim.vm.as_str());
+            entry.adopt(pool.total);
+        }
+        Some(entry)
+    })?;
+    if let Some(ours) = ours {
+        forget_if_unclaimed(places, boot_id, claim)?;
         return Err(HostError::ChangedByOthers {
             doing: format!("give back {} hugepages of {} on node {}", claim.pages, claim.page, claim.node),
             what: format!("the pool of node {}", claim.node),
@@ -122,9 +136,39 @@ pub fn drop_claim(
             now: format!("{} pages", pool.total),
         });
     }
-    if pool.total != target {
-        resize(kernel, claim, target)?;
+    let have = if pool.total == target { target } else { resize(kernel, claim, target)? };
+    settle(places, boot_id, claim, have)?;
+    if have != target {
+        return Err(HostError::PoolNotRestored { node: claim.node, page: claim.page, want: target, have });
     }
+    forget_if_unclaimed(places, boot_id, claim)
+}
+
+/// Notes the size that a write has led to.
+fn settle(places: &Places, boot_id: &str, claim: &PoolClaim<'_>, have: u64) -> Result<(), HostError> {
+    edit(places, boot_id, claim, |entry| {
+        let mut entry = entry?;
+        entry.written = have;
+        entry.pending = None;
+        Some(entry)
+    })
+}
+
+fn forget_if_unclaimed(places: &Places, boot_id: &str, claim: &PoolClaim<'_>) -> Result<(), HostError> {
+    edit(places, boot_id, claim, |entry| entry.filter(|entry| !entry.claims.is_empty()))
+}
+
+/// Replaces a pool's entry in the table; the tables' lock is held for that alone.
+fn edit(
+    places: &Places,
+    boot_id: &str,
+    claim: &PoolClaim<'_>,
+    change: impl FnOnce(Option<PoolClaims>) -> Option<PoolClaims>,
+) -> Result<(), HostError> {
+    let _guard = lock::tables(places)?;
+    let mut table = load(places, boot_id)?;
+    let entry = change(table.hugepages.remove(&claim.key()));
+    table.hugepages.extend(entry.map(|entry| (claim.key(), entry)));
     store(places, &table)
 }
 

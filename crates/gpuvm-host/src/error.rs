@@ -100,8 +100,50 @@ pub enum HostError {
         /// The pool's size that was reached.
         have: u64,
     },
+    /// The kernel has not shrunk a pool.
+    #[error("node {node}: the pool of {page} hugepages has {have} pages and should be back at {want}")]
+    PoolNotRestored {
+        /// The node.
+        node: u32,
+        /// The page size.
+        page: PageSize,
+        /// The size to come back to.
+        want: u64,
+        /// The size it has.
+        have: u64,
+    },
+    /// gpuvm's own tables are being edited by another gpuvm for too long.
+    #[error("{path} has been locked by another gpuvm for more than {seconds} s", path = path.display())]
+    Locked {
+        /// The lock.
+        path: PathBuf,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// A device isn't any more as it was when the plan was made.
+    #[error("{bdf} has {now} now, and had {planned} when this was planned: somebody else is at it")]
+    Stale {
+        /// The device.
+        bdf: Bdf,
+        /// What it had.
+        planned: String,
+        /// What it has.
+        now: String,
+    },
+    /// QEMU is still there although it was killed.
+    #[error(
+        "QEMU process {pid} was killed {minutes} minutes ago and the kernel has not let go of it: {state}"
+    )]
+    QemuStuck {
+        /// QEMU.
+        pid: i32,
+        /// How long ago.
+        minutes: u64,
+        /// What its threads wait for.
+        state: String,
+    },
     /// A device doesn't answer, so no driver is asked to take it.
-    #[error("{bdf} doesn't answer ({finding}); it stays on vfio-pci, so that no driver touches it")]
+    #[error("{bdf} doesn't answer as it did ({finding}); it stays on vfio-pci, so that no driver touches it")]
     NotAnswering {
         /// The device.
         bdf: Bdf,
@@ -176,12 +218,10 @@ pub enum HostError {
         pid: i32,
     },
     /// A VM of this name ended without giving the host back.
-    #[error("VM {vm} has ended without giving the host back: {left} operations are still to be undone")]
+    #[error("VM {vm} has ended without giving the host back")]
     LeftBehind {
         /// The VM.
         vm: String,
-        /// How many operations.
-        left: usize,
     },
     /// A driver that a device is to be given back to is gone.
     #[error("{bdf} can't be given back to {driver}: that driver isn't loaded any more")]

@@ -146,8 +146,13 @@ impl Journal {
         let mut text =
             serde_json::to_string(line).map_err(|error| HostError::content(&self.path, "", error))?;
         text.push('\n');
+        let before = self.file.metadata().map_err(HostError::file("read", &self.path))?.len();
         let write = |file: &mut File| file.write_all(text.as_bytes()).and_then(|()| file.sync_data());
-        write(&mut self.file).map_err(HostError::file("write", &self.path))
+        write(&mut self.file).map_err(|error| {
+            // A part of a line, of a full disk, would spoil the next one. If even this fails, the error is the same one.
+            self.file.set_len(before).ok();
+            HostError::file("write", &self.path)(error)
+        })
     }
 }
 

@@ -1,11 +1,18 @@
 //! The lock that guards edits of the shared tables, and files that are replaced in one step.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use crate::HostError;
 use crate::places::Places;
+
+/// How long edits of the tables may hold another gpuvm up.
+const TABLES: Duration = Duration::from_secs(20);
+/// How long the resize of a pool may: the kernel moves pages out of the way.
+const POOL: Duration = Duration::from_secs(120);
 
 /// A held lock; it ends with this value, and with the process, however that ends.
 #[derive(Debug)]
@@ -16,18 +23,38 @@ pub struct Guard {
 /// Takes the lock that guards reservations and claims; it is held for the time of an edit only.
 ///
 /// # Errors
-/// Returns failures to make or lock the file.
+/// Returns failures to make or lock the file, and that another gpuvm has it for too long.
 pub fn tables(places: &Places) -> Result<Guard, HostError> {
-    make_dir(places.run())?;
-    let path = places.lock();
+    take(&places.lock(), TABLES)
+}
+
+/// Takes the lock of one pool of hugepages, which is held while the kernel resizes it.
+///
+/// # Errors
+/// Returns failures to make or lock the file, and that another gpuvm has it for too long.
+pub fn pool(places: &Places, key: &str) -> Result<Guard, HostError> {
+    take(&places.run().join(format!("pool-{key}.lock")), POOL)
+}
+
+fn take(path: &Path, patience: Duration) -> Result<Guard, HostError> {
+    make_dir(path.parent().unwrap_or(Path::new(".")))?;
     let file = File::options()
         .create(true)
         .truncate(false)
         .write(true)
-        .open(&path)
-        .map_err(HostError::file("open", &path))?;
-    file.lock().map_err(HostError::file("lock", &path))?;
-    Ok(Guard { _file: file })
+        .open(path)
+        .map_err(HostError::file("open", path))?;
+    let begun = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(Guard { _file: file }),
+            Err(TryLockError::WouldBlock) if begun.elapsed() < patience => sleep(Duration::from_millis(20)),
+            Err(TryLockError::WouldBlock) => {
+                return Err(HostError::Locked { path: path.to_owned(), seconds: patience.as_secs() });
+            }
+            Err(TryLockError::Error(error)) => return Err(HostError::file("lock", path)(error)),
+        }
+    }
 }
 
 /// Makes a folder and those above it, for the owner alone.

@@ -56,6 +56,11 @@ impl Places {
         self.vm(vm).join("journal")
     }
 
+    /// Returns what a VM's devices said of themselves before anything was done.
+    pub fn baselines(&self, vm: &VmName) -> PathBuf {
+        self.vm(vm).join("baselines.json")
+    }
+
     /// Returns a VM's folder of what outlives a reboot, such as firmware variables.
     pub fn state(&self, vm: &VmName) -> PathBuf {
         self.lib.join("vm").join(vm.as_str())

@@ -7,6 +7,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use gpuvm_core::cpulist::CpuSet;
 use gpuvm_core::pci::{Bdf, GroupId};
 use gpuvm_core::plan::Plan;
 use gpuvm_core::profile::VmName;
@@ -57,6 +58,9 @@ pub struct Reservation {
     pub qemu: Option<ProcessId>,
     /// Children that wait for the kernel.
     pub in_flight: Vec<ProcessId>,
+    /// The CPUs that its vCPUs are pinned to.
+    #[serde(default)]
+    pub cpus: CpuSet,
 }
 
 impl Reservation {
@@ -71,6 +75,7 @@ impl Reservation {
             supervisor: ProcessId::own(),
             qemu: None,
             in_flight: Vec::new(),
+            cpus: plan.placement.vcpus.iter().map(|pin| pin.cpu).collect(),
         }
     }
 
@@ -87,7 +92,9 @@ impl Reservation {
         let device = self.devices.iter().find(|bdf| other.devices.contains(bdf)).map(ToString::to_string);
         let group =
             || self.groups.iter().find(|id| other.groups.contains(id)).map(|id| format!("group {id}"));
-        device.or_else(group)
+        let cpus = self.cpus.intersection(&other.cpus);
+        let cpu = || (!cpus.is_empty()).then(|| format!("CPU {cpus}"));
+        device.or_else(group).or_else(cpu)
     }
 }
 
@@ -98,7 +105,8 @@ impl Reservation {
 pub fn reserve(places: &Places, wanted: &Reservation) -> Result<(), HostError> {
     let _guard = lock::tables(places)?;
     for held in all(places, &wanted.boot_id)? {
-        let left = journal::left(&places.journal(&held.vm), &wanted.boot_id)?;
+        // A journal that can't be read holds its VM's devices, and nobody else's.
+        let left = journal::left(&places.journal(&held.vm), &wanted.boot_id).unwrap_or(usize::MAX);
         let alive = held.alive();
         if alive.is_none() && left == 0 {
             remove(places, &held.vm)?;
@@ -109,20 +117,56 @@ pub fn reserve(places: &Places, wanted: &Reservation) -> Result<(), HostError> {
                 Some((role, process)) => {
                     HostError::AlreadyUp { vm: held.vm.to_string(), role, pid: process.pid }
                 }
-                None => HostError::LeftBehind { vm: held.vm.to_string(), left },
+                None => HostError::LeftBehind { vm: held.vm.to_string() },
             });
         }
         if let Some(what) = held.conflict(wanted) {
             let state = match alive {
                 Some((role, process)) => format!("{role} process {} is alive", process.pid),
-                None => {
-                    format!("ended without giving the host back: {left} operations are still to be undone")
-                }
+                None => "ended without giving the host back".to_owned(),
             };
             return Err(HostError::Reserved { what, vm: held.vm.to_string(), state });
         }
     }
     store(places, wanted)
+}
+
+/// Makes this process the supervisor of a VM whose launcher is dead, so that nobody else gives it back or brings it up.
+///
+/// Returns the record; one is made up where there is none, for a folder that was left behind without it.
+///
+/// # Errors
+/// Returns that a launcher or another cleanup is at it, and failures to read or write.
+pub fn take_over(places: &Places, boot_id: &str, vm: &VmName) -> Result<Reservation, HostError> {
+    let _guard = lock::tables(places)?;
+    let known = all(places, boot_id)?.into_iter().find(|record| record.vm == *vm);
+    let mut record = known.unwrap_or_else(|| Reservation {
+        vm: vm.clone(),
+        boot_id: boot_id.to_owned(),
+        groups: Vec::new(),
+        devices: Vec::new(),
+        supervisor: ProcessId { pid: 0, start_time: 0 },
+        qemu: None,
+        in_flight: Vec::new(),
+        cpus: CpuSet::default(),
+    });
+    if record.supervisor.is_alive() && record.supervisor != ProcessId::own() {
+        let pid = record.supervisor.pid;
+        return Err(HostError::AlreadyUp { vm: vm.to_string(), role: ProcessRole::Gpuvm, pid });
+    }
+    record.supervisor = ProcessId::own();
+    store(places, &record)?;
+    Ok(record)
+}
+
+/// Returns the CPUs that running VMs have pinned.
+///
+/// # Errors
+/// Returns failures to read the records.
+pub fn pinned_cpus(places: &Places, boot_id: &str, but: &VmName) -> Result<CpuSet, HostError> {
+    let records = all(places, boot_id)?;
+    let others = records.iter().filter(|record| record.vm != *but && record.alive().is_some());
+    Ok(others.flat_map(|record| record.cpus.iter().collect::<Vec<_>>()).collect())
 }
 
 /// Replaces a VM's record, to add QEMU or a child that waits.

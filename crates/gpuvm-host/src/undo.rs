@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use gpuvm_core::host_ops::HostOp;
 use gpuvm_core::pci::{Bdf, DriverName};
+use gpuvm_core::reset::{Verdict, judge};
 
 use crate::apply::{self, Host};
 use crate::journal::{Journal, OpState, Record};
@@ -16,9 +17,8 @@ use crate::{HostError, claims, config, root};
 /// before it in the journal rests on it, and a device that doesn't answer or hangs is not to be touched further. An
 /// operation may have been made or not, since a crash can come between the note and the deed: undoing looks at the host.
 ///
-/// # Errors
-/// Returns failures to write the journal; failures of the operations themselves are the result.
-pub fn undo_all(host: &Host<'_>, journal: &mut Journal) -> Result<Vec<HostError>, HostError> {
+/// A journal that can't be written, on a full disk for example, stops nothing: giving back comes first.
+pub fn undo_all(host: &Host<'_>, journal: &mut Journal) -> Vec<HostError> {
     let mut failures = Vec::new();
     let mut blocked = BTreeSet::new();
     for record in journal.open_records() {
@@ -26,20 +26,20 @@ pub fn undo_all(host: &Host<'_>, journal: &mut Journal) -> Result<Vec<HostError>
             continue;
         }
         match undo(host, &record) {
-            Ok(()) => journal.mark(record.seq, OpState::Undone)?,
+            Ok(()) => failures.extend(journal.mark(record.seq, OpState::Undone).err()),
             // Reported once, and never overwritten: there is nothing left for us to give back.
             Err(error @ HostError::ChangedByOthers { .. }) => {
-                journal.mark(record.seq, OpState::Undone)?;
+                failures.extend(journal.mark(record.seq, OpState::Undone).err());
                 failures.push(error);
             }
             Err(error) => {
-                journal.mark(record.seq, stuck(&error))?;
+                failures.extend(journal.mark(record.seq, stuck(&error)).err());
                 blocked.extend(record.op.bdf());
                 failures.push(error);
             }
         }
     }
-    Ok(failures)
+    failures
 }
 
 fn stuck(error: &HostError) -> OpState {
@@ -92,15 +92,20 @@ fn undo_bind(host: &Host<'_>, bdf: Bdf, driver: &DriverName) -> Result<(), HostE
 
 /// A device that has fallen off the bus hangs or crashes the next driver that touches it.
 fn answers(host: &Host<'_>, bdf: Bdf) -> Result<(), HostError> {
-    let finding = match config::snapshot(&host.kernel.root, bdf) {
-        // A VF's ids always read ffff, so both registers have to.
-        Ok(now) if now.command == 0xffff && now.id.vendor == 0xffff => {
-            "its config space reads all ones".to_owned()
-        }
-        Ok(_) => return Ok(()),
-        Err(error) => error.to_string(),
+    let now = config::snapshot(&host.kernel.root, bdf).map_err(|error| error.to_string());
+    // Without a baseline the device is held against itself, which still finds all ones and a reset that doesn't end.
+    let before = match (host.baselines.get(&bdf), &now) {
+        (Some(before), _) => *before,
+        (None, Ok(now)) => *now,
+        (None, Err(finding)) => return Err(HostError::NotAnswering { bdf, finding: finding.clone() }),
     };
-    Err(HostError::NotAnswering { bdf, finding })
+    match judge(&before, now) {
+        Verdict::Alive => Ok(()),
+        Verdict::Sick { findings } => {
+            let finding = findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            Err(HostError::NotAnswering { bdf, finding })
+        }
+    }
 }
 
 fn undo_override(

@@ -80,8 +80,17 @@ fn members(root: &HostRoot, group: GroupId) -> Result<String, HostError> {
     Ok(words.join(", "))
 }
 
-/// Finds the process that has a device node open.
+/// Names the process that has a group open, if one of those that can be seen has.
+pub fn group_holder(root: &HostRoot, group: GroupId) -> Option<String> {
+    find_holder(&root.path(format!("/dev/vfio/{group}")))
+}
+
 fn holder(node: &Path) -> String {
+    find_holder(node).unwrap_or_else(|| "no process of it is visible from here".to_owned())
+}
+
+/// Finds the process that has a device node open.
+fn find_holder(node: &Path) -> Option<String> {
     let find = || -> io::Result<Option<String>> {
         for process in fs::read_dir("/proc")?.flatten() {
             let Ok(fds) = fs::read_dir(process.path().join("fd")) else { continue };
@@ -92,5 +101,5 @@ fn holder(node: &Path) -> String {
         }
         Ok(None)
     };
-    find().ok().flatten().unwrap_or_else(|| "no process of it is visible from here".to_owned())
+    find().ok().flatten()
 }

@@ -54,7 +54,6 @@ fn a_device_is_read_as_sysfs_tells() {
     assert_eq!(device.driver_override.as_ref().unwrap().as_str(), "vfio-pci");
     assert_eq!(device.node, None);
     assert_eq!(device.boot_display, Presence::Present);
-    assert_eq!(device.bars[0].size.to_string(), "16M");
     assert_eq!(device.upstream, ["0000:80:01.0".parse().unwrap()]);
     assert_eq!(device.reset_methods, ["flr", "bus"]);
 }
@@ -175,4 +174,15 @@ fn firmware_descriptors_in_etc_mask_those_in_usr() {
         .map(|found| found.content.mapping.executable.as_ref().unwrap().filename.clone())
         .collect();
     assert_eq!(codes, [Path::new("/etc/b")]);
+}
+
+#[test]
+fn a_root_mounted_as_dev_root_is_found_by_its_numbers() {
+    let host = FakeHost::new();
+    host.device(&nvme("0000:01:00.0", 1, 0));
+    with_disk(&host, "0000:01:00.0");
+    host.link("/sys/dev/block/259:2", "/sys/class/block/nvme0n1p1");
+    host.file("/proc/self/mountinfo", "1 0 259:2 / / rw - ext4 /dev/root rw\n");
+    let holder = Holder::Mount { device: "/dev/root".into(), target: "/".into() };
+    assert_eq!(holders(&host, "0000:01:00.0"), [holder]);
 }

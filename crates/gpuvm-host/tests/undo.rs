@@ -2,12 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
 
+use std::collections::BTreeMap;
+
 use gpuvm_core::host_ops::HostOp;
 use gpuvm_core::pci::{Bdf, DriverName};
 use gpuvm_core::profile::VmName;
+use gpuvm_core::reset::Snapshot;
 use gpuvm_core::units::PageSize;
 use gpuvm_host::HostError;
 use gpuvm_host::apply::{Host, apply};
+use gpuvm_host::config;
 use gpuvm_host::journal::Journal;
 use gpuvm_host::kernel::Kernel;
 use gpuvm_host::lock::make_dir;
@@ -23,6 +27,7 @@ struct Bench {
     kernel: Kernel,
     places: Places,
     vm: VmName,
+    baselines: BTreeMap<Bdf, Snapshot>,
 }
 
 impl Bench {
@@ -30,7 +35,8 @@ impl Bench {
         let fake = FakeHost::new();
         fake.device(&gpu(GPU, 7, 1));
         let places = Places::below(&fake.prefix());
-        Self { kernel: fake.kernel(), places, vm: VmName::new("vm").unwrap(), fake }
+        let baselines = BTreeMap::from([(bdf(), config::snapshot(&fake.root(), bdf()).unwrap())]);
+        Self { kernel: fake.kernel(), places, vm: VmName::new("vm").unwrap(), baselines, fake }
     }
 
     fn host(&self) -> Host<'_> {
@@ -38,7 +44,7 @@ impl Bench {
     }
 
     fn host_of<'a>(&'a self, vm: &'a VmName) -> Host<'a> {
-        Host { kernel: &self.kernel, places: &self.places, boot_id: BOOT, vm }
+        Host { kernel: &self.kernel, places: &self.places, boot_id: BOOT, vm, baselines: &self.baselines }
     }
 
     fn journal(&self, vm: &VmName) -> Journal {
@@ -81,7 +87,7 @@ fn undo_restores_the_host_from_every_point_of_the_way() {
         let before = bench.fake.snapshot().unwrap();
         let mut journal = bench.journal(&bench.vm);
         assert!(bench.apply(&mut journal, &take()[..made]).is_none());
-        assert!(undo_all(&bench.host(), &mut journal).unwrap().is_empty(), "after {made}");
+        assert!(undo_all(&bench.host(), &mut journal).is_empty(), "after {made}");
         assert_eq!(bench.fake.snapshot().unwrap(), before, "after {made}");
         assert!(journal.open_records().is_empty());
     }
@@ -96,7 +102,7 @@ fn undo_restores_the_host_when_a_crash_came_between_note_and_deed() {
         assert!(bench.apply(&mut journal, &take()[..noted]).is_none());
         journal.intend(&take()[noted], None).unwrap();
         let mut journal = Journal::reopen(&bench.places.journal(&bench.vm), BOOT).unwrap().unwrap();
-        assert!(undo_all(&bench.host(), &mut journal).unwrap().is_empty(), "at {noted}");
+        assert!(undo_all(&bench.host(), &mut journal).is_empty(), "at {noted}");
         assert_eq!(bench.fake.snapshot().unwrap(), before, "at {noted}");
     }
 }
@@ -127,12 +133,12 @@ fn an_unbind_that_hangs_is_named_in_flight_and_left_alone_until_it_ends() {
     assert!(matches!(error, HostError::InFlight { .. }), "{error}");
     assert!(error.to_string().contains(GPU) && error.to_string().contains("(state "), "{error}");
     let writes = bench.fake.writes().len();
-    let left = undo_all(&bench.host(), &mut journal).unwrap();
+    let left = undo_all(&bench.host(), &mut journal);
     assert!(matches!(left[..], [HostError::InFlight { .. }]), "{left:?}");
     // Only the pool was given back: nothing of the device was written to.
     assert_eq!(bench.fake.writes().len(), writes + 1);
     bench.fake.release();
-    assert!(undo_all(&bench.host(), &mut journal).unwrap().is_empty());
+    assert!(undo_all(&bench.host(), &mut journal).is_empty());
     assert_eq!(bench.fake.driver(GPU).unwrap().as_deref(), Some("nvidia"));
 }
 
@@ -163,7 +169,7 @@ fn what_somebody_else_has_changed_is_reported_and_not_overwritten() {
     let set = format!("/sys/bus/pci/devices/{GPU}/driver_override");
     bench.fake.file(&set, "pci-stub\n");
     bench.fake.file("/sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages", "999\n");
-    let left = undo_all(&bench.host(), &mut journal).unwrap();
+    let left = undo_all(&bench.host(), &mut journal);
     let changed = left.iter().filter(|e| matches!(e, HostError::ChangedByOthers { .. })).count();
     assert_eq!(changed, 2, "{left:?}");
     assert!(left[0].to_string().contains("pci-stub"), "{left:?}");
@@ -178,7 +184,7 @@ fn a_device_that_no_longer_answers_is_not_given_to_its_driver() {
     let mut journal = bench.journal(&bench.vm);
     assert!(bench.apply(&mut journal, &take()).is_none());
     bench.fake.file(&format!("/sys/bus/pci/devices/{GPU}/config"), [0xff; 256]);
-    let left = undo_all(&bench.host(), &mut journal).unwrap();
+    let left = undo_all(&bench.host(), &mut journal);
     assert!(left.iter().any(|error| matches!(error, HostError::NotAnswering { .. })), "{left:?}");
     assert_eq!(bench.fake.driver(GPU).unwrap().as_deref(), Some("vfio-pci"));
     assert!(!journal.open_records().is_empty(), "cleanup must be able to try again");
@@ -190,7 +196,7 @@ fn a_driver_that_was_unloaded_is_named() {
     let mut journal = bench.journal(&bench.vm);
     assert!(bench.apply(&mut journal, &take()).is_none());
     std::fs::remove_dir_all(bench.fake.path("/sys/bus/pci/drivers/nvidia")).unwrap();
-    let left = undo_all(&bench.host(), &mut journal).unwrap();
+    let left = undo_all(&bench.host(), &mut journal);
     assert!(
         matches!(&left[..], [HostError::DriverGone { driver, .. }] if driver.as_str() == "nvidia"),
         "{left:?}"
@@ -204,7 +210,7 @@ fn an_override_that_was_there_before_comes_back() {
     bench.fake.file(&set, "nvidia\n");
     let mut journal = bench.journal(&bench.vm);
     assert!(bench.apply(&mut journal, &take()).is_none());
-    assert!(undo_all(&bench.host(), &mut journal).unwrap().is_empty());
+    assert!(undo_all(&bench.host(), &mut journal).is_empty());
     assert_eq!(std::fs::read_to_string(bench.fake.path(&set)).unwrap(), "nvidia\n");
     assert_eq!(bench.fake.driver(GPU).unwrap().as_deref(), Some("nvidia"));
 }
@@ -217,7 +223,7 @@ fn too_few_hugepages_fail_with_the_figure_and_leave_the_pool_as_it_was() {
     let error = bench.apply(&mut journal, &[claim(40_000)]).unwrap();
     assert!(matches!(error, HostError::Hugepages { need: 40_000, have: 32_768, .. }), "{error}");
     assert_eq!(bench.fake.snapshot().unwrap(), before);
-    assert!(undo_all(&bench.host(), &mut journal).unwrap().is_empty());
+    assert!(undo_all(&bench.host(), &mut journal).is_empty());
     assert_eq!(bench.fake.snapshot().unwrap(), before);
 }
 
@@ -235,9 +241,71 @@ fn two_vms_share_a_pool_and_the_last_to_go_restores_it_in_either_order() {
             || std::fs::read_to_string(bench.kernel.root.hugepage_pool(1, PageSize::M2).join("nr_hugepages"));
         assert_eq!(total().unwrap(), "200\n");
         for (at, expected) in [(first, "100\n"), (1 - first, "0\n")] {
-            assert!(undo_all(&bench.host_of(&vms[at]), &mut journals[at]).unwrap().is_empty());
+            assert!(undo_all(&bench.host_of(&vms[at]), &mut journals[at]).is_empty());
             assert_eq!(total().unwrap(), expected);
         }
         assert_eq!(bench.fake.snapshot().unwrap(), before);
     }
+}
+
+fn pool_of(bench: &Bench) -> String {
+    let pool = bench.kernel.root.hugepage_pool(1, PageSize::M2).join("nr_hugepages");
+    std::fs::read_to_string(pool).unwrap().trim().to_owned()
+}
+
+fn set_pool(bench: &Bench, total: u64) {
+    for file in ["nr_hugepages", "free_hugepages"] {
+        let path = format!("/sys/devices/system/node/node1/hugepages/hugepages-2048kB/{file}");
+        bench.fake.file(&path, format!("{total}\n"));
+    }
+}
+
+#[test]
+fn pages_that_an_administrator_adds_between_two_claims_are_still_there_in_the_end() {
+    let bench = Bench::new();
+    let vms = [VmName::new("a").unwrap(), VmName::new("b").unwrap()];
+    let mut journals: Vec<_> = vms.iter().map(|vm| bench.journal(vm)).collect();
+    apply(&bench.host_of(&vms[0]), &mut journals[0], &claim(128)).unwrap();
+    set_pool(&bench, 1128);
+    apply(&bench.host_of(&vms[1]), &mut journals[1], &claim(128)).unwrap();
+    for at in [1, 0] {
+        assert!(undo_all(&bench.host_of(&vms[at]), &mut journals[at]).is_empty());
+    }
+    assert_eq!(pool_of(&bench), "1000");
+}
+
+#[test]
+fn a_pool_that_was_grown_half_way_when_its_launcher_died_is_given_back() {
+    let bench = Bench::new();
+    let mut journal = bench.journal(&bench.vm);
+    // The write is noted, hangs, and ends with 77 of the 128 pages.
+    bench.fake.fault("nr_hugepages", Fault::Hang);
+    assert!(matches!(bench.apply(&mut journal, &[claim(128)]), Some(HostError::InFlight { .. })));
+    bench.fake.release();
+    set_pool(&bench, 77);
+    let left = undo_all(&bench.host(), &mut journal);
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(pool_of(&bench), "0");
+}
+
+#[test]
+fn a_device_that_is_still_in_reset_is_not_given_to_its_driver() {
+    let bench = Bench::new();
+    let mut journal = bench.journal(&bench.vm);
+    assert!(bench.apply(&mut journal, &take()).is_none());
+    let mut config = [0xff; 256];
+    config[..2].copy_from_slice(&[1, 0]);
+    bench.fake.file(&format!("/sys/bus/pci/devices/{GPU}/config"), config);
+    let left = undo_all(&bench.host(), &mut journal);
+    assert!(left.iter().any(|error| matches!(error, HostError::NotAnswering { .. })), "{left:?}");
+}
+
+#[test]
+fn a_device_that_dies_while_it_is_taken_from_its_driver_stays_where_it_is() {
+    let bench = Bench::new();
+    bench.fake.fault("nvidia/unbind", Fault::KillsDevice);
+    let mut journal = bench.journal(&bench.vm);
+    assert!(bench.apply(&mut journal, &take()).is_none());
+    assert!(!undo_all(&bench.host(), &mut journal).is_empty());
+    assert_eq!(bench.fake.driver(GPU).unwrap().as_deref(), Some("vfio-pci"));
 }

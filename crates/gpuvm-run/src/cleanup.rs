@@ -1,14 +1,20 @@
 //! Gives the host back after a launcher that died.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
+use gpuvm_core::pci::Bdf;
 use gpuvm_core::profile::VmName;
+use gpuvm_core::reset::Snapshot;
 use gpuvm_host::apply::Host;
 use gpuvm_host::journal::{self, Journal};
 use gpuvm_host::kernel::Kernel;
 use gpuvm_host::places::Places;
+use gpuvm_host::process::ProcessId;
 use gpuvm_host::reservation::{self, Reservation};
-use gpuvm_host::root::list;
+use gpuvm_host::root::{list, read_text};
 use gpuvm_host::{HostError, undo};
 use gpuvm_sys::process::{Signal, pidfd_open, pidfd_send_signal};
 use serde::Serialize;
@@ -17,14 +23,14 @@ use crate::up::close;
 
 /// How long a QEMU without a launcher may take to flush its disks.
 const TERM: Duration = Duration::from_secs(15);
-/// How long a killed QEMU may take: a card off the bus holds its exit for 72 s.
-const KILL: Duration = Duration::from_secs(90);
+/// How long a killed QEMU may take: the resets of a card off the bus hold its end for five minutes.
+const KILL: Duration = Duration::from_secs(360);
 
 /// What became of one VM's remains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cleaned {
-    /// Its launcher is alive: nothing was touched.
+    /// Its launcher, or another cleanup, is alive: nothing was touched.
     Running,
     /// Everything is given back.
     Done,
@@ -48,7 +54,7 @@ pub struct CleanupReport {
 
 /// Gives back what VMs left behind whose launcher is dead; all of them, or one.
 ///
-/// Nothing is done twice: it may be killed at any point and run again.
+/// Nothing is done twice: it may be killed at any point and run again. One VM's failure stops no other's.
 ///
 /// # Errors
 /// Returns failures to read gpuvm's own records; what could not be given back is in the reports.
@@ -58,79 +64,93 @@ pub fn cleanup(
     boot_id: &str,
     only: Option<&VmName>,
 ) -> Result<Vec<CleanupReport>, HostError> {
-    let records = reservation::all(places, boot_id)?;
     let mut names: Vec<VmName> =
         list(&places.run().join("vm"))?.iter().filter_map(|name| VmName::new(name)).collect();
-    names.extend(records.iter().map(|record| record.vm.clone()));
+    names.extend(reservation::all(places, boot_id)?.into_iter().map(|record| record.vm));
     names.sort();
     names.dedup();
-    let mut reports = Vec::new();
-    for name in names.into_iter().filter(|name| only.is_none_or(|only| only == name)) {
-        let record = records.iter().find(|record| record.vm == name);
-        reports.push(clean(&Host { kernel, places, boot_id, vm: &name }, record)?);
-    }
-    Ok(reports)
+    let wanted = names.into_iter().filter(|name| only.is_none_or(|only| only == name));
+    Ok(wanted.map(|name| clean(kernel, places, boot_id, name)).collect())
 }
 
-fn clean(host: &Host<'_>, record: Option<&Reservation>) -> Result<CleanupReport, HostError> {
-    let name = host.vm.clone();
-    if record.is_some_and(|record| record.supervisor.is_alive()) {
-        return Ok(CleanupReport {
-            name,
-            result: Cleaned::Running,
-            not_given_back: Vec::new(),
-            left: Vec::new(),
-        });
-    }
-    if let Some(qemu) = record.and_then(|record| record.qemu) {
+fn clean(kernel: &Kernel, places: &Places, boot_id: &str, name: VmName) -> CleanupReport {
+    let (result, left) = match reservation::take_over(places, boot_id, &name) {
+        Err(HostError::AlreadyUp { .. }) => (Cleaned::Running, Vec::new()),
+        Err(error) => (Cleaned::Left, vec![error]),
+        Ok(record) => match give_back(kernel, places, boot_id, &record) {
+            Ok(left) if left.is_empty() => (Cleaned::Done, left),
+            Ok(left) => (Cleaned::Left, left),
+            Err(error) => (Cleaned::Left, vec![error]),
+        },
+    };
+    let not_given_back = left.iter().map(ToString::to_string).collect();
+    CleanupReport { name, result, not_given_back, left }
+}
+
+/// Ends the QEMU of a VM that was taken over, and undoes its journal.
+fn give_back(
+    kernel: &Kernel,
+    places: &Places,
+    boot_id: &str,
+    record: &Reservation,
+) -> Result<Vec<HostError>, HostError> {
+    let vm = &record.vm;
+    if let Some(qemu) = record.qemu {
         end_qemu(qemu)?;
     }
-    let mut left = Vec::new();
-    match Journal::reopen(&host.places.journal(&name), host.boot_id)? {
-        Some(mut journal) => {
-            left = undo::undo_all(host, &mut journal)?;
-            if journal.open_records().is_empty() {
-                close(host.places, &name, &mut journal)?;
-            }
-        }
+    let Some(mut journal) = Journal::reopen(&places.journal(vm), boot_id)? else {
         // Closed, of another boot, or never begun: only the records are left.
-        None => {
-            journal::remove_dir(&host.places.vm(&name))?;
-            reservation::release(host.places, &name)?;
+        journal::remove_dir(&places.vm(vm))?;
+        reservation::release(places, vm)?;
+        return Ok(Vec::new());
+    };
+    // A launcher that was killed right after it had started QEMU had no time to record it.
+    for group in &record.groups {
+        if let Some(holder) = gpuvm_host::vfio::group_holder(&kernel.root, *group) {
+            return Err(HostError::GroupBusy { group: *group, holder });
         }
     }
-    let result = if left.is_empty() { Cleaned::Done } else { Cleaned::Left };
-    Ok(CleanupReport { name, result, not_given_back: left.iter().map(ToString::to_string).collect(), left })
+    let baselines = baselines(&places.baselines(vm))?;
+    let host = Host { kernel, places, boot_id, vm, baselines: &baselines };
+    let mut left = undo::undo_all(&host, &mut journal);
+    if journal.open_records().is_empty() {
+        left.extend(close(places, vm, &mut journal).err());
+    }
+    Ok(left)
+}
+
+/// Reads what the devices said of themselves before; nothing where the launcher died before it had asked them.
+fn baselines(path: &Path) -> Result<BTreeMap<Bdf, Snapshot>, HostError> {
+    let Some(text) = read_text(path)? else { return Ok(BTreeMap::new()) };
+    serde_json::from_str(&text).map_err(|error| HostError::content(path, &text, error))
 }
 
 /// Ends a QEMU that has no launcher any more: its devices can't be given back before.
-fn end_qemu(qemu: gpuvm_host::process::ProcessId) -> Result<(), HostError> {
-    let path = std::path::PathBuf::from(format!("/proc/{}", qemu.pid));
+fn end_qemu(qemu: ProcessId) -> Result<(), HostError> {
+    let path = Path::new("/proc").join(qemu.pid.to_string());
     for (signal, patience) in [(Signal::SIGTERM, TERM), (Signal::SIGKILL, KILL)] {
+        // The pidfd first, then the look whether it is the recorded one: it can't come to mean another process after that.
+        let pidfd = pidfd_open(qemu.pid);
         if !qemu.is_alive() {
             return Ok(());
         }
-        // Opened while it is known to be the one that was recorded, a pidfd can't come to mean another process.
-        let sent =
-            pidfd_open(qemu.pid).and_then(|fd| pidfd_send_signal(std::os::fd::AsFd::as_fd(&fd), signal));
+        let sent = pidfd.and_then(|fd| pidfd_send_signal(fd.as_fd(), signal));
         if let Err(error) = sent
             && qemu.is_alive()
         {
             return Err(HostError::file("signal the QEMU of", &path)(error));
         }
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         while qemu.is_alive() && begun.elapsed() < patience {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
     match qemu.is_alive() {
         false => Ok(()),
-        true => Err(HostError::File {
-            doing: "end the QEMU of",
-            path,
-            source: std::io::Error::other(
-                "it is still there after SIGKILL: the kernel has not let go of its devices",
-            ),
+        true => Err(HostError::QemuStuck {
+            pid: qemu.pid,
+            minutes: KILL.as_secs() / 60,
+            state: gpuvm_host::process::describe_threads(qemu.pid),
         }),
     }
 }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use gpuvm_core::lifecycle::{Effect, Event, Exit, Life, Outcome, Patience, Stage};
+use gpuvm_core::lifecycle::{Effect, Event, Life, Outcome, Patience, Stage};
 use gpuvm_core::plan::Plan;
+use gpuvm_host::HostError;
 use gpuvm_qmp::verbs::VcpuThread;
 use gpuvm_qmp::{Events, Known, Qmp};
 use tokio::sync::mpsc;
@@ -18,6 +19,8 @@ use crate::signals::Signals;
 const REPIN: [Duration; 3] = [Duration::from_millis(100), Duration::from_secs(1), Duration::from_secs(10)];
 /// Between words about a QEMU that was killed and isn't gone.
 const STILL_THERE: Duration = Duration::from_secs(20);
+/// How long a killed QEMU is waited for: a dead card's resets take five minutes.
+const GIVE_UP: Duration = Duration::from_secs(15 * 60);
 /// Between later looks.
 const REPIN_LATER: Duration = Duration::from_secs(60);
 
@@ -41,6 +44,7 @@ struct Driver<'a> {
     deadline: Option<(Stage, Instant)>,
     /// When to tell that a killed QEMU is still there.
     patience_over: Option<Instant>,
+    killed: Option<Instant>,
     answers: (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
 }
 
@@ -51,7 +55,7 @@ pub(crate) async fn drive(
     patience: Patience,
     signals: &mut Signals,
     observer: &mut dyn Observer,
-) -> Outcome {
+) -> Result<Outcome, HostError> {
     let mut life = Life::new(patience);
     let mut driver = Driver {
         plan: running.plan,
@@ -64,6 +68,7 @@ pub(crate) async fn drive(
         observer,
         deadline: None,
         patience_over: None,
+        killed: None,
         answers: mpsc::unbounded_channel(),
     };
     life.step(Event::Continued);
@@ -73,15 +78,43 @@ pub(crate) async fn drive(
             driver.perform(effect);
         }
         if let Some(outcome) = life.outcome() {
-            return outcome.clone();
+            return Ok(outcome.clone());
+        }
+        if let Some(since) = driver.killed.filter(|since| since.elapsed() > GIVE_UP) {
+            return Err(stuck(driver.process.pid(), since));
         }
     }
 }
 
 /// Ends a QEMU whose guest never ran, and collects it.
-pub(crate) async fn end(process: &mut Process) -> Exit {
+///
+/// # Errors
+/// Returns that the kernel doesn't let go of it.
+pub(crate) async fn end(process: &mut Process, observer: &mut dyn Observer) -> Result<(), HostError> {
     process.kill_now();
-    process.exited().await
+    let since = Instant::now();
+    while since.elapsed() < GIVE_UP {
+        if tokio::time::timeout(STILL_THERE, process.exited()).await.is_ok() {
+            return Ok(());
+        }
+        observer.note(&what_holds(process.pid()));
+    }
+    Err(stuck(process.pid(), since))
+}
+
+fn stuck(pid: i32, since: Instant) -> HostError {
+    let state = gpuvm_host::process::describe_threads(pid);
+    HostError::QemuStuck { pid, minutes: since.elapsed().as_secs() / 60, state }
+}
+
+/// Tells where in the kernel a killed QEMU waits: resets of a card that has fallen off the bus take some 70 s each, several of
+/// them in a row, and nothing shortens that.
+fn what_holds(pid: i32) -> Note {
+    let states = gpuvm_host::process::describe_threads(pid);
+    Note(format!(
+        "QEMU was killed, but the kernel has not let go of it ({states}). If it is resetting a device that doesn't \
+         answer, that takes minutes: dmesg | tail"
+    ))
 }
 
 impl Driver<'_> {
@@ -125,8 +158,10 @@ impl Driver<'_> {
                 }
                 exit = self.process.exited() => Some(Event::Exited(exit)),
                 () = sleep_until(patience_over.unwrap_or_else(Instant::now)), if patience_over.is_some() => {
-                    self.tell_what_holds_it();
-                    None
+                    self.observer.note(&what_holds(self.process.pid()));
+                    self.patience_over = Some(Instant::now() + STILL_THERE);
+                    // Whatever the event, it leads to a look at how long this has gone on.
+                    Some(Event::Deadline(Stage::Kill))
                 }
                 () = sleep_until(self.repin.1) => {
                     self.pin_again();
@@ -137,18 +172,6 @@ impl Driver<'_> {
                 return event;
             }
         }
-    }
-
-    /// Tells where in the kernel a killed QEMU waits: resets of a card that has fallen off the bus take some 70 s each, several
-    /// of them in a row, and nothing shortens that.
-    fn tell_what_holds_it(&mut self) {
-        let states = gpuvm_host::process::describe_threads(self.process.pid());
-        let text = format!(
-            "QEMU was killed, but the kernel has not let go of it ({states}). If it is resetting a device that doesn't \
-             answer, that takes minutes: dmesg | tail"
-        );
-        self.observer.note(&Note(text));
-        self.patience_over = Some(Instant::now() + STILL_THERE);
     }
 
     /// Pins threads that came since; one that can't be pinned is told, and no reason to end a guest that runs.
@@ -179,7 +202,8 @@ impl Driver<'_> {
         tokio::spawn(async move {
             match qmp.query_status(COMMAND).await {
                 Ok(status) if status.status == "internal-error" => drop(answers.send(Event::InternalError)),
-                Ok(_) => {}
+                Ok(status) if status.running => {}
+                Ok(status) => tracing::warn!("QEMU has stopped the guest: its status is `{}`", status.status),
                 Err(error) => tracing::warn!("why the guest stopped is not known: {error}"),
             }
         });
@@ -198,6 +222,7 @@ impl Driver<'_> {
             Effect::Kill => {
                 self.observer.phase(&Phase::Stopping { stage: Stage::Kill });
                 self.process.kill_now();
+                self.killed = Some(Instant::now());
                 self.patience_over = Some(Instant::now() + STILL_THERE);
             }
             Effect::Arm(stage, after) => self.deadline = Some((stage, Instant::now() + after)),
@@ -214,7 +239,7 @@ impl Driver<'_> {
             };
             if let Err(error) = answer {
                 tracing::warn!("{error}");
-                drop(answers.send(Event::CommandFailed));
+                drop(answers.send(Event::CommandFailed(stage)));
             }
         });
     }

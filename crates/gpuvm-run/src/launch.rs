@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -50,20 +50,13 @@ pub(crate) struct Greeted {
     pub(crate) events: Events,
 }
 
-/// QEMU with its sockets connected, before its greeting.
-pub(crate) struct Started {
-    pub(crate) process: Process,
-    pub(crate) monitor: UnixStream,
-    pub(crate) serial: UnixStream,
-}
-
 /// Starts QEMU. To be called on the main thread: QEMU dies with the thread that started it.
-pub(crate) fn start(plan: &Plan, paths: &Paths) -> Result<Started, LaunchError> {
+pub(crate) fn spawn(plan: &Plan, paths: &Paths) -> Result<Process, LaunchError> {
     let vars = paths.state.join(UEFI_VARS);
     if let Firmware::Uefi(firmware) = &plan.firmware {
         copy_vars(&firmware.vars_template, &vars)?;
     }
-    let (monitor_path, serial_path) = (paths.run.join("qmp.sock"), paths.run.join("serial.sock"));
+    let (monitor_path, serial_path) = paths.sockets();
     let monitor = listen_unix(&monitor_path).map_err(file("listen on", &monitor_path))?;
     let serial = listen_unix(&serial_path).map_err(file("listen on", &serial_path))?;
     let handles = Handles {
@@ -91,19 +84,26 @@ pub(crate) fn start(plan: &Plan, paths: &Paths) -> Result<Started, LaunchError> 
         memlock: None,
     })
     .map_err(|source| LaunchError::Spawn { qemu: plan.qemu.clone(), source })?;
-    let process = Process { child, ends, stderr: stderr_path };
-    // The sockets listen already, so both connect at once, whatever QEMU is busy with.
+    Ok(Process { child, ends, stderr: stderr_path })
+}
+
+/// Connects to the monitor and the serial port: their sockets listen already, so both connect at once, whatever QEMU is
+/// busy with.
+pub(crate) fn connect(paths: &Paths) -> Result<(UnixStream, UnixStream), LaunchError> {
     let connect = |path: &Path| {
-        let stream = std::os::unix::net::UnixStream::connect(path)?;
-        stream.set_nonblocking(true)?;
-        UnixStream::from_std(stream)
+        let stream = std::os::unix::net::UnixStream::connect(path).and_then(|stream| {
+            stream.set_nonblocking(true)?;
+            UnixStream::from_std(stream)
+        });
+        stream.map_err(file("connect to", path))
     };
-    match (connect(&monitor_path), connect(&serial_path)) {
-        (Ok(monitor), Ok(serial)) => Ok(Started { process, monitor, serial }),
-        (Err(error), _) | (_, Err(error)) => {
-            process.kill_now();
-            Err(file("connect to", &monitor_path)(error))
-        }
+    let (monitor, serial) = paths.sockets();
+    Ok((connect(&monitor)?, connect(&serial)?))
+}
+
+impl Paths {
+    fn sockets(&self) -> (PathBuf, PathBuf) {
+        (self.run.join("qmp.sock"), self.run.join("serial.sock"))
     }
 }
 
@@ -132,31 +132,9 @@ pub(crate) fn greeting_deadline(plan: &Plan) -> Duration {
     Duration::from_secs(120) + Duration::from_millis(mib * 5)
 }
 
-/// Waits for the greeting, or for QEMU's end, whichever comes first.
-pub(crate) async fn greet(
-    plan: &Plan,
-    process: &mut Process,
-    monitor: UnixStream,
-) -> Result<Greeted, LaunchError> {
-    let deadline = greeting_deadline(plan);
-    let greeted = tokio::select! {
-        greeted = Qmp::handshake(monitor, deadline) => greeted,
-        exit = process.exited() => return Err(process.died(exit)),
-    };
-    let (qmp, events) = match greeted {
-        Ok(greeted) => greeted,
-        Err(gpuvm_qmp::Error::Timeout { after, .. }) => {
-            return Err(LaunchError::Silent { after, stderr: process.stderr() });
-        }
-        // A monitor that closes is a QEMU that ends: its status and its words tell more.
-        Err(error) if error.is_final() => {
-            return Err(match tokio::time::timeout(COMMAND, process.exited()).await {
-                Ok(exit) => process.died(exit),
-                Err(_) => error.into(),
-            });
-        }
-        Err(error) => return Err(error.into()),
-    };
+/// Waits for the greeting.
+pub(crate) async fn greet(plan: &Plan, monitor: UnixStream) -> Result<Greeted, LaunchError> {
+    let (qmp, events) = Qmp::handshake(monitor, greeting_deadline(plan)).await?;
     let version = qmp.version();
     if (version.major, version.minor) < OLDEST {
         return Err(LaunchError::TooOld { qemu: plan.qemu.clone(), version: version.to_string() });
@@ -194,19 +172,46 @@ impl Process {
         }
     }
 
+    /// Looks behind an error of the monitor: one that closes is a QEMU that ends, and its status and words tell more.
+    pub(crate) async fn explain(&mut self, error: LaunchError) -> LaunchError {
+        match error {
+            LaunchError::Qmp(gpuvm_qmp::Error::Timeout { command, after }) if command == "greeting" => {
+                LaunchError::Silent { after, stderr: self.stderr() }
+            }
+            LaunchError::Qmp(error) if error.is_final() => {
+                match tokio::time::timeout(COMMAND, self.exited()).await {
+                    Ok(exit) => self.died(exit),
+                    Err(_) => error.into(),
+                }
+            }
+            error => error,
+        }
+    }
+
     /// Makes the error of an early end.
-    fn died(&self, exit: Exit) -> LaunchError {
+    pub(crate) fn died(&self, exit: Exit) -> LaunchError {
         LaunchError::Died { exit, stderr: self.stderr() }
     }
 
     /// Returns the end of what QEMU said on stderr.
     pub(crate) fn stderr(&self) -> String {
         const LINES: usize = 20;
-        let text = std::fs::read(&self.stderr).unwrap_or_default();
+        let text = end_of(&self.stderr).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(LINES)..].join("\n")
     }
+}
+
+/// Reads the last bytes of a file that may have grown large.
+fn end_of(path: &Path) -> io::Result<Vec<u8>> {
+    const BYTES: u64 = 16 << 10;
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(BYTES)))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn exit_of(status: ExitStatus) -> Exit {

@@ -56,7 +56,10 @@ fn set(what: &str, tid: i32, cpus: &CpuSet) -> Result<(), LaunchError> {
         result => result.map_err(error)?,
     }
     // A cpuset narrows the mask without an error (sched_setaffinity(2)).
-    let now: CpuSet = sched::affinity(tid).map_err(error)?.into_iter().collect();
+    let now: CpuSet = match sched::affinity(tid) {
+        Err(gone) if gone.raw_os_error() == Some(3) => return Ok(()),
+        result => result.map_err(error)?.into_iter().collect(),
+    };
     if now == *cpus {
         return Ok(());
     }

@@ -7,15 +7,16 @@
 //!
 //! From the journal's first line on there is one way out, [`Session::give_back`], and it is taken whatever happened.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
 use gpuvm_core::lifecycle::{Outcome, Patience};
-use gpuvm_core::pci::Bdf;
-use gpuvm_core::plan::Plan;
+use gpuvm_core::pci::{Bdf, DriverName};
 use gpuvm_core::plan::mmio::memory_top;
-use gpuvm_core::profile::Serial;
-use gpuvm_core::reset::{Finding, Snapshot, Verdict, judge};
+use gpuvm_core::plan::{Ownership, Plan, PlannedDevice};
+use gpuvm_core::profile::{Serial, VmName};
+use gpuvm_core::reset::{Snapshot, Verdict, judge};
 use gpuvm_core::units::ByteSize;
 use gpuvm_host::apply::{self, Host};
 use gpuvm_host::journal::{self, Journal};
@@ -23,13 +24,14 @@ use gpuvm_host::kernel::Kernel;
 use gpuvm_host::places::Places;
 use gpuvm_host::process::ProcessId;
 use gpuvm_host::reservation::{self, Reservation};
+use gpuvm_host::root::{HostRoot, driver_of};
 use gpuvm_host::{HostError, config, lock, undo};
 use serde::Serialize;
 
 use crate::console::{Console, Sink};
 use crate::driver::{self, Running};
-use crate::error::{Cause, UpError};
-use crate::launch::{self, COMMAND, Paths, Started};
+use crate::error::{Cause, LaunchError, UpError};
+use crate::launch::{self, COMMAND, Paths};
 use crate::pin;
 use crate::report::{DeviceReport, Observer, Phase, Report, Timing};
 use crate::signals::Signals;
@@ -63,6 +65,8 @@ struct Session<'a> {
     run: &'a Run<'a>,
     journal: Journal,
     reservation: Reservation,
+    /// What each device said of itself before anything was done: what it is judged against afterwards.
+    baselines: BTreeMap<Bdf, Snapshot>,
     timings: Vec<Timing>,
 }
 
@@ -77,11 +81,10 @@ pub async fn up(
     console: Option<Sink>,
     observer: &mut dyn Observer,
 ) -> Result<Report, UpError> {
-    let early = |cause: Cause| UpError { cause: Box::new(cause), left: Vec::new() };
     observer.phase(&Phase::Reserving);
-    let baselines = baselines(run).map_err(early)?;
     let reservation = Reservation::new(run.plan, run.boot_id);
-    reservation::reserve(run.places, &reservation).map_err(|error| early(error.into()))?;
+    reservation::reserve(run.places, &reservation)
+        .map_err(|error| UpError { cause: Box::new(error.into()), left: Vec::new() })?;
     let journal = match begin(run) {
         Ok(journal) => journal,
         Err(error) => {
@@ -89,33 +92,33 @@ pub async fn up(
             return Err(UpError { cause: Box::new(error.into()), left });
         }
     };
-    let mut session = Session { run, journal, reservation, timings: Vec::new() };
+    let mut session = Session { run, journal, reservation, baselines: BTreeMap::new(), timings: Vec::new() };
     let outcome = session.live(signals, console, observer).await;
-    session.give_back(outcome, &baselines, observer)
+    session.give_back(outcome, observer)
 }
 
-/// Takes what each device says of itself before anything is done: what it is judged against afterwards.
-fn baselines(run: &Run<'_>) -> Result<Vec<(Bdf, Snapshot)>, Cause> {
-    let mut baselines = Vec::new();
-    for device in &run.plan.devices {
-        let bdf = device.bdf;
-        let now = config::snapshot(&run.kernel.root, bdf)?;
-        if let Verdict::Sick { findings } = judge(&now, Ok(now))
-            && let Some(finding) = findings.into_iter().next()
-        {
-            return Err(Cause::SickBefore { bdf, finding });
-        }
-        // Its ids as the kernel read them at boot: a card that has gone since answers with all ones.
-        if now.id != device.id && now.id.vendor != 0xffff || now.command == 0xffff {
-            let finding = match now.command {
-                0xffff => Finding::AllOnes,
-                _ => Finding::OtherId { was: device.id, now: now.id },
-            };
-            return Err(Cause::SickBefore { bdf, finding });
-        }
-        baselines.push((bdf, now));
+/// Reads a device's baseline, and refuses one that isn't well or isn't as the plan found it.
+fn baseline(root: &HostRoot, device: &PlannedDevice) -> Result<Snapshot, Cause> {
+    let bdf = device.bdf;
+    let planned = match &device.ownership {
+        Ownership::BoundByUs { was } => was.clone(),
+        Ownership::WasVfio => Some(DriverName::vfio_pci()),
+        Ownership::KeepDriver { driver } => Some(driver.clone()),
+    };
+    let now = driver_of(root, bdf)?;
+    if now != planned {
+        let words =
+            |driver: Option<DriverName>| driver.map_or("no driver".to_owned(), |d| format!("driver {d}"));
+        return Err(HostError::Stale { bdf, planned: words(planned), now: words(now) }.into());
     }
-    Ok(baselines)
+    let snapshot = config::snapshot(root, bdf)?;
+    // The ids as the kernel read them at boot; those of a VF read ffff in its config space.
+    let known = Snapshot { id: device.id, ..snapshot };
+    let before = if snapshot.id.vendor == 0xffff && snapshot.command != 0xffff { snapshot } else { known };
+    match judge(&before, Ok(snapshot)) {
+        Verdict::Alive => Ok(snapshot),
+        Verdict::Sick { mut findings } => Err(Cause::SickBefore { bdf, finding: findings.swap_remove(0) }),
+    }
 }
 
 fn begin(run: &Run<'_>) -> Result<Journal, HostError> {
@@ -125,15 +128,18 @@ fn begin(run: &Run<'_>) -> Result<Journal, HostError> {
     for folder in [&folder, &run.places.state(&run.plan.name), &run.places.logs(&run.plan.name)] {
         lock::make_dir(folder)?;
     }
-    let kept = folder.join("run.json");
-    let text = serde_json::to_vec_pretty(&Kept { plan: run.plan, profile: run.profile })
-        .map_err(|error| HostError::content(&kept, "", error))?;
-    lock::replace(&kept, &text)?;
+    keep(&folder.join("run.json"), &Kept { plan: run.plan, profile: run.profile })?;
     Journal::begin(&run.places.journal(&run.plan.name), run.boot_id)
 }
 
+fn keep(path: &Path, what: &impl Serialize) -> Result<(), HostError> {
+    let text = serde_json::to_vec_pretty(what).map_err(|error| HostError::content(path, "", error))?;
+    lock::replace(path, &text)
+}
+
 impl<'a> Session<'a> {
-    /// Prepares the host, starts QEMU and runs the guest to its end. QEMU is gone and collected when this returns.
+    /// Prepares the host, starts QEMU and runs the guest to its end. QEMU is gone and collected when this returns, unless the
+    /// kernel doesn't let go of it.
     async fn live(
         &mut self,
         signals: &mut Signals,
@@ -141,36 +147,46 @@ impl<'a> Session<'a> {
         observer: &mut dyn Observer,
     ) -> Result<Outcome, Cause> {
         let begun = Instant::now();
+        for device in &self.run.plan.devices {
+            self.baselines.insert(device.bdf, baseline(&self.run.kernel.root, device)?);
+        }
+        keep(&self.run.places.baselines(&self.run.plan.name), &self.baselines)?;
         self.prepare(signals, observer).await?;
         self.timings.push(Timing::new("prepare", begun.elapsed()));
         observer.phase(&Phase::Starting);
-        let begun = Instant::now();
         let paths = self.paths();
-        let Started { mut process, monitor, serial } = launch::start(self.run.plan, &paths)?;
+        let mut process = launch::spawn(self.run.plan, &paths)?;
+        let outcome = self.supervise(&mut process, &paths, signals, console, observer).await;
+        if outcome.is_err() {
+            driver::end(&mut process, observer).await?;
+        }
+        outcome
+    }
+
+    /// Brings a QEMU that was started to its end.
+    async fn supervise(
+        &mut self,
+        process: &mut launch::Process,
+        paths: &Paths,
+        signals: &mut Signals,
+        console: Option<Sink>,
+        observer: &mut dyn Observer,
+    ) -> Result<Outcome, Cause> {
+        let begun = Instant::now();
+        self.reservation.qemu = ProcessId::of(process.pid());
+        reservation::update(self.run.places, &self.reservation)?;
+        let (monitor, serial) = launch::connect(paths)?;
         let console = match self.run.plan.serial {
             Serial::Console => console,
             Serial::Log => None,
         };
         let log = paths.logs.join("console.log");
-        let console = Console::copy(serial, &log, console);
-        let console = console.map_err(HostError::file("copy the console to", &log));
-        let ready = match (console, self.record_qemu(process.pid())) {
-            (Ok(console), Ok(())) => {
-                let ready = self.ready(&mut process, monitor, signals, observer).await;
-                ready.map(|running| (running, console))
-            }
-            (Err(error), _) | (_, Err(error)) => Err(error.into()),
-        };
+        let console =
+            Console::copy(serial, &log, console).map_err(HostError::file("copy the console to", &log))?;
+        let running = self.ready(process, monitor, signals, observer).await?;
         self.timings.push(Timing::new("start", begun.elapsed()));
-        let (running, console) = match ready {
-            Ok(both) => both,
-            Err(cause) => {
-                driver::end(&mut process).await;
-                return Err(cause);
-            }
-        };
         let begun = Instant::now();
-        let outcome = driver::drive(running, &mut process, self.run.patience, signals, observer).await;
+        let outcome = driver::drive(running, process, self.run.patience, signals, observer).await?;
         self.timings.push(Timing::new("run", begun.elapsed()));
         observer.phase(&Phase::Ended);
         if matches!(outcome, Outcome::QemuDied { .. } | Outcome::InternalError) {
@@ -189,7 +205,8 @@ impl<'a> Session<'a> {
                 return Err(Cause::Interrupted { signal });
             }
             observer.phase(&Phase::Operation { what: planned.op.to_string() });
-            let result = apply::apply(&self.run.host(), &mut self.journal, &planned.op);
+            let host = self.run.host(&self.baselines);
+            let result = apply::apply(&host, &mut self.journal, &planned.op);
             if let Err(HostError::InFlight { pid, .. }) = &result {
                 self.record_in_flight(*pid)?;
             }
@@ -207,7 +224,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Brings a started QEMU to where the guest runs: greeting, pinning, `cont`.
+    /// Brings a started QEMU to where the guest runs: greeting, pinning, `cont`. Each wait races with QEMU's end and with
+    /// signals.
     async fn ready(
         &self,
         process: &mut launch::Process,
@@ -215,17 +233,25 @@ impl<'a> Session<'a> {
         signals: &mut Signals,
         observer: &mut dyn Observer,
     ) -> Result<Running<'a>, Cause> {
-        let plan = self.run.plan;
-        let greeted = tokio::select! {
-            greeted = launch::greet(plan, process, monitor) => greeted?,
+        let (plan, pid) = (self.run.plan, process.pid());
+        let steps = async {
+            let greeted = launch::greet(plan, monitor).await?;
+            let vcpus = greeted.qmp.vcpu_threads(COMMAND).await?;
+            observer.phase(&Phase::Pinning { vcpus: plan.placement.vcpus.len() });
+            pin::pin(plan, pid, &vcpus)?;
+            greeted.qmp.cont(COMMAND).await?;
+            observer.phase(&Phase::Running { pid, qemu: greeted.qmp.version().to_string() });
+            Ok::<_, LaunchError>(Running { greeted, plan, vcpus })
+        };
+        let result = tokio::select! {
+            result = steps => result,
+            exit = process.exited() => Err(process.died(exit)),
             signal = signals.next() => return Err(Cause::Interrupted { signal }),
         };
-        let vcpus = greeted.qmp.vcpu_threads(COMMAND).await.map_err(launch_error)?;
-        observer.phase(&Phase::Pinning { vcpus: plan.placement.vcpus.len() });
-        pin::pin(plan, process.pid(), &vcpus)?;
-        greeted.qmp.cont(COMMAND).await.map_err(launch_error)?;
-        observer.phase(&Phase::Running { pid: process.pid(), qemu: greeted.qmp.version().to_string() });
-        Ok(Running { greeted, plan, vcpus })
+        match result {
+            Err(error) => Err(process.explain(error).await.into()),
+            Ok(running) => Ok(running),
+        }
     }
 
     fn paths(&self) -> Paths {
@@ -233,13 +259,8 @@ impl<'a> Session<'a> {
         Paths { run: places.vm(name), state: places.state(name), logs: places.logs(name) }
     }
 
-    fn record_qemu(&mut self, pid: i32) -> Result<(), HostError> {
-        self.reservation.qemu = process_id(pid);
-        reservation::update(self.run.places, &self.reservation)
-    }
-
     fn record_in_flight(&mut self, pid: i32) -> Result<(), HostError> {
-        self.reservation.in_flight.extend(process_id(pid));
+        self.reservation.in_flight.extend(ProcessId::of(pid));
         reservation::update(self.run.places, &self.reservation)
     }
 
@@ -247,17 +268,20 @@ impl<'a> Session<'a> {
     fn give_back(
         mut self,
         outcome: Result<Outcome, Cause>,
-        baselines: &[(Bdf, Snapshot)],
         observer: &mut dyn Observer,
     ) -> Result<Report, UpError> {
+        if let Err(cause @ Cause::Host(HostError::QemuStuck { .. })) = outcome {
+            // It still has the devices: journal and reservation stay, for `gpuvm cleanup`.
+            return Err(UpError { cause: Box::new(cause), left: Vec::new() });
+        }
         let begun = Instant::now();
         observer.phase(&Phase::Judging);
         let root = &self.run.kernel.root;
-        let verdict = |(bdf, before): &(Bdf, Snapshot)| DeviceReport {
+        let verdict = |(bdf, before): (&Bdf, &Snapshot)| DeviceReport {
             bdf: *bdf,
             verdict: judge(before, config::snapshot(root, *bdf).map_err(|error| error.to_string())),
         };
-        let devices: Vec<_> = baselines.iter().map(verdict).collect();
+        let devices: Vec<_> = self.baselines.iter().map(verdict).collect();
         observer.phase(&Phase::GivingBack);
         let left = self.undo();
         self.timings.push(Timing::new("give-back", begun.elapsed()));
@@ -276,13 +300,11 @@ impl<'a> Session<'a> {
 
     /// Undoes what the journal holds. Where anything is left, journal and reservation stay, for `gpuvm cleanup`.
     fn undo(&mut self) -> Vec<HostError> {
-        let mut left = match undo::undo_all(&self.run.host(), &mut self.journal) {
-            Ok(left) => left,
-            Err(error) => vec![error],
-        };
+        let host = self.run.host(&self.baselines);
+        let mut left = undo::undo_all(&host, &mut self.journal);
         for error in &left {
             if let HostError::InFlight { pid, .. } = error {
-                self.reservation.in_flight.extend(process_id(*pid));
+                self.reservation.in_flight.extend(ProcessId::of(*pid));
             }
         }
         if self.journal.open_records().is_empty() {
@@ -294,28 +316,17 @@ impl<'a> Session<'a> {
     }
 }
 
-impl<'a> Run<'a> {
-    fn host(&self) -> Host<'a> {
-        Host { kernel: self.kernel, places: self.places, boot_id: self.boot_id, vm: &self.plan.name }
+impl Run<'_> {
+    fn host<'b>(&'b self, baselines: &'b BTreeMap<Bdf, Snapshot>) -> Host<'b> {
+        let vm = &self.plan.name;
+        Host { kernel: self.kernel, places: self.places, boot_id: self.boot_id, vm, baselines }
     }
 }
 
-/// Closes a journal that has nothing left, gives the devices free and removes the VM's folder.
-pub(crate) fn close(
-    places: &Places,
-    vm: &gpuvm_core::profile::VmName,
-    journal: &mut Journal,
-) -> Result<(), HostError> {
+/// Closes a journal that has nothing left, removes the VM's folder and gives the devices free: last, so that nobody else
+/// comes in between.
+pub(crate) fn close(places: &Places, vm: &VmName, journal: &mut Journal) -> Result<(), HostError> {
     journal.close()?;
-    let folder = places.vm(vm);
-    journal::remove_dir(Path::new(&folder))?;
+    journal::remove_dir(&places.vm(vm))?;
     reservation::release(places, vm)
-}
-
-fn process_id(pid: i32) -> Option<ProcessId> {
-    ProcessId::of(pid)
-}
-
-fn launch_error(error: gpuvm_qmp::Error) -> Cause {
-    Cause::Launch(error.into())
 }

@@ -5,6 +5,9 @@ use nix::unistd::{AccessFlags, faccessat};
 use std::io;
 use std::path::Path;
 
+/// The flag of open(2) that makes opening a block device fail with EBUSY when anybody in the kernel has claimed it.
+pub const O_EXCL: i32 = libc::O_EXCL;
+
 /// Checks that this process, with its effective user, may open a path for reading and writing.
 ///
 /// # Errors

@@ -114,10 +114,14 @@ fn host_code(error: &HostError) -> Exit {
         HostError::Reserved { .. }
         | HostError::AlreadyUp { .. }
         | HostError::LeftBehind { .. }
-        | HostError::GroupBusy { .. } => Exit::Busy,
-        HostError::InFlight { .. } | HostError::NotAnswering { .. } | HostError::DriverGone { .. } => {
-            Exit::NotGivenBack
-        }
+        | HostError::GroupBusy { .. }
+        | HostError::Locked { .. }
+        | HostError::Stale { .. } => Exit::Busy,
+        HostError::InFlight { .. }
+        | HostError::NotAnswering { .. }
+        | HostError::DriverGone { .. }
+        | HostError::PoolNotRestored { .. }
+        | HostError::QemuStuck { .. } => Exit::NotGivenBack,
         HostError::NoInterruptRemapping { .. } => Exit::Unfit,
         error => match error.errno() {
             Some(EPERM | EACCES | EROFS) => Exit::Permission,

@@ -9,6 +9,11 @@ use gpuvm_run::LaunchError;
 
 /// What to do about a refusal of the plan.
 pub(crate) fn refusal(refusal: &Refusal) -> Option<String> {
+    of_device(refusal).or_else(|| of_host(refusal))
+}
+
+/// What to do about a device that can't be taken.
+fn of_device(refusal: &Refusal) -> Option<String> {
     Some(match refusal {
         Refusal::UnknownDevice { .. } => "list the devices: lspci -D".to_owned(),
         Refusal::NoIommu { .. } => {
@@ -18,6 +23,14 @@ pub(crate) fn refusal(refusal: &Refusal) -> Option<String> {
         }
         Refusal::NoGroup { bdf } => {
             format!("see what the kernel said: dmesg | grep -e DMAR -e AMD-Vi -e {bdf}")
+        }
+        Refusal::ForeignMember { holder: Some(_), .. } => {
+            "put the card in another slot, whose port has ACS, so that it gets a group of its own".to_owned()
+        }
+        Refusal::HasVirtualFunctions { bdf, .. } => {
+            format!(
+                "pass one of its virtual functions, or switch them off: echo 0 > /sys/bus/pci/devices/{bdf}/sriov_numvfs"
+            )
         }
         Refusal::ForeignMember { member, .. } => format!(
             "list {member} as a [[device]] as well, if the guest may have it; or put the card in another slot, whose port \
@@ -33,6 +46,13 @@ pub(crate) fn refusal(refusal: &Refusal) -> Option<String> {
         Refusal::Overridden { bdf, .. } => {
             format!("if that is no longer wanted: echo > /sys/bus/pci/devices/{bdf}/driver_override")
         }
+        _ => return None,
+    })
+}
+
+/// What to do about what the host lacks.
+fn of_host(refusal: &Refusal) -> Option<String> {
+    Some(match refusal {
         Refusal::NoVfioDriver => "load it: modprobe vfio-pci".to_owned(),
         Refusal::NoVfio => "load it: modprobe vfio_iommu_type1 && modprobe vfio-pci".to_owned(),
         Refusal::IommufdOnly => "load the group API: modprobe vfio_iommu_type1".to_owned(),
@@ -64,7 +84,7 @@ pub(crate) fn refusal(refusal: &Refusal) -> Option<String> {
         Refusal::File { role: FileRole::Firmware, .. } => {
             "reinstall it: apt-get install --reinstall ovmf".to_owned()
         }
-        Refusal::Bridge { .. } | Refusal::TooManyPorts { .. } | Refusal::File { .. } => return None,
+        _ => return None,
     })
 }
 
@@ -88,7 +108,11 @@ pub(crate) fn host(error: &HostError) -> Option<String> {
         HostError::AlreadyUp { vm, role: ProcessRole::Qemu | ProcessRole::InFlight, .. } => {
             format!("its gpuvm is gone: gpuvm cleanup {vm}")
         }
-        HostError::LeftBehind { vm, .. } => format!("gpuvm cleanup {vm}"),
+        HostError::LeftBehind { vm } => format!("gpuvm cleanup {vm}"),
+        HostError::QemuStuck { pid, .. } => {
+            format!("see what it waits for: cat /proc/{pid}/task/*/stack; dmesg | tail. Once it is gone: gpuvm cleanup")
+        }
+        HostError::Stale { .. } => "try again: it is planned anew then".to_owned(),
         HostError::Reserved { vm, state, .. } if state.starts_with("ended") => format!("gpuvm cleanup {vm}"),
         HostError::DriverGone { bdf, driver } => {
             format!("load it and give the device back: modprobe {driver} && gpuvm cleanup # {bdf}")

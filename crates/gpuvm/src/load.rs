@@ -6,6 +6,7 @@ use gpuvm_core::facts::HostFacts;
 use gpuvm_core::plan::{Plan, plan};
 use gpuvm_core::profile::{Problem, Profile, Sources, parse};
 use gpuvm_host::facts;
+use gpuvm_host::reservation::pinned_cpus;
 
 use crate::cli::{Cli, ProfileArgs};
 use crate::exit::Exit;
@@ -48,7 +49,10 @@ pub(crate) fn profile(args: &ProfileArgs) -> Result<Loaded, Failure> {
 
 /// Reads the host and plans the profile on it.
 pub(crate) fn planned(cli: &Cli, profile: &Profile) -> Result<(Plan, HostFacts), Failure> {
-    let facts = facts::read(&cli.host_root(), profile)?;
+    let mut facts = facts::read(&cli.host_root(), profile)?;
+    if !cli.is_recorded() {
+        facts.cpus.taken = pinned_cpus(&cli.places(), &facts.kernel.boot_id, &profile.name)?;
+    }
     let plan = plan(profile, &facts)?;
     Ok((plan, facts))
 }

@@ -26,7 +26,7 @@ fn qemu() -> PathBuf {
 }
 
 /// Replaces what this machine can't have, and nothing else:
-/// vfio-pci by pci-testdev on the same bus, address and multifunction; hugetlb off; host-nodes dropped; kvm by tcg.
+/// vfio-pci by pci-testdev on the same bus, address and multifunction; hugetlb off; host-nodes and their policy dropped; kvm by tcg. JSON is parsed and written again for that.
 fn stand_in(word: &str) -> String {
     if let Ok(Value::Object(mut object)) = serde_json::from_str(word) {
         if object.get("driver") == Some(&json!("vfio-pci")) {

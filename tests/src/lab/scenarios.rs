@@ -24,6 +24,7 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("isolation", isolation),
     ("sigterm", sigterm),
     ("sigkill", sigkill),
+    ("panic", panic),
     ("fallen-card", fallen_card),
     ("refusals", refusals),
     ("native-driver", native_driver),
@@ -127,6 +128,18 @@ fn sigterm() -> Outcome {
         ensure(ended.code == Some(0), || format!("exit code {:?}; gpuvm told:\n{}", ended.code, ended.told))?;
         ensure(ended.console.contains("gpuvm-guest: power button"), || ended.console.clone())?;
         ensure(ended.told.contains("its power button was pressed"), || ended.told.clone())
+    })
+}
+
+/// A guest whose kernel panics is told so, and ended.
+fn panic() -> Outcome {
+    leaving_no_trace(|| {
+        let mut vm = Vm::start("gpuvm.panic")?;
+        let ended = vm.ended(CYCLE)?;
+        ensure(ended.code == Some(1), || {
+            format!("exit code {:?}; gpuvm told:\n{}\n{}", ended.code, ended.told, ended.console)
+        })?;
+        ensure(ended.told.contains("the guest panicked"), || ended.told.clone())
     })
 }
 

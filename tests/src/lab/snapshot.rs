@@ -36,6 +36,10 @@ impl Snapshot {
         for folder in ["/run/gpuvm/reservations", "/run/gpuvm/vm"] {
             attributes.insert(folder.to_owned(), names(Path::new(folder)).join(" "));
         }
+        let claims = fs::read_to_string("/run/gpuvm/claims.json").unwrap_or_default();
+        let claims: serde_json::Value = serde_json::from_str(&claims).unwrap_or_default();
+        let claims = claims["hugepages"].as_object().map(serde_json::Map::len).unwrap_or_default();
+        attributes.insert("claims on hugepage pools".to_owned(), claims.to_string());
         attributes.insert("open groups".to_owned(), open_groups().join(" "));
         Ok(Self { attributes, affinity: affinity() })
     }
@@ -113,9 +117,13 @@ fn open_groups() -> Vec<String> {
 fn affinity() -> BTreeMap<(String, String), String> {
     let mut threads = BTreeMap::new();
     let processes = names(Path::new("/proc"));
-    for process in processes.iter().filter(|name| name.bytes().all(|b| b.is_ascii_digit())) {
-        let folder = Path::new("/proc").join(process);
-        // A process that ends while it is looked at is none of ours.
+    let tasks =
+        processes.iter().filter(|name| name.bytes().all(|b| b.is_ascii_digit())).flat_map(|process| {
+            let tasks = Path::new("/proc").join(process).join("task");
+            names(&tasks).into_iter().map(move |task| (task.clone(), tasks.join(task)))
+        });
+    for (task, folder) in tasks {
+        // A thread that ends while it is looked at is none of ours.
         let (Ok(stat), Ok(status)) =
             (fs::read_to_string(folder.join("stat")), fs::read_to_string(folder.join("status")))
         else {
@@ -123,7 +131,7 @@ fn affinity() -> BTreeMap<(String, String), String> {
         };
         let start = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(19)).unwrap_or("");
         let cpus = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or("");
-        threads.insert((process.clone(), start.to_owned()), cpus.trim().to_owned());
+        threads.insert((task, start.to_owned()), cpus.trim().to_owned());
     }
     threads
 }

@@ -59,7 +59,13 @@ fn wanted(profile: &Profile, facts: &HostFacts, refusals: &mut Vec<Refusal>) -> 
         if !brings_its_slot(bdf, device) {
             continue;
         }
-        for mate in facts.slot_of(bdf).filter(|mate| !listed.contains(mate)) {
+        let belongs = |mate: &Bdf| {
+            facts
+                .devices
+                .get(mate)
+                .is_some_and(|mate| mate.virtual_function == Presence::Absent && !mate.class.is_bridge())
+        };
+        for mate in facts.slot_of(bdf).filter(|mate| !listed.contains(mate)).filter(belongs) {
             if seen.insert(mate) {
                 wanted.push((mate, format!("comes along with {bdf}: another function of the same card")));
             }
@@ -80,6 +86,13 @@ fn may_take(bdf: Bdf, device: &DeviceFacts, refusals: &mut Vec<Refusal>) {
     }
     if device.boot_display == Presence::Present {
         refusals.push(Refusal::BootDisplay { bdf, driver: driver() });
+    }
+    if device.virtual_functions > 0 {
+        refusals.push(Refusal::HasVirtualFunctions {
+            bdf,
+            driver: driver(),
+            count: device.virtual_functions,
+        });
     }
     if let Some(set) = device.driver_override.as_ref().filter(|set| !is_vfio_driver(set)) {
         refusals.push(Refusal::Overridden { bdf, driver: driver(), set: set.clone() });
@@ -129,6 +142,7 @@ fn members(wanted: &[(Bdf, String)], facts: &HostFacts, refusals: &mut Vec<Refus
                     id: device.id,
                     class: device.class,
                     driver: device.driver.clone(),
+                    holder: device.holders.first().cloned(),
                 }),
             }
         }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Refusal;
 use crate::cpulist::{CpuSet, NodeSet};
-use crate::facts::HostFacts;
+use crate::facts::{CpuVendor, HostFacts};
 use crate::pci::Bdf;
 use crate::profile::{Pin, Profile};
 
@@ -41,6 +41,9 @@ pub struct CpuTopology {
     pub cores: u32,
     /// Threads of each core.
     pub threads: u32,
+    /// Who made the host's CPUs.
+    #[serde(default)]
+    pub vendor: CpuVendor,
 }
 
 /// Chooses the node and the CPUs.
@@ -51,7 +54,8 @@ pub(super) fn place(
     refusals: &mut Vec<Refusal>,
 ) -> Placement {
     let count = profile.cpu.count;
-    let flat = CpuTopology { cores: count, threads: 1 };
+    let vendor = facts.cpus.vendor;
+    let flat = CpuTopology { cores: count, threads: 1, vendor };
     let (node, reason) = choose_node(profile, facts, devices, refusals);
     if profile.cpu.pin == Pin::Off {
         if count as usize > facts.cpus.online.len() {
@@ -59,18 +63,21 @@ pub(super) fn place(
         }
         return Placement { node, reason, topology: flat, ..Placement::default() };
     }
-    let usable = match node {
-        Some(node) => facts.nodes.get(&node).map(|node| node.cpus.intersection(&facts.cpus.online)),
-        None => None,
-    };
+    let free = |cpus: CpuSet| cpus.iter().filter(|cpu| !facts.cpus.taken.contains(*cpu)).collect::<CpuSet>();
+    let usable = node
+        .and_then(|node| facts.nodes.get(&node))
+        .map(|node| free(node.cpus.intersection(&facts.cpus.online)));
     let Some((node, usable)) = node.zip(usable) else {
         return Placement { node, reason, topology: flat, ..Placement::default() };
     };
     if (count as usize) > usable.len() {
-        refusals.push(Refusal::TooFewCpus { node, need: count, cpus: usable });
+        let of_node = facts.nodes.get(&node).map(|node| node.cpus.intersection(&facts.cpus.taken));
+        let taken = of_node.unwrap_or_default();
+        refusals.push(Refusal::TooFewCpus { node, need: count, cpus: usable, taken });
         return Placement { node: Some(node), reason, topology: flat, ..Placement::default() };
     }
     let (chosen, topology) = choose_cpus(count, &usable, &facts.cpus.cores);
+    let topology = CpuTopology { vendor, ..topology };
     let rest: CpuSet = usable.iter().filter(|cpu| !chosen.contains(cpu)).collect();
     Placement {
         node: Some(node),
@@ -138,7 +145,7 @@ fn choose_cpus(count: u32, usable: &CpuSet, cores: &[CpuSet]) -> (Vec<u32>, CpuT
     }
     // CPUs whose siblings are unknown count as cores of one thread.
     whole.extend(usable.iter().filter(|cpu| !listed.contains(*cpu)).map(|cpu| vec![cpu]));
-    let flat = CpuTopology { cores: count, threads: 1 };
+    let flat = CpuTopology { cores: count, threads: 1, ..CpuTopology::default() };
     let mut chosen = Vec::new();
     let mut threads = whole.first().map_or(1, Vec::len);
     for core in whole {
@@ -152,7 +159,7 @@ fn choose_cpus(count: u32, usable: &CpuSet, cores: &[CpuSet]) -> (Vec<u32>, CpuT
         chosen.extend(core.into_iter().take(left));
     }
     let topology = match u32::try_from(threads) {
-        Ok(threads @ 2..) => CpuTopology { cores: count / threads, threads },
+        Ok(threads @ 2..) => CpuTopology { cores: count / threads, threads, ..CpuTopology::default() },
         _ => flat,
     };
     (chosen, topology)
@@ -183,7 +190,7 @@ mod tests {
         #[case] threads: u32,
     ) {
         let cores: Vec<_> = cores.iter().map(|core| set(core)).collect();
-        let topology = CpuTopology { cores: guest_cores, threads };
+        let topology = CpuTopology { cores: guest_cores, threads, ..CpuTopology::default() };
         assert_eq!(choose_cpus(count, &set(usable), &cores), (chosen.to_vec(), topology));
     }
 }

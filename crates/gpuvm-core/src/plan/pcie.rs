@@ -6,7 +6,7 @@ use super::Refusal;
 use crate::pci::{Bdf, Slot};
 use crate::profile::{Network, Profile};
 
-/// The first slot of Q35's root bus that ports take; 0 is the host bridge, and 1 is left to a display.
+/// The first slot of Q35's root bus that ports take; 0 is the host bridge, and 1 is the panic device's.
 const FIRST_SLOT: u8 = 2;
 /// The slots that ports take: up to 0x1e, since 0x1f is the ICH9.
 const SLOTS: usize = 0x1e - FIRST_SLOT as usize + 1;

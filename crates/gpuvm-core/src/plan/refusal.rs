@@ -41,9 +41,10 @@ pub enum Refusal {
     },
     /// The group has a member that nobody asked for.
     #[error(
-        "IOMMU group {group} of {bdf} also holds {member} ({class} {id}, {driver}), which the profile doesn't list; \
+        "IOMMU group {group} of {bdf} also holds {member} ({class} {id}, {driver}), which the profile doesn't list{held}; \
          a group can only be given whole",
-        class = class.name(), driver = driver_words(driver.as_ref())
+        class = class.name(), driver = driver_words(driver.as_ref()),
+        held = holder.as_ref().map(|h| format!(" and the host itself uses: {h}")).unwrap_or_default()
     )]
     ForeignMember {
         /// The device asked for.
@@ -58,6 +59,18 @@ pub enum Refusal {
         class: ClassCode,
         /// Its driver.
         driver: Option<DriverName>,
+        /// What of the host sits on it.
+        holder: Option<Holder>,
+    },
+    /// A physical function whose virtual functions are in use: vfio-pci refuses it.
+    #[error("{bdf} ({driver}) has {count} virtual functions enabled", driver = driver_words(driver.as_ref()))]
+    HasVirtualFunctions {
+        /// The device.
+        bdf: Bdf,
+        /// Its driver.
+        driver: Option<DriverName>,
+        /// How many.
+        count: u32,
     },
     /// The host itself can't do without the device.
     #[error("{bdf} ({driver}) is in use by the host itself: {holder}", driver = driver_words(driver.as_ref()))]
@@ -124,14 +137,20 @@ pub enum Refusal {
         nodes: NodeSet,
     },
     /// The node has too few CPUs.
-    #[error("cpu.count is {need}, but node {node} has {have} CPUs online ({cpus})", have = cpus.len())]
+    #[error(
+        "cpu.count is {need}, but node {node} has {have} CPUs online{taken} ({cpus})",
+        have = cpus.len(),
+        taken = if taken.is_empty() { String::new() } else { format!(" beside those that other VMs have pinned, {taken}") }
+    )]
     TooFewCpus {
         /// The node.
         node: u32,
         /// vCPUs asked for.
         need: u32,
-        /// The node's CPUs.
+        /// The node's CPUs that are free.
         cpus: CpuSet,
+        /// Those that other VMs have pinned.
+        taken: CpuSet,
     },
     /// The host has fewer CPUs than vCPUs.
     #[error("cpu.count is {need}, but the host has {have} CPUs online")]

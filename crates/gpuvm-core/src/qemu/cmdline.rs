@@ -72,6 +72,7 @@ pub fn args(plan: &Plan, handles: &Handles) -> Vec<Arg> {
             args.push(Arg::plain("-append", &kernel.cmdline));
         }
     }
+    args.push(machine::pvpanic());
     for port in &plan.pcie.ports {
         args.push(pcie::arg(port, siblings(&plan.pcie, port)));
         args.extend(behind(plan, handles, port));

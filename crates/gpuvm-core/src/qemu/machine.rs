@@ -1,5 +1,7 @@
 //! `-name`, `-uuid`, `-machine` and what belongs to the machine as a whole.
 
+use serde::Serialize;
+
 use super::arg::{Arg, Opts, on_off};
 use crate::plan::{Firmware, Plan};
 use crate::profile::Accel;
@@ -43,6 +45,22 @@ pub(super) fn args(plan: &Plan) -> Vec<Arg> {
         Arg::plain("-uuid", uuid(plan.name.as_str())),
         machine.arg(),
     ]
+}
+
+/// `-device pvpanic-pci`.
+#[derive(Serialize)]
+struct PvpanicPci {
+    driver: &'static str,
+    id: &'static str,
+    bus: &'static str,
+    addr: String,
+}
+
+/// Renders the device by which a guest's kernel tells that it panicked. It sits on the root bus, in the slot that ports leave
+/// free: it is no PCIe device.
+pub(super) fn pvpanic() -> Arg {
+    let addr = super::pcie::addr(1, 0);
+    Arg::json("-device", &PvpanicPci { driver: "pvpanic-pci", id: "pvpanic0", bus: "pcie.0", addr })
 }
 
 /// Derives the guest's SMBIOS UUID from its name: the same VM has the same one at each start.

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use gpuvm_core::cpulist::CpuSet;
-use gpuvm_core::facts::CpuFacts;
+use gpuvm_core::facts::{CpuFacts, CpuVendor};
 
 use crate::HostError;
-use crate::root::{HostRoot, read_parsed};
+use crate::root::{HostRoot, read_parsed, read_text};
 
 pub(super) fn read(root: &HostRoot) -> Result<CpuFacts, HostError> {
     let folder = root.path("/sys/devices/system/cpu");
@@ -18,5 +18,8 @@ pub(super) fn read(root: &HostRoot) -> Result<CpuFacts, HostError> {
             cores.insert(siblings);
         }
     }
-    Ok(CpuFacts { online, cores: cores.into_iter().collect() })
+    let cpuinfo = read_text(&root.path("/proc/cpuinfo"))?.unwrap_or_default();
+    let amd = cpuinfo.lines().any(|line| line.starts_with("vendor_id") && line.ends_with("AuthenticAMD"));
+    let vendor = if amd { CpuVendor::Amd } else { CpuVendor::Other };
+    Ok(CpuFacts { online, vendor, taken: CpuSet::default(), cores: cores.into_iter().collect() })
 }

@@ -1,7 +1,8 @@
 //! What the host itself can't do without: mounted storage, swap, the way out.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use gpuvm_core::facts::Holder;
@@ -9,9 +10,15 @@ use gpuvm_core::facts::Holder;
 use crate::HostError;
 use crate::root::{HostRoot, list, read_text};
 
-/// Each holder with the sysfs folders that it rests on.
+/// What holds devices.
 #[derive(Debug, Default)]
-pub(super) struct Holders(Vec<(Holder, BTreeSet<PathBuf>)>);
+pub(super) struct Holders {
+    /// Each holder with the sysfs folders that it rests on.
+    found: Vec<(Holder, BTreeSet<PathBuf>)>,
+    /// The resolved folder of each block device, by kernel name.
+    blocks: BTreeMap<String, PathBuf>,
+    dev: PathBuf,
+}
 
 impl Holders {
     /// Finds them all, through stacked devices down to the hardware.
@@ -19,19 +26,25 @@ impl Holders {
         let mut found = Vec::new();
         let blocks = BlockDevices::read(root)?;
         let mounts = read_text(&root.path("/proc/self/mountinfo"))?.unwrap_or_default();
-        for (device, target) in mounts.lines().filter_map(mount) {
+        for Mount { numbers, device, target } in mounts.lines().filter_map(mount) {
             let holder = Holder::Mount { device: device.to_owned(), target };
-            found.push((holder, blocks.below(device)));
+            found.push((
+                holder,
+                blocks.below_numbers(numbers).or_else(|| blocks.below_node(device)).unwrap_or_default(),
+            ));
         }
         let swaps = read_text(&root.path("/proc/swaps"))?.unwrap_or_default();
         for device in swaps.lines().skip(1).filter_map(|line| line.split_ascii_whitespace().next()) {
-            found.push((Holder::Swap { device: unescape(device) }, blocks.below(device)));
+            found.push((
+                Holder::Swap { device: unescape(device) },
+                blocks.below_node(device).unwrap_or_default(),
+            ));
         }
         for interface in default_routes(root)? {
             let below = interfaces_below(root, &interface);
             found.push((Holder::Route { interface }, below));
         }
-        Ok(Self(found))
+        Ok(Self { found, blocks: blocks.folders, dev: root.path("/dev") })
     }
 
     /// Returns what rests on a device, given its resolved sysfs folder. One file system mounted in many places (bind
@@ -42,20 +55,47 @@ impl Holders {
             |(_, folders): &&(Holder, BTreeSet<PathBuf>)| folders.iter().any(|f| f.starts_with(device));
         let new = |holder: &&Holder| match holder {
             Holder::Mount { device, .. } | Holder::Swap { device } => seen.insert(device.clone()),
-            Holder::Route { .. } => true,
+            Holder::BlockInUse { .. } | Holder::Route { .. } => true,
         };
-        self.0.iter().filter(rests).map(|(holder, _)| holder).filter(new).cloned().collect()
+        let mut holders: Vec<Holder> =
+            self.found.iter().filter(rests).map(|(holder, _)| holder).filter(new).cloned().collect();
+        if holders.is_empty() {
+            holders.extend(self.block_in_use(device));
+        }
+        holders
+    }
+
+    /// Asks the kernel whether anybody has claimed a block device below: ZFS and btrfs pools, idle arrays and volumes, mounts in
+    /// another namespace. An exclusive open that isn't for writing takes nothing away from anybody (open(2), O_EXCL).
+    fn block_in_use(&self, device: &Path) -> Option<Holder> {
+        const EBUSY: i32 = 16;
+        self.blocks.iter().filter(|(_, folder)| folder.starts_with(device)).find_map(|(name, _)| {
+            let node = self.dev.join(name);
+            let opened = File::options().read(true).custom_flags(gpuvm_sys::access::O_EXCL).open(&node);
+            let busy = opened.is_err_and(|error| error.raw_os_error() == Some(EBUSY));
+            busy.then(|| Holder::BlockInUse { device: format!("/dev/{name}") })
+        })
     }
 }
 
-/// Takes device and mount point out of a line of mountinfo (Documentation/filesystems/proc.rst 3.5).
-///
-/// The device's name and not its number counts: btrfs and others show numbers of their own.
-fn mount(line: &str) -> Option<(&str, String)> {
+/// A mounted file system.
+#[derive(Debug, PartialEq, Eq)]
+struct Mount<'a> {
+    /// Major and minor number, as in `259:1`. btrfs and others have numbers of their own, of no device.
+    numbers: &'a str,
+    /// What was mounted; `/dev/root` is no node of that name.
+    device: &'a str,
+    target: String,
+}
+
+/// Takes a file system out of a line of mountinfo (Documentation/filesystems/proc.rst 3.5); none that is the kernel's own.
+fn mount(line: &str) -> Option<Mount<'_>> {
     let (fields, rest) = line.split_once(" - ")?;
-    let target = fields.split(' ').nth(4)?;
+    let mut fields = fields.split(' ').skip(2);
+    let (numbers, target) = (fields.next()?, fields.nth(1)?);
     let device = rest.split(' ').nth(1)?;
-    device.starts_with("/dev/").then(|| (device, unescape(target)))
+    let on_block = device.starts_with("/dev/") || !numbers.starts_with("0:");
+    on_block.then(|| Mount { numbers, device, target: unescape(target) })
 }
 
 /// Undoes the kernel's octal escapes for blanks and backslashes.
@@ -80,14 +120,23 @@ impl<'a> BlockDevices<'a> {
         Ok(Self { root, folders: list(&class)?.into_iter().filter_map(resolve).collect() })
     }
 
-    /// Follows a device down to the folders of the hardware: partitions, dm and md slaves, NVMe multipath.
-    fn below(&self, device: &str) -> BTreeSet<PathBuf> {
+    /// Follows the device of these numbers down; `None` where there is none.
+    fn below_numbers(&self, numbers: &str) -> Option<BTreeSet<PathBuf>> {
+        let folder = fs::canonicalize(self.root.path("/sys/dev/block").join(numbers)).ok()?;
+        Some(self.below(folder.file_name()?.to_string_lossy().into_owned()))
+    }
+
+    /// Follows a device node down; `None` where there is none.
+    fn below_node(&self, node: &str) -> Option<BTreeSet<PathBuf>> {
         // /dev/mapper/root and /dev/disk/by-id/... are links to /dev/dm-0.
-        let node = self.root.path(unescape(device));
-        let real = fs::canonicalize(&node).unwrap_or(node);
+        let real = fs::canonicalize(self.root.path(unescape(node))).ok()?;
+        Some(self.below(real.file_name()?.to_string_lossy().into_owned()))
+    }
+
+    /// Follows a device down to the folders of the hardware: partitions, dm and md slaves, NVMe multipath.
+    fn below(&self, name: String) -> BTreeSet<PathBuf> {
         let mut found = BTreeSet::new();
-        let mut left: Vec<String> =
-            real.file_name().map(|n| n.to_string_lossy().into_owned()).into_iter().collect();
+        let mut left = vec![name];
         while let Some(name) = left.pop() {
             let Some(folder) = self.folders.get(&name) else { continue };
             if !found.insert(folder.clone()) {
@@ -164,12 +213,18 @@ mod tests {
     use super::*;
 
     #[rstest]
-    #[case("36 35 259:1 / /mnt/my\\040data rw,noatime - ext4 /dev/nvme0n1p1 rw", Some(("/dev/nvme0n1p1", "/mnt/my data")))]
-    #[case("36 35 0:44 /@home /home rw shared:1 master:2 - btrfs /dev/mapper/x rw", Some(("/dev/mapper/x", "/home")))]
+    #[case("36 35 259:1 / /mnt/my\\040data rw,noatime - ext4 /dev/nvme0n1p1 rw", Some(("259:1", "/dev/nvme0n1p1", "/mnt/my data")))]
+    #[case("36 35 0:44 /@home /home rw shared:1 master:2 - btrfs /dev/mapper/x rw", Some(("0:44", "/dev/mapper/x", "/home")))]
+    #[case("1 0 259:2 / / rw - ext4 /dev/root rw", Some(("259:2", "/dev/root", "/")))]
     #[case("25 30 0:23 / /sys rw,nosuid - sysfs sysfs rw", None)]
     #[case("", None)]
     #[case("1 2 3", None)]
-    fn mountinfo_lines_give_device_and_target(#[case] line: &str, #[case] expected: Option<(&str, &str)>) {
-        assert_eq!(mount(line), expected.map(|(device, target)| (device, target.to_owned())));
+    fn mountinfo_lines_give_device_and_target(
+        #[case] line: &str,
+        #[case] expected: Option<(&str, &str, &str)>,
+    ) {
+        let expected =
+            expected.map(|(numbers, device, target)| Mount { numbers, device, target: target.to_owned() });
+        assert_eq!(mount(line), expected);
     }
 }

@@ -28,17 +28,10 @@ fn node(root: &HostRoot, id: u32) -> Result<NodeFacts, HostError> {
     }
     Ok(NodeFacts {
         cpus: read_parsed(&folder.join("cpulist"))?.unwrap_or_default(),
-        distances: distances(&folder.join("distance"))?,
         memory,
         memory_free,
         hugepages,
     })
-}
-
-fn distances(path: &Path) -> Result<Vec<u32>, HostError> {
-    let text = read_text(path)?.unwrap_or_default();
-    let parsed: Result<Vec<u32>, _> = text.split_ascii_whitespace().map(str::parse).collect();
-    parsed.map_err(|error| HostError::content(path, &text, error))
 }
 
 /// Reads total and free memory from lines like `Node 0 MemTotal:  65536 kB`.

@@ -59,6 +59,16 @@ pub fn kernel(root: &HostRoot) -> Result<KernelFacts, HostError> {
     })
 }
 
+/// Reads what names this boot: records of another one are worth nothing.
+///
+/// # Errors
+/// Returns failures to read, and that there is none.
+pub fn boot_id(root: &HostRoot) -> Result<String, HostError> {
+    let path = root.path("/proc/sys/kernel/random/boot_id");
+    let id = read_text(&path)?.unwrap_or_default().trim().to_owned();
+    if id.is_empty() { Err(HostError::content(&path, "", "there is no boot id")) } else { Ok(id) }
+}
+
 fn vfio(root: &HostRoot) -> VfioFacts {
     let driver = root.driver(&DriverName::vfio_pci()).exists();
     VfioFacts {

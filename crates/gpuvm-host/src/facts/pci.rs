@@ -4,10 +4,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use gpuvm_core::facts::{Bar, DeviceFacts, HostFacts, Presence};
+use gpuvm_core::facts::{DeviceFacts, HostFacts, Presence};
 use gpuvm_core::pci::{Bdf, ClassCode, GroupId, PciId};
 use gpuvm_core::profile::Profile;
-use gpuvm_core::units::ByteSize;
 
 use super::holders::Holders;
 use crate::HostError;
@@ -64,8 +63,8 @@ fn device(root: &HostRoot, bdf: Bdf, holders: &Holders) -> Result<Option<DeviceF
         node: node_of(&folder)?,
         boot_display: presence(read_text(&folder.join("boot_vga"))?.is_some_and(|text| text.trim() == "1")),
         virtual_function: presence(link_name(&folder.join("physfn"))?.is_some()),
+        virtual_functions: root::read_parsed(&folder.join("sriov_numvfs"))?.unwrap_or(0),
         reset_methods: words(read_text(&folder.join("reset_method"))?),
-        bars: bars(&folder.join("resource"))?,
         upstream: upstream(&real, bdf),
         holders: holders.of(&real),
     }))
@@ -90,26 +89,6 @@ fn group_of(folder: &Path) -> Result<Option<GroupId>, HostError> {
 fn node_of(folder: &Path) -> Result<Option<u32>, HostError> {
     let node: Option<i64> = root::read_parsed(&folder.join("numa_node"))?;
     Ok(node.and_then(|node| u32::try_from(node).ok()))
-}
-
-/// Reads the first six lines of `resource`: start, end and flags of each BAR, zero where there is none.
-fn bars(path: &Path) -> Result<Vec<Bar>, HostError> {
-    let text = read_text(path)?.unwrap_or_default();
-    let mut bars = Vec::new();
-    for (index, line) in (0u8..6).zip(text.lines()) {
-        let numbers: Option<Vec<u64>> = line
-            .split_ascii_whitespace()
-            .map(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok())
-            .collect();
-        match numbers.as_deref() {
-            Some([0, 0, ..]) => {}
-            Some([start, end, ..]) if end >= start => {
-                bars.push(Bar { index, size: ByteSize::bytes((end - start).saturating_add(1)) });
-            }
-            _ => return Err(HostError::content(path, line, "expected start, end and flags")),
-        }
-    }
-    Ok(bars)
 }
 
 /// Reads the bridges above a device off its path: `/sys/devices/pci0000:80/0000:80:00.0/0000:81:00.0`.

@@ -10,8 +10,9 @@ use crate::failure::{self, Failure};
 use crate::out;
 
 pub(super) fn run(cli: &Cli, args: &CleanupArgs) -> Result<Exit, Failure> {
+    super::refuse_recorded(cli)?;
     let root = cli.host_root();
-    let boot_id = facts::kernel(&root)?.boot_id;
+    let boot_id = facts::boot_id(&root)?;
     let reports = gpuvm_run::cleanup(&Kernel::running(root), &cli.places(), &boot_id, args.vm.as_ref())?;
     let left = reports.iter().any(|report| report.result == Cleaned::Left);
     if cli.json {
@@ -19,7 +20,7 @@ pub(super) fn run(cli: &Cli, args: &CleanupArgs) -> Result<Exit, Failure> {
     } else {
         for report in &reports {
             let result = match report.result {
-                Cleaned::Running => "is up: nothing was touched",
+                Cleaned::Running => "is in the hands of another gpuvm: nothing was touched",
                 Cleaned::Done => "is given back",
                 Cleaned::Left => "is NOT wholly given back",
             };

@@ -10,6 +10,15 @@ use crate::cli::{Cli, Command};
 use crate::exit::Exit;
 use crate::failure::Failure;
 
+/// Refuses to act on a host that is only a recording.
+fn refuse_recorded(cli: &Cli) -> Result<(), Failure> {
+    if !cli.is_recorded() {
+        return Ok(());
+    }
+    let hint = Some("see what it would do there: gpuvm plan --host-root DIR PROFILE".to_owned());
+    Err(Failure::one(Exit::Usage, "a recorded host (--host-root) can't be acted upon", hint))
+}
+
 /// Runs a verb.
 pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
     match &cli.command {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use gpuvm_core::lifecycle::{Outcome, Patience, Stage};
 use gpuvm_core::reset::Verdict;
+use gpuvm_host::HostError;
 use gpuvm_host::kernel::Kernel;
 use gpuvm_run::{Note, Observer, Phase, Report, Run, Signals, Sink};
 
@@ -14,10 +15,7 @@ use crate::failure::{self, Failure};
 use crate::{load, out};
 
 pub(super) fn run(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
-    if cli.is_recorded() {
-        let hint = Some("see what it would do there: gpuvm plan --host-root DIR PROFILE".to_owned());
-        return Err(Failure::one(Exit::Usage, "a recorded host (--host-root) can't run a VM", hint));
-    }
+    super::refuse_recorded(cli)?;
     // The timer and the signals live in a runtime on this thread: QEMU dies with the thread that starts it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime =
@@ -30,14 +28,14 @@ async fn up(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
     let mut signals = Signals::catch()
         .map_err(|error| Failure::one(Exit::Internal, format!("catch signals: {error}"), None))?;
     let loaded = load::profile(&args.profile)?;
-    let (plan, facts) = load::planned(cli, &loaded.profile)?;
+    let (plan, _) = load::planned(cli, &loaded.profile)?;
     let acpi = Duration::from_secs(args.shutdown_timeout.into());
     let run = Run {
         plan: &plan,
         profile: &loaded.text,
         kernel: &Kernel::running(cli.host_root()),
         places: &cli.places(),
-        boot_id: &facts.kernel.boot_id,
+        boot_id: &gpuvm_host::facts::boot_id(&cli.host_root())?,
         patience: Patience { acpi, ..Patience::default() },
     };
     let mut progress = Progress::new(cli);
@@ -101,10 +99,12 @@ fn summary(report: &Report) {
     for error in &report.left {
         failure::print_item("error", &failure::left(error));
     }
-    match report.left.is_empty() {
-        true => out::note("gpuvm: the host is as it was"),
-        false => out::note("gpuvm: the host is NOT wholly as it was; once mended: gpuvm cleanup"),
-    }
+    let by_others = |error: &HostError| matches!(error, HostError::ChangedByOthers { .. });
+    out::note(match (report.left.is_empty(), report.left.iter().all(by_others)) {
+        (true, _) => "gpuvm: the host is as it was",
+        (false, true) => "gpuvm: the host is given back, but for what others have changed meanwhile",
+        (false, false) => "gpuvm: the host is NOT wholly as it was; once mended: gpuvm cleanup",
+    });
 }
 
 /// Tells a person what is done.
