@@ -36,7 +36,10 @@ fn main() {
         }
     }
     if options.panic {
-        // The end of PID 1 is a kernel panic.
+        // With the driver of the panic device, which tells the host, the end of PID 1 is a panic that is noticed.
+        if let Err(error) = system::load_modules("pvpanic-pci") {
+            console.line(&format!("gpuvm-guest: {error}"));
+        }
         return;
     }
     if let Err(error) = system::power_off() {
