@@ -1,5 +1,6 @@
 //! The one task that drives a guest: events come in, [`Life::step`] decides, effects go out.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use gpuvm_core::lifecycle::{Effect, Event, Life, Outcome, Patience, Stage};
@@ -44,6 +45,8 @@ struct Driver<'a> {
     deadline: Option<(Stage, Instant)>,
     /// When to tell that a killed QEMU is still there.
     patience_over: Option<Instant>,
+    /// What came before the event that was noticed first.
+    queue: VecDeque<Event>,
     killed: Option<Instant>,
     answers: (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
 }
@@ -68,6 +71,7 @@ pub(crate) async fn drive(
         observer,
         deadline: None,
         patience_over: None,
+        queue: VecDeque::new(),
         killed: None,
         answers: mpsc::unbounded_channel(),
     };
@@ -121,6 +125,9 @@ impl Driver<'_> {
     /// Waits for the next thing that happens. Each source may be dropped and asked again without loss.
     async fn next(&mut self) -> Event {
         loop {
+            if let Some(event) = self.queue.pop_front() {
+                return event;
+            }
             let (deadline, patience_over) = (self.deadline, self.patience_over);
             let due = async {
                 match deadline {
@@ -138,7 +145,6 @@ impl Driver<'_> {
                 }
             };
             let event = tokio::select! {
-                // In this order: the words that QEMU left behind come before its end.
                 biased;
                 event = monitor => match event {
                     Some(event) => self.monitor(&event),
@@ -156,7 +162,11 @@ impl Driver<'_> {
                     self.deadline = None;
                     Some(Event::Deadline(stage))
                 }
-                exit = self.process.exited() => Some(Event::Exited(exit)),
+                exit = self.process.exited() => {
+                    self.last_words().await;
+                    self.queue.push_back(Event::Exited(exit));
+                    None
+                }
                 () = sleep_until(patience_over.unwrap_or_else(Instant::now)), if patience_over.is_some() => {
                     self.observer.note(&what_holds(self.process.pid()));
                     self.patience_over = Some(Instant::now() + STILL_THERE);
@@ -181,6 +191,16 @@ impl Driver<'_> {
         }
         let next = self.repin.0 + 1;
         self.repin = (next, Instant::now() + REPIN.get(next).copied().unwrap_or(REPIN_LATER));
+    }
+
+    /// Takes in what QEMU said before it ended: why it did is in there, and its end may be noticed first.
+    async fn last_words(&mut self) {
+        let Some(mut events) = self.events.take() else { return };
+        // The other end of the socket is gone, so this ends at once.
+        while let Ok(Some(event)) = tokio::time::timeout(COMMAND, events.next()).await {
+            let event = self.monitor(&event);
+            self.queue.extend(event);
+        }
     }
 
     fn monitor(&mut self, event: &gpuvm_qmp::Event) -> Option<Event> {

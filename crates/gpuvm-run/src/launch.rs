@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -51,17 +51,14 @@ pub(crate) struct Greeted {
 }
 
 /// Starts QEMU. To be called on the main thread: QEMU dies with the thread that started it.
-pub(crate) fn spawn(plan: &Plan, paths: &Paths) -> Result<Process, LaunchError> {
+pub(crate) fn spawn(plan: &Plan, paths: &Paths, sockets: Listeners) -> Result<Process, LaunchError> {
     let vars = paths.state.join(UEFI_VARS);
     if let Firmware::Uefi(firmware) = &plan.firmware {
         copy_vars(&firmware.vars_template, &vars)?;
     }
-    let (monitor_path, serial_path) = paths.sockets();
-    let monitor = listen_unix(&monitor_path).map_err(file("listen on", &monitor_path))?;
-    let serial = listen_unix(&serial_path).map_err(file("listen on", &serial_path))?;
     let handles = Handles {
-        monitor: Handle::Fd(monitor.as_raw_fd()),
-        serial: Handle::Fd(serial.as_raw_fd()),
+        monitor: Handle::Fd(sockets.monitor.as_raw_fd()),
+        serial: Handle::Fd(sockets.serial.as_raw_fd()),
         vars: Handle::Path(vars),
         disks: BTreeMap::new(),
         start: Start::Paused,
@@ -76,7 +73,7 @@ pub(crate) fn spawn(plan: &Plan, paths: &Paths) -> Result<Process, LaunchError> 
     let child = process::spawn(SpawnSpec {
         argv: command,
         env: Vec::new(),
-        fds: vec![monitor, serial],
+        fds: vec![sockets.monitor, sockets.serial],
         stdout: stdout.into(),
         stderr: stderr.into(),
         // Without a launcher nobody would give the host back: QEMU flushes its disks and ends.
@@ -87,24 +84,34 @@ pub(crate) fn spawn(plan: &Plan, paths: &Paths) -> Result<Process, LaunchError> 
     Ok(Process { child, ends, stderr: stderr_path })
 }
 
-/// Connects to the monitor and the serial port: their sockets listen already, so both connect at once, whatever QEMU is
-/// busy with.
-pub(crate) fn connect(paths: &Paths) -> Result<(UnixStream, UnixStream), LaunchError> {
-    let connect = |path: &Path| {
-        let stream = std::os::unix::net::UnixStream::connect(path).and_then(|stream| {
+/// The sockets that QEMU listens on, made for it.
+pub(crate) struct Listeners {
+    monitor: OwnedFd,
+    serial: OwnedFd,
+}
+
+/// Our ends of them.
+pub(crate) struct Connections {
+    pub(crate) monitor: UnixStream,
+    pub(crate) serial: UnixStream,
+}
+
+/// Makes the sockets of monitor and serial port, and connects to them before QEMU is there: it accepts when it gets to it, and if it
+/// dies before, the connections end.
+pub(crate) fn sockets(paths: &Paths) -> Result<(Listeners, Connections), LaunchError> {
+    let pair = |name: &str| {
+        let path = paths.run.join(name);
+        let listener = listen_unix(&path).map_err(file("listen on", &path))?;
+        let stream = std::os::unix::net::UnixStream::connect(&path).and_then(|stream| {
             stream.set_nonblocking(true)?;
             UnixStream::from_std(stream)
         });
-        stream.map_err(file("connect to", path))
+        Ok::<_, LaunchError>((listener, stream.map_err(file("connect to", &path))?))
     };
-    let (monitor, serial) = paths.sockets();
-    Ok((connect(&monitor)?, connect(&serial)?))
-}
-
-impl Paths {
-    fn sockets(&self) -> (PathBuf, PathBuf) {
-        (self.run.join("qmp.sock"), self.run.join("serial.sock"))
-    }
+    let (monitor_listener, monitor) = pair("qmp.sock")?;
+    let (serial_listener, serial) = pair("serial.sock")?;
+    let listeners = Listeners { monitor: monitor_listener, serial: serial_listener };
+    Ok((listeners, Connections { monitor, serial }))
 }
 
 fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LaunchError {

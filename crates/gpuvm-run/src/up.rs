@@ -31,7 +31,7 @@ use serde::Serialize;
 use crate::console::{Console, Sink};
 use crate::driver::{self, Running};
 use crate::error::{Cause, LaunchError, UpError};
-use crate::launch::{self, COMMAND, Paths};
+use crate::launch::{self, COMMAND, Connections, Paths};
 use crate::pin;
 use crate::report::{DeviceReport, Observer, Phase, Report, Timing};
 use crate::signals::Signals;
@@ -155,8 +155,9 @@ impl<'a> Session<'a> {
         self.timings.push(Timing::new("prepare", begun.elapsed()));
         observer.phase(&Phase::Starting);
         let paths = self.paths();
-        let mut process = launch::spawn(self.run.plan, &paths)?;
-        let outcome = self.supervise(&mut process, &paths, signals, console, observer).await;
+        let (listeners, connections) = launch::sockets(&paths)?;
+        let mut process = launch::spawn(self.run.plan, &paths, listeners)?;
+        let outcome = self.supervise(&mut process, connections, signals, console, observer).await;
         if outcome.is_err() {
             driver::end(&mut process, observer).await?;
         }
@@ -167,7 +168,7 @@ impl<'a> Session<'a> {
     async fn supervise(
         &mut self,
         process: &mut launch::Process,
-        paths: &Paths,
+        connections: Connections,
         signals: &mut Signals,
         console: Option<Sink>,
         observer: &mut dyn Observer,
@@ -175,12 +176,12 @@ impl<'a> Session<'a> {
         let begun = Instant::now();
         self.reservation.qemu = ProcessId::of(process.pid());
         reservation::update(self.run.places, &self.reservation)?;
-        let (monitor, serial) = launch::connect(paths)?;
+        let Connections { monitor, serial } = connections;
         let console = match self.run.plan.serial {
             Serial::Console => console,
             Serial::Log => None,
         };
-        let log = paths.logs.join("console.log");
+        let log = self.paths().logs.join("console.log");
         let console =
             Console::copy(serial, &log, console).map_err(HostError::file("copy the console to", &log))?;
         let running = self.ready(process, monitor, signals, observer).await?;
