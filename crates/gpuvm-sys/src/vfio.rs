@@ -10,6 +10,7 @@ use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use vfio_bindings::bindings::vfio as uapi;
+use vmm_sys_util::fam::{FamStruct, FamStructWrapper};
 
 /// The definitions of the calls; each is unsafe because the kernel reads or writes through its pointer.
 mod ioctl {
@@ -40,6 +41,45 @@ const MAX_INFO_BYTES: usize = 1 << 20;
 const CAP_HEADER_BYTES: usize = size_of::<uapi::vfio_info_cap_header>();
 const CAP_IOVA_RANGE: u16 = 1;
 const CAP_DMA_AVAIL: u16 = 3;
+
+/// A `vfio_iommu_type1_info` with room for the capabilities behind it.
+#[repr(C)]
+#[derive(Default)]
+struct InfoAnswer {
+    /// Bytes behind `info`. A count of our own: the kernel raises `argsz` to what it would like to have.
+    room: u64,
+    info: uapi::vfio_iommu_type1_info,
+    capabilities: [u8; 0],
+}
+
+// SAFETY: `room` is set by `set_len` alone, to what the wrapper allocates behind the structure, and nothing else writes it.
+unsafe impl FamStruct for InfoAnswer {
+    type Entry = u8;
+
+    fn len(&self) -> usize {
+        // It came from a usize.
+        usize::try_from(self.room).unwrap_or(0)
+    }
+
+    unsafe fn set_len(&mut self, len: usize) {
+        self.room = len as u64;
+    }
+
+    fn max_len() -> usize {
+        MAX_INFO_BYTES
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        // SAFETY: `len` bytes were allocated behind the structure, whose size is a multiple of its alignment, and they were zeroed.
+        unsafe { std::slice::from_raw_parts(self.capabilities.as_ptr(), self.len()) }
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [u8] {
+        let len = self.len();
+        // SAFETY: as above, and `self` is borrowed for as long.
+        unsafe { std::slice::from_raw_parts_mut(self.capabilities.as_mut_ptr(), len) }
+    }
+}
 
 /// An open VFIO group (`/dev/vfio/N`); a group can be open once only, so keep it for as short as possible.
 #[derive(Debug)]
@@ -213,15 +253,22 @@ impl Container {
 
     /// One `VFIO_IOMMU_GET_INFO` with `room` bytes.
     fn iommu_info_bytes(&self, room: usize) -> io::Result<Vec<u8>> {
-        // Words of eight bytes, for the alignment of the structure.
-        let mut words = vec![0_u64; room.div_ceil(8).max(INFO_BYTES.div_ceil(8))];
-        let mut head = [0_u8; 8];
-        head[..4].copy_from_slice(&argsz(room)?.to_ne_bytes());
-        words[0] = u64::from_ne_bytes(head);
-        // SAFETY: the pointer is to at least `room` bytes with the alignment of the structure, argsz (the first field) says `room`, and the kernel
-        // writes no more than argsz.
-        unsafe { ioctl::iommu_get_info(self.fd.as_raw_fd(), words.as_mut_ptr().cast()) }?;
-        Ok(words.iter().flat_map(|word| word.to_ne_bytes()).take(room).collect())
+        let tail = room.saturating_sub(INFO_BYTES);
+        let mut answer =
+            FamStructWrapper::<InfoAnswer>::new(tail).map_err(|error| bad(format!("{error:?}")))?;
+        let place = answer.as_mut_fam_struct_ptr();
+        // SAFETY: `place` points to a live InfoAnswer of this function's own; this makes the address of a field and reads nothing.
+        let info = unsafe { &raw mut (*place).info };
+        // SAFETY: `info` is aligned and inside the same allocation.
+        unsafe { (*info).argsz = argsz(room)? };
+        // SAFETY: behind `info` lie `tail` bytes of the same allocation, argsz says so, and the kernel writes no more than argsz.
+        unsafe { ioctl::iommu_get_info(self.fd.as_raw_fd(), info) }?;
+        let info = &answer.as_fam_struct_ref().info;
+        let mut bytes = [info.argsz.to_ne_bytes(), info.flags.to_ne_bytes()].concat();
+        bytes.extend(info.iova_pgsizes.to_ne_bytes());
+        bytes.extend([info.cap_offset.to_ne_bytes(), [0; 4]].concat());
+        bytes.extend(answer.as_slice());
+        Ok(bytes)
     }
 
     /// Closes the container and says how that went.
@@ -331,6 +378,15 @@ fn open_rw(path: &Path) -> io::Result<OwnedFd> {
 mod tests {
     use super::*;
     use nix::request_code_none;
+
+    #[test]
+    fn an_answer_has_its_room_right_behind_the_kernels_structure() {
+        use std::mem::offset_of;
+        assert_eq!(offset_of!(InfoAnswer, capabilities) - offset_of!(InfoAnswer, info), INFO_BYTES);
+        let answer = FamStructWrapper::<InfoAnswer>::new(100).unwrap();
+        assert_eq!(answer.as_slice(), [0; 100]);
+    }
+
     use rstest::rstest;
 
     /// An answer of the kernel: header fields, then whatever the test puts behind.
