@@ -12,6 +12,8 @@ use crate::cli::{Cli, ProfileArgs};
 use crate::exit::Exit;
 use crate::failure::Failure;
 
+const EACCES: i32 = 13;
+
 /// A profile that was read.
 #[derive(Debug)]
 pub(crate) struct Loaded {
@@ -51,7 +53,14 @@ pub(crate) fn profile(args: &ProfileArgs) -> Result<Loaded, Failure> {
 pub(crate) fn planned(cli: &Cli, profile: &Profile) -> Result<(Plan, HostFacts), Failure> {
     let mut facts = facts::read(&cli.host_root(), profile)?;
     if !cli.is_recorded() {
-        facts.cpus.taken = pinned_cpus(&cli.places(), &facts.kernel.boot_id, &profile.name)?;
+        match pinned_cpus(&cli.places(), &facts.kernel.boot_id, &profile.name) {
+            Ok(taken) => facts.cpus.taken = taken,
+            // Everybody may plan; only who may run a VM sees the others' records, and `up` looks again.
+            Err(error) if error.errno() == Some(EACCES) => {
+                tracing::warn!("other VMs' CPUs aren't known: {error}")
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
     let plan = plan(profile, &facts)?;
     Ok((plan, facts))

@@ -28,6 +28,7 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("fallen-card", fallen_card),
     ("refusals", refusals),
     ("native-driver", native_driver),
+    ("aperture", aperture),
     ("no-iommu", no_iommu),
     ("no-intremap", no_intremap),
 ];
@@ -269,7 +270,7 @@ fn native_driver() -> Outcome {
         write(&format!("{driver}/bochs-drm/unbind"), GPU)?;
         write(&attribute, "vfio-pci")?;
         write(&format!("{driver}/vfio-pci/bind"), GPU)?;
-        let checked = check_group_of(GPU);
+        let checked = check_group_of(GPU, 0xfff_ffff);
         write(&format!("{driver}/vfio-pci/unbind"), GPU)?;
         write(&attribute, "\n")?;
         write(&format!("{driver}/bochs-drm/bind"), GPU)?;
@@ -280,11 +281,33 @@ fn native_driver() -> Outcome {
     })
 }
 
-fn check_group_of(bdf: &str) -> Result<Result<(), HostError>, String> {
+/// What the kernel says of the IOMMU's address ranges is understood: a guest that fits is let in, one that doesn't is not.
+fn aperture() -> Outcome {
+    leaving_no_trace(|| {
+        let attribute = format!("/sys/bus/pci/devices/{EDU}/driver_override");
+        write(&attribute, "vfio-pci")?;
+        write("/sys/bus/pci/drivers/vfio-pci/bind", EDU)?;
+        let (fits, too_large) = (check_group_of(EDU, 0x1f_ffff_ffff), check_group_of(EDU, u64::MAX));
+        write("/sys/bus/pci/drivers/vfio-pci/unbind", EDU)?;
+        write(&attribute, "\n")?;
+        ensure(matches!(fits, Ok(Ok(()))), || format!("128 GiB: {fits:?}"))?;
+        match too_large? {
+            // VT-d reserves the interrupt range (0xfee00000), and 48 bits of addresses end at 0xffffffffffff.
+            Err(HostError::Aperture { ranges, .. })
+                if ranges == "0x0-0xfedfffff, 0xfef00000-0xffffffffffff" =>
+            {
+                Ok(())
+            }
+            other => Err(format!("a guest without end: {other:?}")),
+        }
+    })
+}
+
+fn check_group_of(bdf: &str, top: u64) -> Result<Result<(), HostError>, String> {
     let link =
         fs::read_link(format!("/sys/bus/pci/devices/{bdf}/iommu_group")).map_err(doing("the group"))?;
     let id = link.file_name().and_then(|name| name.to_str()?.parse().ok()).ok_or("no group")?;
-    Ok(gpuvm_host::vfio::check_groups(&HostRoot::default(), &[gpuvm_core::pci::GroupId(id)], 0xfff_ffff))
+    Ok(gpuvm_host::vfio::check_groups(&HostRoot::default(), &[gpuvm_core::pci::GroupId(id)], top))
 }
 
 /// A host without an IOMMU.
