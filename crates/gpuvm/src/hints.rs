@@ -7,6 +7,8 @@ use gpuvm_host::HostError;
 use gpuvm_host::reservation::ProcessRole;
 use gpuvm_run::LaunchError;
 
+const ENODEV: i32 = 19;
+
 /// What to do about a refusal of the plan.
 pub(crate) fn refusal(refusal: &Refusal) -> Option<String> {
     of_device(refusal).or_else(|| of_host(refusal))
@@ -118,6 +120,15 @@ pub(crate) fn host(error: &HostError) -> Option<String> {
             format!("load it and give the device back: modprobe {driver} && gpuvm cleanup # {bdf}")
         }
         HostError::NotAnswering { bdf, .. } => sick(*bdf),
+        HostError::Refused { doing, value, source, .. }
+            if doing.starts_with("bind") && source.raw_os_error() == Some(ENODEV) =>
+        {
+            format!(
+                "the driver didn't take it: dmesg | grep {value}. A card that was reset while it didn't answer has lost its BARs; \
+                 the kernel gives it new ones: echo 1 > /sys/bus/pci/devices/{value}/remove; echo 1 > \
+                 /sys/bus/pci/rescan; gpuvm cleanup"
+            )
+        }
         HostError::File { source, .. } | HostError::Refused { source, .. }
             if source.kind() == std::io::ErrorKind::PermissionDenied =>
         {
