@@ -78,7 +78,7 @@ pub struct NodeFacts {
     pub cpus: CpuSet,
     /// Its memory.
     pub memory: ByteSize,
-    /// Its memory that nothing uses.
+    /// Its memory that nothing uses, or that only caches files.
     pub memory_free: ByteSize,
     /// Its hugepage pools.
     pub hugepages: BTreeMap<PageSize, HugepagePool>,
@@ -209,6 +209,8 @@ pub enum FileFacts {
     },
     /// A block device that can be read and written.
     BlockDevice,
+    /// A block device that the host itself uses: mounted, swap, part of a volume, an array or a pool.
+    BlockInUse,
     /// A folder or something else that has no bytes.
     NotAFile,
     /// It can't be opened.

@@ -104,12 +104,24 @@ impl Reservation {
 /// Returns the VM that has one of the devices, that this VM is up already, or that its last run was never given back.
 pub fn reserve(places: &Places, wanted: &Reservation) -> Result<(), HostError> {
     let _guard = lock::tables(places)?;
+    for over in check(places, wanted)? {
+        remove(places, &over)?;
+    }
+    store(places, wanted)
+}
+
+/// Looks whether what a plan needs could be reserved, and returns the VMs whose records are over.
+///
+/// # Errors
+/// As [`reserve`]; nothing is changed.
+pub fn check(places: &Places, wanted: &Reservation) -> Result<Vec<VmName>, HostError> {
+    let mut over = Vec::new();
     for held in all(places, &wanted.boot_id)? {
         // A journal that can't be read holds its VM's devices, and nobody else's.
         let left = journal::left(&places.journal(&held.vm), &wanted.boot_id).unwrap_or(usize::MAX);
         let alive = held.alive();
         if alive.is_none() && left == 0 {
-            remove(places, &held.vm)?;
+            over.push(held.vm);
             continue;
         }
         if held.vm == wanted.vm {
@@ -128,7 +140,7 @@ pub fn reserve(places: &Places, wanted: &Reservation) -> Result<(), HostError> {
             return Err(HostError::Reserved { what, vm: held.vm.to_string(), state });
         }
     }
-    store(places, wanted)
+    Ok(over)
 }
 
 /// Makes this process the supervisor of a VM whose launcher is dead, so that nobody else gives it back or brings it up.

@@ -92,7 +92,7 @@ pub enum LaunchError {
 }
 
 /// Says how a process ended.
-pub(crate) fn exit_words(exit: Exit) -> String {
+pub fn exit_words(exit: Exit) -> String {
     match exit {
         Exit::Code(code) => format!("status {code}"),
         Exit::Signal(signal) => format!("signal {signal}"),

@@ -200,6 +200,14 @@ impl Process {
         LaunchError::Died { exit, stderr: self.stderr() }
     }
 
+    /// Tells what QEMU said, if it said anything.
+    pub(crate) fn words(&self) -> String {
+        match self.stderr() {
+            text if text.trim().is_empty() => "QEMU said nothing".to_owned(),
+            text => format!("QEMU said:\n{text}"),
+        }
+    }
+
     /// Returns the end of what QEMU said on stderr.
     pub(crate) fn stderr(&self) -> String {
         const LINES: usize = 20;

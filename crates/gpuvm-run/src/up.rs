@@ -191,7 +191,7 @@ impl<'a> Session<'a> {
         self.timings.push(Timing::new("run", begun.elapsed()));
         observer.phase(&Phase::Ended);
         if matches!(outcome, Outcome::QemuDied { .. } | Outcome::InternalError) {
-            observer.note(&crate::report::Note(format!("QEMU said:\n{}", process.stderr())));
+            observer.note(&crate::report::Note(process.words()));
         }
         console.finish().await;
         Ok(outcome)

@@ -1,5 +1,6 @@
 //! What to do next, with the command: added here, at the edge, and nowhere else.
 
+use gpuvm_core::lifecycle::Exit;
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::{FileRole, Refusal};
 use gpuvm_core::units::PageSize;
@@ -8,6 +9,7 @@ use gpuvm_host::reservation::ProcessRole;
 use gpuvm_run::LaunchError;
 
 const ENODEV: i32 = 19;
+const SIGKILL: i32 = 9;
 
 /// What to do about a refusal of the plan.
 pub(crate) fn refusal(refusal: &Refusal) -> Option<String> {
@@ -145,6 +147,9 @@ pub(crate) fn launch(error: &LaunchError) -> Option<String> {
         LaunchError::TooOld { .. } => "install a newer one, from your distribution's backports".to_owned(),
         LaunchError::NotPinned { .. } => {
             "a cpuset holds gpuvm back; look: cat /proc/self/status | grep Cpus_allowed_list".to_owned()
+        }
+        LaunchError::Died { exit: Exit::Signal(SIGKILL), .. } => {
+            "somebody killed it; if that was the kernel for want of memory: dmesg | grep -i oom".to_owned()
         }
         LaunchError::Died { stderr, .. } if stderr.contains("memory") && stderr.contains("allocate") => {
             "less memory.size, or free some on that node".to_owned()

@@ -252,6 +252,15 @@ const UNFIT: &[Unfit] = &[
     ("too-many-vcpus", 69, NOTHING, &["--set", "cpu.count=5"]),
     ("too-many-vcpus-unpinned", 69, NOTHING, &["--set", "cpu.count=9", "--set", "cpu.pin=off"]),
     ("node-too-small", 69, NOTHING, &["--set", "memory.size=128G"]),
+    (
+        "node-too-full",
+        69,
+        |host| {
+            let text = "Node 1 MemTotal: 67108864 kB\nNode 1 MemFree: 1024 kB\nNode 1 FilePages: 2048 kB\nNode 1 Shmem: 1024 kB\n";
+            host.file("/sys/devices/system/node/node1/meminfo", text);
+        },
+        &["--set", "memory.hugepages=off"],
+    ),
     ("no-uefi", 69, NOTHING, &["--set", "firmware=uefi"]),
     ("kernel-missing", 78, |host| host.remove("/lab/guest/kernel"), &[]),
     ("initrd-empty", 78, |host| host.file("/lab/guest/initrd", ""), &[]),

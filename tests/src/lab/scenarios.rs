@@ -258,6 +258,21 @@ fn refusals() -> Outcome {
     )?;
     refused_with(&["--set", "memory.size=64G"], 69, &["node 1", "64G"])?;
     refused_with(&["--set", "cpu.count=5"], 69, &["node 1", "4 CPUs"])?;
+    // A disk that the host has mounted, as a guest's VirtIO disk; NVMe names change between boots.
+    let mounts = fs::read_to_string("/proc/mounts").map_err(doing("/proc/mounts"))?;
+    let mounted =
+        mounts.lines().find(|line| line.contains(" /mnt/lab-data ")).and_then(|line| line.split(' ').next());
+    let mounted = mounted.ok_or("nothing is mounted on /mnt/lab-data")?;
+    refused_with(
+        &["--set", &format!("disk=[{{path=\"{mounted}\"}}]")],
+        69,
+        &[mounted, "in use by the host itself"],
+    )?;
+    refused_with(
+        &["--set", "memory.size=3000M", "--set", "memory.hugepages=off"],
+        69,
+        &["node 1", "free or only cache"],
+    )?;
     // As many hugepages as the node has memory: that some of it is in use is found only by asking the kernel.
     let pages = node_kib(1)? / 2048;
     let size = format!("memory.size={}M", pages * 2);

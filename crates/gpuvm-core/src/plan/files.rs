@@ -20,28 +20,27 @@ pub fn named(profile: &Profile) -> Vec<(FileRole, &Path)> {
 
 /// Refuses each file that QEMU couldn't open.
 pub(super) fn check(profile: &Profile, facts: &HostFacts, refusals: &mut Vec<Refusal>) {
-    let mut refuse = |role, path: &Path, problem: String| {
-        refusals.push(Refusal::File { role, path: path.to_owned(), problem });
-    };
     let uefi = (profile.firmware == FirmwareKind::Uefi).then(|| choose_uefi(&facts.firmware)).flatten();
     let mut files = named(profile);
     if let Some(uefi) = &uefi {
         files.extend([&uefi.code, &uefi.vars_template].map(|path| (FileRole::Firmware, path.as_path())));
     }
     for (role, path) in files {
+        let mut refuse = |problem: &str| {
+            refusals.push(Refusal::File { role, path: path.to_owned(), problem: problem.to_owned() });
+        };
         // JSON, in which QEMU takes its block devices, has no other encoding.
         if path.to_str().is_none() {
-            refuse(role, path, "the path isn't UTF-8, which QEMU's JSON options need".to_owned());
+            refuse("the path isn't UTF-8, which QEMU's JSON options need");
             continue;
         }
         match facts.file(path) {
-            Some(FileFacts::Usable { bytes: 0 }) => refuse(role, path, "the file is empty".to_owned()),
+            Some(FileFacts::Usable { bytes: 0 }) => refuse("the file is empty"),
             Some(FileFacts::Usable { .. } | FileFacts::BlockDevice) => {}
-            Some(FileFacts::NotAFile) => {
-                refuse(role, path, "it is neither a file nor a block device".to_owned())
-            }
-            Some(FileFacts::Unusable { errno }) => refuse(role, path, errno_words(errno)),
-            None => refuse(role, path, "it was not looked at".to_owned()),
+            Some(FileFacts::BlockInUse) => refusals.push(Refusal::DiskInUse { path: path.to_owned() }),
+            Some(FileFacts::NotAFile) => refuse("it is neither a file nor a block device"),
+            Some(FileFacts::Unusable { errno }) => refuse(&errno_words(errno)),
+            None => refuse("it was not looked at"),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Where the guest's memory lies, and what backs it.
 
-use super::{MemoryCell, Placement, PlannedOp, Refusal};
+use super::{MemoryCell, MemoryMeasure, Placement, PlannedOp, Refusal};
 use crate::facts::HostFacts;
 use crate::host_ops::HostOp;
 use crate::profile::{Hugepages, Profile};
@@ -35,8 +35,13 @@ pub(super) fn cells(
         ),
     };
     if let Some((node, known)) = host_node.and_then(|node| Some((node, facts.nodes.get(&node)?))) {
-        if known.memory < size {
-            refusals.push(Refusal::NodeTooSmall { node, need: size, have: known.memory });
+        // Without hugepages nobody but the OOM killer would say that it is too much; with them the kernel tells, page by page.
+        let (have, measure) = match hugepages {
+            None => (known.memory_free, MemoryMeasure::Available),
+            Some(_) => (known.memory, MemoryMeasure::Total),
+        };
+        if have < size {
+            refusals.push(Refusal::NodeTooSmall { node, need: size, have, measure });
         }
         if let Some(page) = hugepages.filter(|page| !known.hugepages.contains_key(page)) {
             refusals.push(Refusal::NoPool { node, page });

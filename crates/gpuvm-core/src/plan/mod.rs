@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use numa::{CpuTopology, Placement, VcpuPin};
 pub use pcie::{GuestAddress, PciTopology, RootPort, SlotUse};
-pub use refusal::{FileRole, Refusal, RefusalKind};
+pub use refusal::{FileRole, MemoryMeasure, Refusal, RefusalKind};
 pub use vfio::{VfioBackend, is_vfio_driver};
 
 use crate::facts::HostFacts;

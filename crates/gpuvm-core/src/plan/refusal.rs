@@ -161,7 +161,7 @@ pub enum Refusal {
         have: usize,
     },
     /// The node has too little memory.
-    #[error("memory.size is {need}, but node {node} has {have} MiB in all", have = have.as_mib_ceil())]
+    #[error("memory.size is {need}, but node {node} has {have} MiB {measure}", have = have.as_mib_ceil())]
     NodeTooSmall {
         /// The node.
         node: u32,
@@ -169,6 +169,8 @@ pub enum Refusal {
         need: ByteSize,
         /// The node's memory.
         have: ByteSize,
+        /// What of it was counted.
+        measure: MemoryMeasure,
     },
     /// The kernel has no hugepages of this size.
     #[error("node {node} has no pool of {page} hugepages")]
@@ -186,6 +188,12 @@ pub enum Refusal {
         /// Ports there are.
         have: usize,
     },
+    /// A block device that the host itself uses can't be a guest's disk: both would write to it.
+    #[error("disk.path {path} is in use by the host itself (mounted, swap, or part of a volume, an array or a pool)", path = path.display())]
+    DiskInUse {
+        /// The block device.
+        path: PathBuf,
+    },
     /// A file that the profile names can't be used.
     #[error("{role} {path}: {problem}", path = path.display())]
     File {
@@ -196,6 +204,24 @@ pub enum Refusal {
         /// What is wrong with it.
         problem: String,
     },
+}
+
+/// What of a node's memory was counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MemoryMeasure {
+    /// All of it.
+    Total,
+    /// What nothing uses, or only caches.
+    Available,
+}
+
+impl std::fmt::Display for MemoryMeasure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Total => "in all",
+            Self::Available => "that are free or only cache",
+        })
+    }
 }
 
 /// What a file is for.

@@ -31,7 +31,7 @@ pub(super) fn check(raw: RawProfile, base: &Path, problems: &mut Vec<Problem>) -
         checker.memory(size, hugepages);
     }
     let devices = checker.devices(raw.devices);
-    let disks: Vec<_> = raw.disks.into_iter().filter_map(|disk| checker.disk(disk)).collect();
+    let disks = checker.disks(raw.disks);
     let kernel = raw.kernel.and_then(|kernel| checker.kernel(kernel));
     Some(Profile {
         name: name?.value,
@@ -124,6 +124,21 @@ impl Checker<'_> {
             }
         }
         devices
+    }
+
+    fn disks(&mut self, raw: Vec<RawDisk>) -> Vec<Disk> {
+        let mut disks: Vec<Disk> = Vec::new();
+        for raw in raw {
+            let (key, place) = (raw.key.clone(), raw.path.as_ref().map(|path| path.place.clone()));
+            let Some(disk) = self.disk(raw) else { continue };
+            if disks.iter().any(|other| other.path == disk.path) {
+                let kind = ProblemKind::TwiceDisk { key: key.clone(), path: disk.path };
+                self.report(&key, place.unwrap_or_default(), kind);
+            } else {
+                disks.push(disk);
+            }
+        }
+        disks
     }
 
     fn disk(&mut self, raw: RawDisk) -> Option<Disk> {

@@ -92,6 +92,14 @@ pub enum ProblemKind {
         /// The hugepage size.
         page: crate::units::PageSize,
     },
+    /// The same disk twice.
+    #[error("`{key}`: {path} is listed twice", path = path.display())]
+    TwiceDisk {
+        /// The second listing's key.
+        key: String,
+        /// The image or block device.
+        path: std::path::PathBuf,
+    },
     /// The same device twice.
     #[error("`{key}`: {bdf} is listed twice")]
     Twice {

@@ -1,7 +1,7 @@
 //! The files that a profile names.
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use gpuvm_core::facts::{FileFacts, HostFacts};
@@ -9,6 +9,7 @@ use gpuvm_core::firmware::choose_uefi;
 use gpuvm_core::plan::FileRole;
 use gpuvm_core::plan::files::named;
 use gpuvm_core::profile::Profile;
+use gpuvm_sys::access::O_EXCL;
 
 use crate::root::HostRoot;
 
@@ -33,6 +34,11 @@ fn look(role: FileRole, path: &Path) -> FileFacts {
     let block = role == FileRole::Disk && metadata.file_type().is_block_device();
     if !metadata.is_file() && !block {
         return FileFacts::NotAFile;
+    }
+    // Claimed by anybody in the kernel, it fails with EBUSY; nothing is taken from anybody by asking (open(2), O_EXCL).
+    let claimed = |error: std::io::Error| error.kind() == std::io::ErrorKind::ResourceBusy;
+    if block && File::options().read(true).custom_flags(O_EXCL).open(path).is_err_and(claimed) {
+        return FileFacts::BlockInUse;
     }
     match File::options().read(true).write(role == FileRole::Disk).open(path) {
         Ok(_) if block => FileFacts::BlockDevice,

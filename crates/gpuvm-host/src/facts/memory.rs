@@ -34,7 +34,7 @@ fn node(root: &HostRoot, id: u32) -> Result<NodeFacts, HostError> {
     })
 }
 
-/// Reads total and free memory from lines like `Node 0 MemTotal:  65536 kB`.
+/// Reads total and available memory from lines like `Node 0 MemTotal:  65536 kB`.
 fn meminfo(path: &Path) -> Result<(ByteSize, ByteSize), HostError> {
     let text = read_text(path)?.unwrap_or_default();
     let field = |name: &str| {
@@ -45,5 +45,7 @@ fn meminfo(path: &Path) -> Result<(ByteSize, ByteSize), HostError> {
         };
         Ok::<_, HostError>(ByteSize::bytes(kib.saturating_mul(1024)))
     };
-    Ok((field("MemTotal:")?, field("MemFree:")?))
+    let cache = field("FilePages:")?.as_bytes().saturating_sub(field("Shmem:")?.as_bytes());
+    let free = field("MemFree:")?.as_bytes().saturating_add(cache);
+    Ok((field("MemTotal:")?, ByteSize::bytes(free)))
 }

@@ -28,7 +28,12 @@ pub(super) fn run(cli: &Cli, args: &CleanupArgs) -> Result<Exit, Failure> {
             report.left.iter().for_each(|error| failure::print_item("error", &failure::left(error)));
         }
         if reports.is_empty() {
-            out::text("nothing is left behind\n");
+            match &args.vm {
+                Some(name) => out::text(&format!(
+                    "nothing of a VM `{name}` is left behind; for all VMs: gpuvm cleanup\n"
+                )),
+                None => out::text("nothing is left behind\n"),
+            }
         }
     }
     Ok(if left { Exit::NotGivenBack } else { Exit::Ok })

@@ -7,7 +7,8 @@ use gpuvm_core::lifecycle::{Outcome, Patience, Stage};
 use gpuvm_core::reset::Verdict;
 use gpuvm_host::HostError;
 use gpuvm_host::kernel::Kernel;
-use gpuvm_run::{Note, Observer, Phase, Report, Run, Signals, Sink};
+use gpuvm_run::{Cause, Note, Observer, Phase, Report, Run, Signals, Sink, exit_words};
+use serde::Serialize;
 
 use crate::cli::{Cli, UpArgs};
 use crate::exit::Exit;
@@ -39,13 +40,29 @@ async fn up(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
         patience: Patience { acpi, ..Patience::default() },
     };
     let mut progress = Progress::new(cli);
-    let report = gpuvm_run::up(&run, &mut signals, console(cli), &mut progress).await?;
+    let report = match gpuvm_run::up(&run, &mut signals, console(cli), &mut progress).await {
+        Ok(report) => report,
+        Err(error) => {
+            if error.left.is_empty() && !matches!(*error.cause, Cause::Host(HostError::QemuStuck { .. })) {
+                progress.tell("the host is as it was");
+            }
+            return Err(error.into());
+        }
+    };
     if cli.json {
-        out::json(&report);
+        out::json(&Document { exit_code: code(&report), report: &report });
     } else {
         summary(&report);
     }
     Ok(code(&report))
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Document<'a> {
+    exit_code: Exit,
+    #[serde(flatten)]
+    report: &'a Report,
 }
 
 fn code(report: &Report) -> Exit {
@@ -81,7 +98,7 @@ fn summary(report: &Report) {
         Outcome::InternalError => {
             "was stopped by QEMU because of an error that it can't go on from".to_owned()
         }
-        Outcome::QemuDied { exit } => format!("ended because QEMU died ({exit:?})"),
+        Outcome::QemuDied { exit } => format!("ended because QEMU died ({})", exit_words(*exit)),
     };
     out::note(&format!("gpuvm: the guest {outcome}"));
     for device in &report.devices {
@@ -139,7 +156,7 @@ impl Observer for Progress {
             Phase::Preparing { operations } => format!("preparing the host: {operations} operations"),
             Phase::Operation { what } => format!("  {what}"),
             Phase::Checking { groups } => {
-                format!("asking the kernel whether {groups} IOMMU groups can be attached")
+                format!("asking the kernel whether it lets the IOMMU groups be attached: {groups}")
             }
             Phase::Starting => "starting QEMU, paused".to_owned(),
             Phase::Pinning { vcpus: 0 } => "leaving vCPUs unpinned".to_owned(),
