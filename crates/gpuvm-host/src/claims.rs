@@ -70,6 +70,7 @@ pub fn claim(
         if !entry.is_ours(pool.total) {
             entry.adopt(pool.total);
         }
+        entry.written = pool.total;
         entry.claims.insert(claim.vm.to_string(), claim.pages);
         want = entry.target();
         // Written down before it is done: after a crash, cleanup finds the claim and knows which sizes are ours.
@@ -112,14 +113,19 @@ fn give_back(
 ) -> Result<(), HostError> {
     let pool = read_pool(&kernel.root, claim.node, claim.page)?;
     let mut ours = None;
-    let mut target = pool.total;
+    let mut target = None;
     edit(places, boot_id, claim, |entry| {
         let mut entry = entry?;
+        // A claim that was noted and never made: the pool, whatever its size, is none of this VM's business. A claim that is gone
+        // while a write is pending is one whose end was cut short.
+        if !entry.claims.contains_key(claim.vm.as_str()) && entry.pending.is_none() {
+            return Some(entry);
+        }
         if entry.is_ours(pool.total) {
             entry.claims.remove(claim.vm.as_str());
-            target = entry.target();
+            target = Some(entry.target());
             entry.written = pool.total;
-            entry.pending = Some(target);
+            entry.pending = target;
         } else {
             ours = Some(entry.written);
             entry.claims.remove(claim.vm.as_str());
@@ -136,6 +142,7 @@ fn give_back(
             now: format!("{} pages", pool.total),
         });
     }
+    let Some(target) = target else { return Ok(()) };
     let have = if pool.total == target { target } else { resize(kernel, claim, target)? };
     settle(places, boot_id, claim, have)?;
     if have != target {

@@ -309,3 +309,19 @@ fn a_device_that_dies_while_it_is_taken_from_its_driver_stays_where_it_is() {
     assert!(!undo_all(&bench.host(), &mut journal).is_empty());
     assert_eq!(bench.fake.driver(GPU).unwrap().as_deref(), Some("vfio-pci"));
 }
+
+#[test]
+fn a_claim_that_was_noted_and_never_made_has_nothing_to_do_with_the_pool() {
+    let bench = Bench::new();
+    let vms = [VmName::new("a").unwrap(), VmName::new("b").unwrap()];
+    let mut journals: Vec<_> = vms.iter().map(|vm| bench.journal(vm)).collect();
+    apply(&bench.host_of(&vms[0]), &mut journals[0], &claim(128)).unwrap();
+    journals[1].intend(&claim(128), None).unwrap();
+    set_pool(&bench, 500);
+    let left = undo_all(&bench.host_of(&vms[1]), &mut journals[1]);
+    assert!(left.is_empty(), "{left:?}");
+    // The VM that does have a claim is the one that is told.
+    let left = undo_all(&bench.host_of(&vms[0]), &mut journals[0]);
+    assert!(matches!(left[..], [HostError::ChangedByOthers { .. }]), "{left:?}");
+    assert_eq!(pool_of(&bench), "500");
+}
