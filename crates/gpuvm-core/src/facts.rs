@@ -32,6 +32,12 @@ pub struct HostFacts {
     pub files: BTreeMap<PathBuf, FileFacts>,
     /// The QEMU binary, if one was found.
     pub qemu: Option<PathBuf>,
+    /// QEMU's tool that makes overlays, if it was found.
+    #[serde(default)]
+    pub qemu_img: Option<PathBuf>,
+    /// gpuvm's folder for what of the VM outlives a run: firmware variables and overlays.
+    #[serde(default)]
+    pub state_dir: PathBuf,
     /// The firmware descriptors, best first (docs/interop/firmware.json of QEMU).
     pub firmware: Vec<FirmwareFacts>,
 }
@@ -58,6 +64,9 @@ pub struct CpuFacts {
     pub taken: CpuSet,
     /// The threads of each core (`topology/thread_siblings_list`), by lowest CPU.
     pub cores: Vec<CpuSet>,
+    /// The width of physical addresses (`address sizes` in /proc/cpuinfo), where it is told.
+    #[serde(default)]
+    pub phys_bits: Option<u8>,
 }
 
 /// Who made a CPU, as far as it makes a difference.
@@ -82,6 +91,9 @@ pub struct NodeFacts {
     pub memory_free: ByteSize,
     /// Its hugepage pools.
     pub hugepages: BTreeMap<PageSize, HugepagePool>,
+    /// How far each online node is, in their order, as ACPI's SLIT tells (`distance`; 10 is itself).
+    #[serde(default)]
+    pub distances: Vec<u8>,
 }
 
 /// One node's pool of hugepages of one size, counted in pages.
@@ -155,6 +167,33 @@ pub struct DeviceFacts {
     pub upstream: Vec<Bdf>,
     /// What the host itself can't do without, as far as it sits on this device.
     pub holders: Vec<Holder>,
+    /// Its base address registers that have an address.
+    #[serde(default)]
+    pub bars: Vec<BarFacts>,
+}
+
+/// A base address register, as the kernel has placed it (`resource`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BarFacts {
+    /// Its number, 0 to 5.
+    pub index: u8,
+    /// Its size, a power of two.
+    pub size: ByteSize,
+    /// Where it can be placed.
+    pub kind: BarKind,
+}
+
+/// Where a base address register can be placed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BarKind {
+    /// I/O ports.
+    Io,
+    /// Memory below 4 GiB: 32-bit registers, and those that aren't prefetchable, since a bridge's window for them is 32 bits
+    /// wide (PCI-to-PCI Bridge Architecture Specification, 3.2.5.8).
+    Low,
+    /// Memory anywhere: 64-bit and prefetchable.
+    High,
 }
 
 /// A part of the host that sits on a device.

@@ -25,6 +25,8 @@ use crate::error::LaunchError;
 pub(crate) const COMMAND: Duration = Duration::from_secs(30);
 /// The file of a VM's firmware variables, in its state folder.
 pub const UEFI_VARS: &str = "uefi-vars.fd";
+/// The socket of a virtual display, in the VM's folder.
+pub const VNC_SOCKET: &str = "vnc.sock";
 /// The oldest QEMU that has all that gpuvm's command line uses.
 const OLDEST: (u32, u32) = (7, 2);
 
@@ -61,6 +63,7 @@ pub(crate) fn spawn(plan: &Plan, paths: &Paths, sockets: Listeners) -> Result<Pr
         serial: Handle::Fd(sockets.serial.as_raw_fd()),
         vars: Handle::Path(vars),
         disks: BTreeMap::new(),
+        display: paths.run.join(VNC_SOCKET),
         start: Start::Paused,
     };
     let mut command = vec![plan.qemu.clone().into_os_string()];

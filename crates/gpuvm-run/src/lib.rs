@@ -17,7 +17,7 @@ mod up;
 pub use cleanup::{Cleaned, CleanupReport, cleanup};
 pub use console::Sink;
 pub use error::{Cause, LaunchError, UpError, exit_words};
-pub use launch::UEFI_VARS;
+pub use launch::{UEFI_VARS, VNC_SOCKET};
 pub use report::{DeviceReport, Note, Observer, Phase, Report, Timing};
 pub use signals::Signals;
 pub use up::{Run, up};

@@ -14,10 +14,9 @@ use std::time::Instant;
 use gpuvm_core::lifecycle::{Outcome, Patience};
 use gpuvm_core::pci::{Bdf, DriverName};
 use gpuvm_core::plan::mmio::memory_top;
-use gpuvm_core::plan::{Ownership, Plan, PlannedDevice};
+use gpuvm_core::plan::{Owned, Ownership, Plan};
 use gpuvm_core::profile::{Serial, VmName};
 use gpuvm_core::reset::{Snapshot, Verdict, judge};
-use gpuvm_core::units::ByteSize;
 use gpuvm_host::apply::{self, Host};
 use gpuvm_host::journal::{self, Journal};
 use gpuvm_host::kernel::Kernel;
@@ -98,9 +97,9 @@ pub async fn up(
 }
 
 /// Reads a device's baseline, and refuses one that isn't well or isn't as the plan found it.
-fn baseline(root: &HostRoot, device: &PlannedDevice) -> Result<Snapshot, Cause> {
+fn baseline(root: &HostRoot, device: Owned<'_>) -> Result<Snapshot, Cause> {
     let bdf = device.bdf;
-    let planned = match &device.ownership {
+    let planned = match device.ownership {
         Ownership::BoundByUs { was } => was.clone(),
         Ownership::WasVfio => Some(DriverName::vfio_pci()),
         Ownership::KeepDriver { driver } => Some(driver.clone()),
@@ -147,7 +146,7 @@ impl<'a> Session<'a> {
         observer: &mut dyn Observer,
     ) -> Result<Outcome, Cause> {
         let begun = Instant::now();
-        for device in &self.run.plan.devices {
+        for device in self.run.plan.owned() {
             self.baselines.insert(device.bdf, baseline(&self.run.kernel.root, device)?);
         }
         keep(&self.run.places.baselines(&self.run.plan.name), &self.baselines)?;
@@ -216,8 +215,8 @@ impl<'a> Session<'a> {
         let groups: Vec<_> = plan.groups.iter().map(|group| group.id).collect();
         if !groups.is_empty() {
             observer.phase(&Phase::Checking { groups: groups.len() });
-            let size: u64 = plan.memory.iter().map(|cell| cell.size.as_bytes()).sum();
-            self.run.kernel.check_groups(&groups, memory_top(ByteSize::bytes(size)))?;
+            let top = memory_top(plan.memory_size(), plan.placement.topology.vendor);
+            self.run.kernel.check_groups(&groups, top)?;
         }
         match signals.pending().await {
             Some(signal) => Err(Cause::Interrupted { signal }),

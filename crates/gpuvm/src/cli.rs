@@ -62,6 +62,8 @@ pub(crate) enum Command {
     Plan(ProfileArgs),
     /// Print the QEMU command line of a profile, to be run by hand
     Argv(ProfileArgs),
+    /// Print the JSON Schema of profiles, for editors that check TOML by one
+    Schema,
     /// Run a VM until its guest ends, then give the host back
     Up(UpArgs),
     /// Give back what VMs left behind whose gpuvm was killed
@@ -85,9 +87,9 @@ pub(crate) struct UpArgs {
     #[command(flatten)]
     pub(crate) profile: ProfileArgs,
 
-    /// Give the guest so long to power off when asked to, before QEMU is told to quit
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-    pub(crate) shutdown_timeout: u32,
+    /// Give the guest so long to power off when asked to, before QEMU is told to quit [default: the profile's shutdown-timeout]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) shutdown_timeout: Option<u32>,
 }
 
 /// What `cleanup` takes.

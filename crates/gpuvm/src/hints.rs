@@ -3,7 +3,7 @@
 use gpuvm_core::lifecycle::Exit;
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::{FileRole, Refusal};
-use gpuvm_core::units::PageSize;
+use gpuvm_core::units::{ByteSize, PageSize};
 use gpuvm_host::HostError;
 use gpuvm_host::reservation::ProcessRole;
 use gpuvm_run::LaunchError;
@@ -36,15 +36,19 @@ fn of_device(refusal: &Refusal) -> Option<String> {
                 "pass one of its virtual functions, or switch them off: echo 0 > /sys/bus/pci/devices/{bdf}/sriov_numvfs"
             )
         }
-        Refusal::ForeignMember { member, .. } => format!(
-            "list {member} as a [[device]] as well, if the guest may have it; or put the card in another slot, whose port \
-             has ACS"
+        Refusal::ForeignMember { bdf, member, .. } => format!(
+            "if the guest may have {member}, list it as a [[device]] as well; if nobody needs it meanwhile, write \
+             hold = [\"{member}\"] beside bdf = \"{bdf}\"; or put the card in another slot, whose port has ACS"
         ),
+        Refusal::HeldElsewhere { bdf, held, .. } => {
+            format!("leave {held} out of hold, or list it beside a device of its own group; see gpuvm plan, which lists the group of {bdf}")
+        }
         Refusal::Critical { .. } => {
             "give the guest another device, or move what the host needs off this one".to_owned()
         }
         Refusal::BootDisplay { .. } => {
-            "make another display the boot display in the firmware's setup (often \"primary video device\")"
+            "make another display the boot display in the firmware's setup (often \"primary video device\"), or write \
+             allow-boot-display = true beside its bdf: the host's console is dark from then on"
                 .to_owned()
         }
         Refusal::Overridden { bdf, .. } => {
@@ -68,17 +72,37 @@ fn of_host(refusal: &Refusal) -> Option<String> {
         }
         Refusal::NoQemu => "install it: apt-get install qemu-system-x86".to_owned(),
         Refusal::NoUefi { .. } => "install it: apt-get install ovmf; or write firmware = \"bios\"".to_owned(),
-        Refusal::SeveralNodes { .. } => {
-            "write [cpu] pin = \"off\" to let the guest span nodes, or give it the devices of one node"
-                .to_owned()
+        Refusal::UnevenCpus { count, nodes } => {
+            let nodes = u32::try_from(nodes.len()).unwrap_or(1);
+            format!("write [cpu] count = {}, or give the guest the devices of one node", count.div_ceil(nodes) * nodes)
         }
-        Refusal::TooFewCpus { cpus, .. } => {
-            format!("write [cpu] count = {}, or pin = \"off\" to use the CPUs of all nodes", cpus.len())
+        Refusal::UnevenMemory { size, nodes, unit } => {
+            let part = nodes.len() as u64 * unit.as_bytes();
+            let whole = ByteSize::bytes(size.as_bytes().div_ceil(part) * part);
+            format!("write [memory] size = \"{whole}\"")
+        }
+        Refusal::MixedNodes { .. } | Refusal::OfflineCpus { .. } => {
+            "see which CPU is on which node: lscpu -e".to_owned()
+        }
+        Refusal::TakenCpus { .. } => "write [cpu] pin = \"auto\", which takes free ones".to_owned(),
+        Refusal::TooFewCpus { need, count, cpus, .. } => {
+            let fits = usize::try_from(count / need).map_or(cpus.len(), |nodes| cpus.len() * nodes);
+            let count = format!("write [cpu] count = {fits}");
+            let count = if fits == 0 { String::new() } else { format!("{count}, or ") };
+            format!("{count}write pin = \"off\" to use the CPUs of all nodes, or pin-policy = \"prefer\"")
         }
         Refusal::TooFewCpusOnHost { have, .. } => format!("write [cpu] count = {have}"),
-        Refusal::NodeTooSmall { have, .. } => {
-            format!("write less than [memory] size = \"{}M\"", have.as_mib_ceil())
+        Refusal::NodeTooSmall { size, need, have, .. } => {
+            let nodes = size.as_bytes() / need.as_bytes().max(1);
+            let most = have.as_bytes().saturating_mul(nodes);
+            format!("write less than [memory] size = \"{}M\"", ByteSize::bytes(most).as_mib_ceil())
         }
+        Refusal::AddressSpace { .. } => {
+            "pass fewer devices or give less memory; on a host that has the choice, raise the CPU's physical address bits in \
+             the firmware's setup"
+                .to_owned()
+        }
+        Refusal::NoQemuImg => "install it: apt-get install qemu-utils".to_owned(),
         Refusal::NoPool { page: PageSize::G1, .. } => {
             "boot with hugepagesz=1G, or write [memory] hugepages = \"2M\"".to_owned()
         }

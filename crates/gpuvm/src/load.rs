@@ -52,6 +52,7 @@ pub(crate) fn profile(args: &ProfileArgs) -> Result<Loaded, Failure> {
 /// Reads the host and plans the profile on it.
 pub(crate) fn planned(cli: &Cli, profile: &Profile) -> Result<(Plan, HostFacts), Failure> {
     let mut facts = facts::read(&cli.host_root(), profile)?;
+    facts.state_dir = cli.places().state(&profile.name);
     if !cli.is_recorded() {
         match pinned_cpus(&cli.places(), &facts.kernel.boot_id, &profile.name) {
             Ok(taken) => facts.cpus.taken = taken,

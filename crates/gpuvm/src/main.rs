@@ -30,7 +30,7 @@ fn main() -> ExitCode {
 
 fn report(cli: &Cli, failure: &Failure) -> ExitCode {
     if cli.json {
-        out::json(&failure.to_json());
+        out::told(out::json(&failure.to_json()));
     } else {
         failure.print();
     }

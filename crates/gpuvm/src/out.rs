@@ -1,22 +1,43 @@
 //! Output that survives a closed pipe: `gpuvm plan | head` is no crash.
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 
 use serde::Serialize;
 
+use crate::exit::Exit;
+use crate::failure::Failure;
+
 /// Prints text on standard output.
-pub(crate) fn text(text: &str) {
+///
+/// # Errors
+/// Returns what keeps it from being written, as a full disk does: nobody should take half a plan for a whole one.
+pub(crate) fn text(text: &str) -> Result<(), Failure> {
     let mut stdout = anstream::stdout().lock();
-    // A closed pipe ends the output, and is no error of ours.
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).ok();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        // A closed pipe ends the output, and is no error of ours.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::one(Exit::Internal, format!("write to standard output: {error}"), None))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Prints one JSON document on standard output.
-pub(crate) fn json(document: &impl Serialize) {
+///
+/// # Errors
+/// As [`text`].
+pub(crate) fn json(document: &impl Serialize) -> Result<(), Failure> {
     let mut line = serde_json::to_string_pretty(document)
         .unwrap_or_else(|error| serde_json::json!({ "error": error.to_string() }).to_string());
     line.push('\n');
-    text(&line);
+    text(&line)
+}
+
+/// Tells on standard error what couldn't be written, where the verb's own exit code matters more.
+pub(crate) fn told(written: Result<(), Failure>) {
+    if let Err(failure) = written {
+        failure.print();
+    }
 }
 
 /// Prints a line on standard error.

@@ -140,6 +140,7 @@ fn tier2_real_qemu_takes_the_command_line(#[case] top: &str, #[case] memory: &st
         serial: Handle::Path(folder.path().join("serial.sock")),
         vars: Handle::Path(vars),
         disks: BTreeMap::new(),
+        display: folder.path().join("vnc.sock"),
         start: Start::Paused,
     };
     let words: Vec<String> =

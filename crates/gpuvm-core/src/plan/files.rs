@@ -1,11 +1,13 @@
 //! The files that a profile names: there, readable, and nameable to QEMU.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::{FileRole, Refusal};
+use super::obstacle::Obstacles;
+use super::{DiskKind, FileRole, PlannedDisk, Refusal};
 use crate::facts::{FileFacts, HostFacts};
 use crate::firmware::choose_uefi;
-use crate::profile::{FirmwareKind, Profile};
+use crate::profile::{Disk, DiskMode, FirmwareKind, Profile};
 
 /// Lists every file that a profile needs, with what it is for.
 pub fn named(profile: &Profile) -> Vec<(FileRole, &Path)> {
@@ -14,12 +16,43 @@ pub fn named(profile: &Profile) -> Vec<(FileRole, &Path)> {
         files.push((FileRole::Kernel, kernel.path.as_path()));
         files.extend(kernel.initrd.iter().map(|initrd| (FileRole::Initrd, initrd.as_path())));
     }
-    files.extend(profile.disks.iter().map(|disk| (FileRole::Disk, disk.path.as_path())));
+    files.extend(profile.disks.iter().map(|disk| (role(disk), disk.path.as_path())));
+    let roms = profile.devices.iter().filter_map(|device| device.rom_file.as_deref());
+    files.extend(roms.map(|rom| (FileRole::Rom, rom)));
     files
 }
 
+/// What a disk's file is needed for: one that is read-only, or that an overlay covers, is only read.
+fn role(disk: &Disk) -> FileRole {
+    match disk.mode {
+        DiskMode::Persistent => FileRole::Disk,
+        DiskMode::ReadOnly | DiskMode::Overlay => FileRole::ReadOnlyDisk,
+    }
+}
+
+/// Says what each disk is on this host, where it boots and what covers it.
+pub(super) fn disks(profile: &Profile, facts: &HostFacts) -> Vec<PlannedDisk> {
+    let asked = profile.disks.iter().filter_map(|disk| disk.boot);
+    let taken: BTreeSet<u32> = asked.chain(profile.devices.iter().filter_map(|device| device.boot)).collect();
+    let mut after = taken.last().copied().unwrap_or(0);
+    let mut next = || {
+        after += 1;
+        after
+    };
+    let disk = |(index, disk): (usize, &Disk)| {
+        let kind = match facts.file(&disk.path) {
+            Some(FileFacts::BlockDevice) => DiskKind::BlockDevice,
+            _ => DiskKind::File,
+        };
+        let overlay =
+            (disk.mode == DiskMode::Overlay).then(|| facts.state_dir.join(format!("overlay-{index}.qcow2")));
+        PlannedDisk { disk: disk.clone(), kind, overlay, bootindex: disk.boot.unwrap_or_else(&mut next) }
+    };
+    profile.disks.iter().enumerate().map(disk).collect()
+}
+
 /// Refuses each file that QEMU couldn't open.
-pub(super) fn check(profile: &Profile, facts: &HostFacts, refusals: &mut Vec<Refusal>) {
+pub(super) fn check(profile: &Profile, facts: &HostFacts, obstacles: &mut Obstacles) {
     let uefi = (profile.firmware == FirmwareKind::Uefi).then(|| choose_uefi(&facts.firmware)).flatten();
     let mut files = named(profile);
     if let Some(uefi) = &uefi {
@@ -27,7 +60,7 @@ pub(super) fn check(profile: &Profile, facts: &HostFacts, refusals: &mut Vec<Ref
     }
     for (role, path) in files {
         let mut refuse = |problem: &str| {
-            refusals.push(Refusal::File { role, path: path.to_owned(), problem: problem.to_owned() });
+            obstacles.refuse(Refusal::File { role, path: path.to_owned(), problem: problem.to_owned() });
         };
         // JSON, in which QEMU takes its block devices, has no other encoding.
         if path.to_str().is_none() {
@@ -37,7 +70,7 @@ pub(super) fn check(profile: &Profile, facts: &HostFacts, refusals: &mut Vec<Ref
         match facts.file(path) {
             Some(FileFacts::Usable { bytes: 0 }) => refuse("the file is empty"),
             Some(FileFacts::Usable { .. } | FileFacts::BlockDevice) => {}
-            Some(FileFacts::BlockInUse) => refusals.push(Refusal::DiskInUse { path: path.to_owned() }),
+            Some(FileFacts::BlockInUse) => obstacles.refuse(Refusal::DiskInUse { path: path.to_owned() }),
             Some(FileFacts::NotAFile) => refuse("it is neither a file nor a block device"),
             Some(FileFacts::Unusable { errno }) => refuse(&errno_words(errno)),
             None => refuse("it was not looked at"),

@@ -1,17 +1,19 @@
-//! The whole-group rule: which functions come along, and what stands in the way.
+//! The whole-group rule: which functions come along, which are only held, and what stands in the way.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Member, Ownership, PlannedGroup, PlannedOp, Refusal, Role, is_vfio_driver};
+use super::obstacle::{Obstacles, Topic};
+use super::{Member, Ownership, PlannedGroup, Refusal, Role, is_vfio_driver};
 use crate::facts::{DeviceFacts, HostFacts, Presence};
-use crate::host_ops::HostOp;
 use crate::pci::{Bdf, DriverName};
-use crate::profile::Profile;
+use crate::profile::{DeviceRequest, Profile};
 
-/// A function that the guest gets.
+/// A function that the VM owns while it runs.
 #[derive(Debug, Clone)]
-pub(super) struct Passed {
+pub(super) struct Taken {
     pub(super) bdf: Bdf,
+    /// Whether the guest gets it, or VFIO only holds it.
+    pub(super) role: Role,
     pub(super) ownership: Ownership,
     pub(super) reason: String,
 }
@@ -19,83 +21,147 @@ pub(super) struct Passed {
 /// What a profile's devices come to.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Groups {
-    pub(super) passed: Vec<Passed>,
+    pub(super) taken: Vec<Taken>,
     pub(super) groups: Vec<PlannedGroup>,
 }
 
-/// Resolves the devices asked for into whole groups.
-pub(super) fn resolve(profile: &Profile, facts: &HostFacts, refusals: &mut Vec<Refusal>) -> Groups {
-    let wanted = wanted(profile, facts, refusals);
-    let mut groups = Groups::default();
-    for (bdf, reason) in &wanted {
-        let Some(device) = facts.devices.get(bdf) else { continue };
-        may_take(*bdf, device, refusals);
-        let ownership = ownership(device);
-        groups.passed.push(Passed { bdf: *bdf, ownership, reason: reason.clone() });
+impl Groups {
+    /// Returns the functions that the guest gets.
+    pub(super) fn passed(&self) -> impl Iterator<Item = &Taken> {
+        self.taken.iter().filter(|taken| taken.role == Role::Pass)
     }
-    groups.groups = members(&wanted, facts, refusals);
+}
+
+/// A function that is asked for, or comes along.
+struct Wanted {
+    role: Role,
+    reason: String,
+    boot_display: BootDisplay,
+}
+
+/// Whether the host's boot display may be taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum BootDisplay {
+    Refused,
+    Allowed,
+}
+
+/// Resolves the devices asked for into whole groups.
+pub(super) fn resolve(profile: &Profile, facts: &HostFacts, obstacles: &mut Obstacles) -> Groups {
+    let wanted = wanted(profile, facts, obstacles);
+    let mut groups = Groups::default();
+    for (bdf, wanted) in &wanted {
+        let Some(device) = facts.devices.get(bdf) else { continue };
+        may_take(*bdf, device, wanted.boot_display, obstacles);
+        let (ownership, reason) = (ownership(device), wanted.reason.clone());
+        groups.taken.push(Taken { bdf: *bdf, role: wanted.role, ownership, reason });
+    }
+    groups.groups = members(&wanted, facts, obstacles);
     groups
 }
 
-/// Lists the functions asked for and those that come along with a display card, each with its reason.
+/// Lists the functions asked for, those that come along with a display card, and those that are held, each with its reason.
 ///
 /// A card's slot is kept in one piece: its audio, USB and UCSI functions share its reset and its firmware.
-fn wanted(profile: &Profile, facts: &HostFacts, refusals: &mut Vec<Refusal>) -> Vec<(Bdf, String)> {
-    let listed: BTreeSet<Bdf> = profile.devices.iter().map(|device| device.bdf).collect();
-    let mut seen = BTreeSet::new();
-    let mut wanted = Vec::new();
-    for bdf in profile.devices.iter().map(|device| device.bdf) {
-        let Some(device) = facts.devices.get(&bdf) else {
-            refusals.push(Refusal::UnknownDevice { bdf });
-            continue;
+fn wanted(profile: &Profile, facts: &HostFacts, obstacles: &mut Obstacles) -> Vec<(Bdf, Wanted)> {
+    let requests = &profile.devices;
+    let listed: BTreeSet<Bdf> = requests.iter().map(|device| device.bdf).collect();
+    let held: BTreeSet<Bdf> = requests.iter().flat_map(|device| device.hold.iter().copied()).collect();
+    let mut wanted: Vec<(Bdf, Wanted)> = Vec::new();
+    for request in requests {
+        let bdf = request.bdf;
+        let boot_display = match request.allow_boot_display {
+            true => BootDisplay::Allowed,
+            false => BootDisplay::Refused,
         };
-        if device.class.is_bridge() {
-            refusals.push(Refusal::Bridge { bdf, class: device.class });
-            continue;
-        }
-        if seen.insert(bdf) {
-            wanted.push((bdf, "listed in the profile".to_owned()));
-        }
-        if !brings_its_slot(bdf, device) {
-            continue;
-        }
-        let belongs = |mate: &Bdf| {
-            facts
-                .devices
-                .get(mate)
-                .is_some_and(|mate| mate.virtual_function == Presence::Absent && !mate.class.is_bridge())
-        };
-        for mate in facts.slot_of(bdf).filter(|mate| !listed.contains(mate)).filter(belongs) {
-            if seen.insert(mate) {
-                wanted.push((mate, format!("comes along with {bdf}: another function of the same card")));
+        let mut want = |bdf, role, reason| wanted.push((bdf, Wanted { role, reason, boot_display }));
+        if let Some(device) = takeable(bdf, facts, obstacles) {
+            want(bdf, Role::Pass, "listed in the profile".to_owned());
+            let mates = brings_along(bdf, device, facts);
+            for mate in mates.into_iter().filter(|mate| !listed.contains(mate) && !held.contains(mate)) {
+                let reason = format!("comes along with {bdf}: another function of the same card");
+                want(mate, Role::Pass, reason);
+            }
+            for held in held_with(request, device, facts, obstacles) {
+                want(
+                    held,
+                    Role::Hold,
+                    format!("held with {bdf}, as the profile says: the guest doesn't get it"),
+                );
             }
         }
     }
+    // Two functions of a card may be listed, and both bring the third along.
+    let mut seen = BTreeSet::new();
+    wanted.retain(|(bdf, _)| seen.insert(*bdf));
     wanted
 }
 
-fn brings_its_slot(bdf: Bdf, device: &DeviceFacts) -> bool {
-    device.class.is_display() && device.virtual_function == Presence::Absent && !bdf.slot().is_chipset()
+/// Returns a device that is there and no bridge.
+fn takeable<'a>(bdf: Bdf, facts: &'a HostFacts, obstacles: &mut Obstacles) -> Option<&'a DeviceFacts> {
+    match facts.devices.get(&bdf) {
+        None => obstacles.refuse(Refusal::UnknownDevice { bdf }),
+        Some(device) if device.class.is_bridge() => {
+            obstacles.refuse(Refusal::Bridge { bdf, class: device.class });
+        }
+        Some(device) => return Some(device),
+    }
+    None
+}
+
+/// Lists the other functions of a display card.
+fn brings_along(bdf: Bdf, device: &DeviceFacts, facts: &HostFacts) -> Vec<Bdf> {
+    let whole = |device: &DeviceFacts| device.virtual_function == Presence::Absent;
+    if !device.class.is_display() || !whole(device) || bdf.slot().is_chipset() {
+        return Vec::new();
+    }
+    let belongs =
+        |mate: &Bdf| facts.devices.get(mate).is_some_and(|mate| whole(mate) && !mate.class.is_bridge());
+    facts.slot_of(bdf).filter(|mate| *mate != bdf).filter(belongs).collect()
+}
+
+/// Lists the functions that are held with a device: members of its group or its card, and no others.
+fn held_with(
+    request: &DeviceRequest,
+    device: &DeviceFacts,
+    facts: &HostFacts,
+    obstacles: &mut Obstacles,
+) -> Vec<Bdf> {
+    let bdf = request.bdf;
+    let mut held = Vec::new();
+    for other in &request.hold {
+        let Some(facts) = takeable(*other, facts, obstacles) else { continue };
+        if other.slot() == bdf.slot() || (facts.group.is_some() && facts.group == device.group) {
+            held.push(*other);
+        } else {
+            obstacles.refuse(Refusal::HeldElsewhere { bdf, held: *other, group: facts.group });
+        }
+    }
+    held
 }
 
 /// Checks that a function may be taken from the host.
-fn may_take(bdf: Bdf, device: &DeviceFacts, refusals: &mut Vec<Refusal>) {
+fn may_take(bdf: Bdf, device: &DeviceFacts, boot_display: BootDisplay, obstacles: &mut Obstacles) {
     let driver = || device.driver.clone();
     for holder in &device.holders {
-        refusals.push(Refusal::Critical { bdf, driver: driver(), holder: holder.clone() });
+        obstacles.refuse(Refusal::Critical { bdf, driver: driver(), holder: holder.clone() });
     }
-    if device.boot_display == Presence::Present {
-        refusals.push(Refusal::BootDisplay { bdf, driver: driver() });
+    match (device.boot_display, boot_display) {
+        (Presence::Absent, _) => {}
+        (Presence::Present, BootDisplay::Refused) => {
+            obstacles.refuse(Refusal::BootDisplay { bdf, driver: driver() });
+        }
+        (Presence::Present, BootDisplay::Allowed) => obstacles.warn(
+            Topic::BootDisplay,
+            format!("{bdf} is the boot display of this host: its console is dark while the guest has it"),
+        ),
     }
     if device.virtual_functions > 0 {
-        refusals.push(Refusal::HasVirtualFunctions {
-            bdf,
-            driver: driver(),
-            count: device.virtual_functions,
-        });
+        let count = device.virtual_functions;
+        obstacles.refuse(Refusal::HasVirtualFunctions { bdf, driver: driver(), count });
     }
     if let Some(set) = device.driver_override.as_ref().filter(|set| !is_vfio_driver(set)) {
-        refusals.push(Refusal::Overridden { bdf, driver: driver(), set: set.clone() });
+        obstacles.refuse(Refusal::Overridden { bdf, driver: driver(), set: set.clone() });
     }
 }
 
@@ -108,16 +174,16 @@ fn ownership(device: &DeviceFacts) -> Ownership {
 }
 
 /// Goes through all members of all groups touched; one that is neither wanted nor a bridge stands in the way.
-fn members(wanted: &[(Bdf, String)], facts: &HostFacts, refusals: &mut Vec<Refusal>) -> Vec<PlannedGroup> {
-    let reasons: BTreeMap<_, _> = wanted.iter().cloned().collect();
+fn members(wanted: &[(Bdf, Wanted)], facts: &HostFacts, obstacles: &mut Obstacles) -> Vec<PlannedGroup> {
+    let by_bdf: BTreeMap<Bdf, &Wanted> = wanted.iter().map(|(bdf, wanted)| (*bdf, wanted)).collect();
     let mut groups: Vec<PlannedGroup> = Vec::new();
     if facts.iommus.is_empty() && !wanted.is_empty() {
-        refusals.push(Refusal::NoIommu { bdfs: wanted.iter().map(|(bdf, _)| *bdf).collect() });
+        obstacles.refuse(Refusal::NoIommu { bdfs: wanted.iter().map(|(bdf, _)| *bdf).collect() });
     }
     for (bdf, _) in wanted {
         let Some(group) = facts.devices.get(bdf).and_then(|device| device.group) else {
             if !facts.iommus.is_empty() {
-                refusals.push(Refusal::NoGroup { bdf: *bdf });
+                obstacles.refuse(Refusal::NoGroup { bdf: *bdf });
             }
             continue;
         };
@@ -127,15 +193,15 @@ fn members(wanted: &[(Bdf, String)], facts: &HostFacts, refusals: &mut Vec<Refus
         let mut members = Vec::new();
         for member in facts.groups.get(&group).into_iter().flatten() {
             let Some(device) = facts.devices.get(member) else { continue };
-            match (reasons.get(member), device.class.is_bridge()) {
-                (Some(reason), _) => {
-                    members.push(Member { bdf: *member, role: Role::Pass, reason: reason.clone() });
+            match (by_bdf.get(member), device.class.is_bridge()) {
+                (Some(wanted), _) => {
+                    members.push(Member { bdf: *member, role: wanted.role, reason: wanted.reason.clone() });
                 }
                 (None, true) => {
                     let reason = "a bridge: it stays with the kernel, which VFIO allows".to_owned();
                     members.push(Member { bdf: *member, role: Role::Bridge, reason });
                 }
-                (None, false) => refusals.push(Refusal::ForeignMember {
+                (None, false) => obstacles.refuse(Refusal::ForeignMember {
                     bdf: *bdf,
                     group,
                     member: *member,
@@ -149,28 +215,4 @@ fn members(wanted: &[(Bdf, String)], facts: &HostFacts, refusals: &mut Vec<Refus
         groups.push(PlannedGroup { id: group, members });
     }
     groups
-}
-
-/// Lists the changes that bind the functions to vfio-pci.
-///
-/// Unbind comes before the override, so that the way back, in reverse, clears the override before the old driver is
-/// asked to take the device.
-pub(super) fn operations(passed: &[Passed], facts: &HostFacts) -> Vec<PlannedOp> {
-    let mut operations = Vec::new();
-    for Passed { bdf, ownership, .. } in passed {
-        let Ownership::BoundByUs { was } = ownership else { continue };
-        let (bdf, driver) = (*bdf, DriverName::vfio_pci());
-        if let Some(was) = was {
-            let op = HostOp::Unbind { bdf, driver: was.clone() };
-            operations.push(PlannedOp { op, reason: format!("the guest is to own {bdf}") });
-        }
-        if facts.devices.get(&bdf).and_then(|device| device.driver_override.as_ref()) != Some(&driver) {
-            let op = HostOp::SetDriverOverride { bdf, driver: driver.clone() };
-            operations.push(PlannedOp { op, reason: "no other driver may take it meanwhile".to_owned() });
-        }
-        let op = HostOp::Bind { bdf, driver };
-        operations
-            .push(PlannedOp { op, reason: "VFIO gives a device to a guest through this driver".to_owned() });
-    }
-    operations
 }

@@ -1,67 +1,148 @@
 //! Where the guest's memory lies, and what backs it.
 
-use super::{MemoryCell, MemoryMeasure, Placement, PlannedOp, Refusal};
-use crate::facts::HostFacts;
-use crate::host_ops::HostOp;
-use crate::profile::{Hugepages, Profile};
+use serde::{Deserialize, Serialize};
 
-/// Plans one cell on the node that was chosen.
+use super::obstacle::{GoesOn, Obstacles, Topic};
+use super::{MemoryMeasure, Placement, Refusal};
+use crate::facts::HostFacts;
+use crate::profile::{Hugepages, Profile};
+use crate::units::{ByteSize, PageSize};
+
+/// One guest node's memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryCell {
+    /// How much.
+    pub size: ByteSize,
+    /// The host node that it comes from.
+    pub host_node: Option<u32>,
+    /// Whether it may come from other nodes too.
+    #[serde(default)]
+    pub binding: NodeBinding,
+    /// The hugepages that back it.
+    pub hugepages: Option<PageSize>,
+    /// Why there.
+    pub reason: String,
+}
+
+/// How firmly memory belongs to its host node (mbind(2)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeBinding {
+    /// MPOL_BIND: from there and nowhere else.
+    #[default]
+    Bind,
+    /// MPOL_PREFERRED: from there as long as it lasts.
+    Preferred,
+}
+
+/// Plans one cell on each node that was chosen.
 pub(super) fn cells(
     profile: &Profile,
     facts: &HostFacts,
     placement: &Placement,
-    refusals: &mut Vec<Refusal>,
+    obstacles: &mut Obstacles,
 ) -> Vec<MemoryCell> {
-    let size = profile.memory.size;
-    let hugepages = match profile.memory.hugepages {
+    let nodes: Vec<Option<u32>> = match placement.nodes.as_slice() {
+        [] => vec![None],
+        nodes => nodes.iter().copied().map(Some).collect(),
+    };
+    let (size, count) = (profile.memory.size.as_bytes(), nodes.len() as u64);
+    let unit = match profile.memory.hugepages {
+        Hugepages::Off => 1 << 20,
+        Hugepages::Size(page) => page.as_bytes(),
+    };
+    if !size.is_multiple_of(count * unit) {
+        let nodes = placement.nodes.iter().copied().collect();
+        let (size, unit) = (profile.memory.size, ByteSize::bytes(unit));
+        obstacles.refuse(Refusal::UnevenMemory { size, nodes, unit });
+        return Vec::new();
+    }
+    let each = ByteSize::bytes(size / count);
+    let reason = |node: Option<u32>| match (node, count) {
+        (Some(node), 2..) => {
+            format!("{}: {each} of {} come from node {node}", placement.reason, profile.memory.size)
+        }
+        _ => placement.reason.clone(),
+    };
+    nodes.iter().map(|node| cell(profile, facts, *node, each, reason(*node), obstacles)).collect()
+}
+
+fn cell(
+    profile: &Profile,
+    facts: &HostFacts,
+    node: Option<u32>,
+    size: ByteSize,
+    reason: String,
+    obstacles: &mut Obstacles,
+) -> MemoryCell {
+    let asked = match profile.memory.hugepages {
         Hugepages::Off => None,
         Hugepages::Size(page) => Some(page),
     };
     // Hugepages come from a pool of one node, so without a chosen node they come from the first that has the memory.
-    let fallback = hugepages.and_then(|_| {
-        facts
-            .nodes
-            .iter()
-            .find(|(_, node)| node.memory >= size)
-            .or(facts.nodes.iter().next())
-            .map(|(id, _)| *id)
-    });
-    let host_node = placement.node.or(fallback);
-    let reason = match placement.node {
-        Some(_) => placement.reason.clone(),
-        None => fallback.map_or_else(
-            || "no node was chosen: the kernel places it".to_owned(),
-            |node| format!("hugepages are a node's, and node {node} is the first that is large enough"),
-        ),
+    let roomy = || facts.nodes.iter().find(|(_, node)| node.memory >= size).or(facts.nodes.iter().next());
+    let fallback = asked.and_then(|_| roomy()).map(|(id, _)| *id);
+    let host_node = node.or(fallback);
+    let reason = match (node, fallback) {
+        (Some(_), _) => reason,
+        (None, None) => "no node was chosen: the kernel places it".to_owned(),
+        (None, Some(node)) => {
+            format!("hugepages are a node's, and node {node} is the first that is large enough")
+        }
     };
-    if let Some((node, known)) = host_node.and_then(|node| Some((node, facts.nodes.get(&node)?))) {
-        // Without hugepages nobody but the OOM killer would say that it is too much; with them the kernel tells, page by page.
-        let (have, measure) = match hugepages {
-            None => (known.memory_free, MemoryMeasure::Available),
-            Some(_) => (known.memory, MemoryMeasure::Total),
-        };
-        if have < size {
-            refusals.push(Refusal::NodeTooSmall { node, need: size, have, measure });
-        }
-        if let Some(page) = hugepages.filter(|page| !known.hugepages.contains_key(page)) {
-            refusals.push(Refusal::NoPool { node, page });
-        }
-    }
-    vec![MemoryCell { size, host_node, hugepages, reason }]
+    let hugepages = asked.filter(|page| has_pages(profile, facts, host_node, *page, size, obstacles));
+    // Without hugepages nothing needs a node that wasn't chosen.
+    let host_node = if hugepages.is_some() { host_node } else { node };
+    let binding = match hugepages {
+        Some(_) => NodeBinding::Bind,
+        None => ordinary(profile, facts, host_node, size, obstacles),
+    };
+    MemoryCell { size, host_node, binding, hugepages, reason }
 }
 
-/// Lists the claims on hugepages.
-pub(super) fn operations(cells: &[MemoryCell], facts: &HostFacts) -> Vec<PlannedOp> {
-    let claim = |cell: &MemoryCell| {
-        let (page, node) = cell.hugepages.zip(cell.host_node)?;
-        let pages = page.pages_for(cell.size);
-        let pool =
-            facts.nodes.get(&node).and_then(|node| node.hugepages.get(&page)).copied().unwrap_or_default();
-        let reason = format!(
-            "{} / {page} = {pages}; the pool has {} pages, {} of them free",
-            cell.size, pool.total, pool.free
-        );
-        Some(PlannedOp { op: HostOp::ClaimHugepages { node, page, pages }, reason })
+/// Tells whether a node can have the hugepages at all; whether the kernel finds them is seen when they are claimed.
+fn has_pages(
+    profile: &Profile,
+    facts: &HostFacts,
+    node: Option<u32>,
+    page: PageSize,
+    need: ByteSize,
+    obstacles: &mut Obstacles,
+) -> bool {
+    let Some((node, known)) = node.and_then(|node| Some((node, facts.nodes.get(&node)?))) else {
+        return true;
     };
-    cells.iter().filter_map(claim).collect()
+    let refusal = if !known.hugepages.contains_key(&page) {
+        Refusal::NoPool { node, page }
+    } else if known.memory < need {
+        let (have, measure) = (known.memory, MemoryMeasure::Total);
+        Refusal::NodeTooSmall { node, size: profile.memory.size, need, have, measure }
+    } else {
+        return true;
+    };
+    let instead = "ordinary pages back the guest's memory";
+    obstacles.weigh(profile.memory.hugepages_policy, refusal, Topic::Hugepages, instead) == GoesOn::Refused
+}
+
+/// Checks that a node has the memory: without hugepages nobody but the OOM killer would say that it is too much.
+fn ordinary(
+    profile: &Profile,
+    facts: &HostFacts,
+    node: Option<u32>,
+    need: ByteSize,
+    obstacles: &mut Obstacles,
+) -> NodeBinding {
+    let Some((node, known)) = node.and_then(|node| Some((node, facts.nodes.get(&node)?))) else {
+        return NodeBinding::Bind;
+    };
+    if known.memory_free >= need {
+        return NodeBinding::Bind;
+    }
+    let (have, measure) = (known.memory_free, MemoryMeasure::Available);
+    let refusal = Refusal::NodeTooSmall { node, size: profile.memory.size, need, have, measure };
+    let instead = "the rest comes from other nodes";
+    match obstacles.weigh(profile.memory.node_policy, refusal, Topic::Node, instead) {
+        GoesOn::Refused => NodeBinding::Bind,
+        GoesOn::Instead => NodeBinding::Preferred,
+    }
 }

@@ -1,10 +1,13 @@
 //! The plan: everything that is decided before the host is touched, each decision with its reason in words.
 
+mod deviation;
 pub mod files;
 mod group;
 mod memory;
 pub mod mmio;
 mod numa;
+mod obstacle;
+mod operations;
 mod pcie;
 mod refusal;
 mod vfio;
@@ -13,8 +16,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use deviation::Deviation;
+pub use memory::{MemoryCell, NodeBinding};
+pub use mmio::{AddressPlan, PlannedBar};
 pub use numa::{CpuTopology, Placement, VcpuPin};
-pub use pcie::{GuestAddress, PciTopology, RootPort, SlotUse};
+pub use obstacle::{Topic, Warning};
+pub use pcie::{Expander, GuestAddress, PciTopology, RootBus, RootPort, SlotUse};
 pub use refusal::{FileRole, MemoryMeasure, Refusal, RefusalKind};
 pub use vfio::{VfioBackend, is_vfio_driver};
 
@@ -22,8 +29,11 @@ use crate::facts::HostFacts;
 use crate::firmware::{UefiFirmware, choose_uefi};
 use crate::host_ops::HostOp;
 use crate::pci::{Bdf, ClassCode, DriverName, GroupId, PciId};
-use crate::profile::{Accel, Disk, FirmwareKind, KernelBoot, Network, Profile, Serial, VmName};
-use crate::units::{ByteSize, PageSize};
+use crate::profile::{
+    Accel, CpuFlag, DeviceRequest, Disk, DiskMode, Display, FirmwareKind, Forward, HvVendorId, KernelBoot,
+    Network, Profile, Rtc, Serial, VmName,
+};
+use obstacle::Obstacles;
 
 /// What will be done, for one profile on one host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,10 +50,22 @@ pub struct Plan {
     pub groups: Vec<PlannedGroup>,
     /// The functions that the guest gets, in the order of their guest addresses.
     pub devices: Vec<PlannedDevice>,
+    /// The functions that are bound to VFIO with them, and that the guest doesn't get.
+    #[serde(default)]
+    pub held: Vec<HeldDevice>,
+    /// What the guest is told of its CPUs beyond the host's model.
+    #[serde(default)]
+    pub cpu: CpuModel,
     /// Where vCPUs and memory go.
     pub placement: Placement,
     /// The guest's memory, one cell per guest node.
     pub memory: Vec<MemoryCell>,
+    /// How far the guest's nodes are from each other, row by row; empty for one node, and where the host doesn't tell.
+    #[serde(default)]
+    pub distances: Vec<Vec<u8>>,
+    /// Where things lie in the guest's physical address space.
+    #[serde(default)]
+    pub addresses: AddressPlan,
     /// The guest's PCIe ports and what sits behind them.
     pub pcie: PciTopology,
     /// The firmware.
@@ -54,10 +76,83 @@ pub struct Plan {
     pub disks: Vec<PlannedDisk>,
     /// The network.
     pub network: Network,
+    /// The host's ports that lead to the guest.
+    #[serde(default)]
+    pub forwards: Vec<Forward>,
     /// The serial port.
     pub serial: Serial,
+    /// What the guest shows its picture on.
+    pub display: Display,
+    /// What the guest's clock shows at its start.
+    pub rtc: Rtc,
+    /// How long the guest may take to power off when asked to, in seconds.
+    pub shutdown_timeout: u32,
+    /// Words that are added to QEMU's command line as they are: where there are any, the VM is tainted.
+    #[serde(default)]
+    pub extra_args: Vec<String>,
+    /// Where the guest differs from the plain one, because the profile says so.
+    #[serde(default)]
+    pub deviations: Vec<Deviation>,
+    /// What was asked for and isn't had, and what is to be known.
+    #[serde(default)]
+    pub warnings: Vec<Warning>,
     /// The changes to the host, in order.
     pub operations: Vec<PlannedOp>,
+}
+
+impl Plan {
+    /// Returns every function that the VM owns while it runs, those that are only held last.
+    pub fn owned(&self) -> impl Iterator<Item = Owned<'_>> {
+        let devices = self.devices.iter().map(|d| Owned { bdf: d.bdf, id: d.id, ownership: &d.ownership });
+        let held = self.held.iter().map(|d| Owned { bdf: d.bdf, id: d.id, ownership: &d.ownership });
+        devices.chain(held)
+    }
+
+    /// Returns the size of the guest's memory.
+    pub fn memory_size(&self) -> crate::units::ByteSize {
+        crate::units::ByteSize::bytes(self.memory.iter().map(|cell| cell.size.as_bytes()).sum())
+    }
+}
+
+/// A function that a VM owns while it runs.
+#[derive(Debug, Clone, Copy)]
+pub struct Owned<'a> {
+    /// Its address on the host.
+    pub bdf: Bdf,
+    /// Its ids.
+    pub id: PciId,
+    /// Who binds it to a VFIO driver.
+    pub ownership: &'a Ownership,
+}
+
+/// A function that VFIO holds, so that its group is whole, and that the guest doesn't get.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldDevice {
+    /// Its address on the host.
+    pub bdf: Bdf,
+    /// Its ids.
+    pub id: PciId,
+    /// Its class.
+    pub class: ClassCode,
+    /// Its group.
+    pub group: GroupId,
+    /// Who binds it to a VFIO driver.
+    pub ownership: Ownership,
+    /// Why it is held.
+    pub reason: String,
+}
+
+/// What the guest is told of its CPUs beyond the host's model.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct CpuModel {
+    /// Whether the guest is kept from seeing that it runs on KVM.
+    pub kvm_hidden: bool,
+    /// Whether the guest gets Hyper-V's interfaces.
+    pub hyperv: bool,
+    /// The vendor that those name.
+    pub hv_vendor_id: Option<HvVendorId>,
+    /// Features that are switched on or off.
+    pub flags: Vec<CpuFlag>,
 }
 
 /// An IOMMU group that the VM owns while it runs.
@@ -86,6 +181,8 @@ pub struct Member {
 pub enum Role {
     /// The guest gets it.
     Pass,
+    /// VFIO holds it, and the guest doesn't get it.
+    Hold,
     /// A bridge: it stays with the kernel, which VFIO allows.
     Bridge,
 }
@@ -107,6 +204,15 @@ pub struct PlannedDevice {
     pub ownership: Ownership,
     /// Its address in the guest.
     pub guest: GuestAddress,
+    /// An option ROM that the guest sees instead of its own.
+    #[serde(default)]
+    pub rom_file: Option<PathBuf>,
+    /// Whether the guest sees an option ROM at all; QEMU decides where it isn't said.
+    #[serde(default)]
+    pub rombar: Option<bool>,
+    /// Its place in the boot order.
+    #[serde(default)]
+    pub boot: Option<u32>,
     /// The secret that a virtual function shares with its physical function's owner, where vfio-pci owns that too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vf_token: Option<uuid::Uuid>,
@@ -132,19 +238,6 @@ pub enum Ownership {
     },
 }
 
-/// One guest node's memory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MemoryCell {
-    /// How much.
-    pub size: ByteSize,
-    /// The host node that it is bound to.
-    pub host_node: Option<u32>,
-    /// The hugepages that back it.
-    pub hugepages: Option<PageSize>,
-    /// Why there.
-    pub reason: String,
-}
-
 /// The guest's firmware.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
@@ -163,6 +256,12 @@ pub struct PlannedDisk {
     pub disk: Disk,
     /// What it is.
     pub kind: DiskKind,
+    /// The overlay that the guest writes to instead.
+    #[serde(default)]
+    pub overlay: Option<PathBuf>,
+    /// Its place in the boot order; `boot` of the profile, or after those that have one.
+    #[serde(default)]
+    pub bootindex: u32,
 }
 
 /// What a disk is made of, for which QEMU has different drivers.
@@ -173,16 +272,6 @@ pub enum DiskKind {
     File,
     /// A block device of the host.
     BlockDevice,
-}
-
-impl PlannedDisk {
-    fn new(disk: &Disk, facts: &HostFacts) -> Self {
-        let kind = match facts.file(&disk.path) {
-            Some(crate::facts::FileFacts::BlockDevice) => DiskKind::BlockDevice,
-            _ => DiskKind::File,
-        };
-        Self { disk: disk.clone(), kind }
-    }
 }
 
 /// A change to the host and its reason.
@@ -200,82 +289,126 @@ pub struct PlannedOp {
 /// # Errors
 /// Returns every reason why this host can't run this profile.
 pub fn plan(profile: &Profile, facts: &HostFacts) -> Result<Plan, Vec<Refusal>> {
-    let mut refusals = Vec::new();
-    let backend = vfio::choose(profile, facts, &mut refusals);
-    let groups = group::resolve(profile, facts, &mut refusals);
-    let devices: Vec<_> = groups.passed.iter().map(|passed| passed.bdf).collect();
-    let placement = numa::place(profile, facts, &devices, &mut refusals);
-    let memory = memory::cells(profile, facts, &placement, &mut refusals);
-    let pcie = pcie::lay_out(profile, &devices, &mut refusals);
-    let firmware = firmware(profile, facts, &mut refusals);
-    files::check(profile, facts, &mut refusals);
-    machine(profile, facts, &mut refusals);
+    let mut obstacles = Obstacles::default();
+    let backend = vfio::choose(profile, facts, &mut obstacles);
+    let groups = group::resolve(profile, facts, &mut obstacles);
+    let devices: Vec<_> = groups.passed().map(|passed| passed.bdf).collect();
+    let placement = numa::place(profile, facts, &devices, &mut obstacles);
+    let memory = memory::cells(profile, facts, &placement, &mut obstacles);
+    let addresses = mmio::addresses(profile, facts, &devices, &mut obstacles);
+    let pcie = pcie::lay_out(profile, facts, &devices, &placement, &mut obstacles);
+    let firmware = firmware(profile, facts, &mut obstacles);
+    files::check(profile, facts, &mut obstacles);
+    machine(profile, facts, &mut obstacles);
+    let disks = files::disks(profile, facts);
+    let Obstacles { mut refusals, warnings } = obstacles;
     let (Some(qemu), Some(firmware), true) = (facts.qemu.clone(), firmware, refusals.is_empty()) else {
         refusals.sort();
+        refusals.dedup();
         return Err(refusals);
     };
-    let mut operations = memory::operations(&memory, facts);
-    operations.extend(group::operations(&groups.passed, facts));
     Ok(Plan {
         name: profile.name.clone(),
         accel: profile.accel,
         qemu,
         backend,
-        devices: planned_devices(&groups.passed, facts, &pcie),
+        devices: planned_devices(profile, &groups, facts, &pcie),
+        held: held_devices(&groups, facts),
+        cpu: CpuModel {
+            kvm_hidden: profile.cpu.kvm_hidden,
+            hyperv: profile.cpu.hyperv,
+            hv_vendor_id: profile.cpu.hv_vendor_id.clone(),
+            flags: profile.cpu.flags.clone(),
+        },
+        operations: operations::operations(&memory, &groups.taken, facts),
         groups: groups.groups,
+        distances: numa::distances(&placement, facts),
         placement,
         memory,
+        addresses,
         pcie,
         firmware,
         kernel: profile.kernel.clone(),
-        disks: profile.disks.iter().map(|disk| PlannedDisk::new(disk, facts)).collect(),
+        disks,
         network: profile.network,
+        forwards: profile.forwards.clone(),
         serial: profile.serial,
-        operations,
+        display: profile.display,
+        rtc: profile.rtc,
+        shutdown_timeout: profile.shutdown_timeout,
+        extra_args: profile.extra_args.clone(),
+        deviations: deviation::of(profile),
+        warnings,
     })
 }
 
-fn planned_devices(passed: &[group::Passed], facts: &HostFacts, pcie: &PciTopology) -> Vec<PlannedDevice> {
-    passed
-        .iter()
-        .filter_map(|passed| {
-            let facts = facts.devices.get(&passed.bdf)?;
-            Some(PlannedDevice {
-                bdf: passed.bdf,
-                id: facts.id,
-                class: facts.class,
-                group: facts.group?,
-                node: facts.node,
-                ownership: passed.ownership.clone(),
-                guest: pcie.of_device(passed.bdf)?,
-                vf_token: None,
-                reason: passed.reason.clone(),
-            })
+fn planned_devices(
+    profile: &Profile,
+    groups: &group::Groups,
+    facts: &HostFacts,
+    pcie: &PciTopology,
+) -> Vec<PlannedDevice> {
+    let device = |passed: &group::Taken| {
+        let facts = facts.devices.get(&passed.bdf)?;
+        let request = profile.devices.iter().find(|device| device.bdf == passed.bdf);
+        Some(PlannedDevice {
+            bdf: passed.bdf,
+            id: facts.id,
+            class: facts.class,
+            group: facts.group?,
+            node: facts.node,
+            ownership: passed.ownership.clone(),
+            guest: pcie.of_device(passed.bdf)?,
+            rom_file: request.and_then(|request| request.rom_file.clone()),
+            rombar: request.and_then(|request| request.rombar),
+            boot: request.and_then(|request: &DeviceRequest| request.boot),
+            vf_token: None,
+            reason: passed.reason.clone(),
         })
-        .collect()
+    };
+    groups.passed().filter_map(device).collect()
 }
 
-fn firmware(profile: &Profile, facts: &HostFacts, refusals: &mut Vec<Refusal>) -> Option<Firmware> {
+fn held_devices(groups: &group::Groups, facts: &HostFacts) -> Vec<HeldDevice> {
+    let device = |held: &group::Taken| {
+        let facts = facts.devices.get(&held.bdf)?;
+        Some(HeldDevice {
+            bdf: held.bdf,
+            id: facts.id,
+            class: facts.class,
+            group: facts.group?,
+            ownership: held.ownership.clone(),
+            reason: held.reason.clone(),
+        })
+    };
+    groups.taken.iter().filter(|taken| taken.role == Role::Hold).filter_map(device).collect()
+}
+
+fn firmware(profile: &Profile, facts: &HostFacts, obstacles: &mut Obstacles) -> Option<Firmware> {
     match profile.firmware {
         FirmwareKind::Bios => Some(Firmware::Bios),
         FirmwareKind::Uefi => {
             let found = choose_uefi(&facts.firmware).map(Firmware::Uefi);
             if found.is_none() {
-                refusals.push(Refusal::NoUefi { descriptors: facts.firmware.len() });
+                obstacles.refuse(Refusal::NoUefi { descriptors: facts.firmware.len() });
             }
             found
         }
     }
 }
 
-fn machine(profile: &Profile, facts: &HostFacts, refusals: &mut Vec<Refusal>) {
+fn machine(profile: &Profile, facts: &HostFacts, obstacles: &mut Obstacles) {
     use crate::facts::Access;
     if facts.qemu.is_none() {
-        refusals.push(Refusal::NoQemu);
+        obstacles.refuse(Refusal::NoQemu);
     }
     match (profile.accel, facts.kvm) {
-        (Accel::Kvm, Access::Missing) => refusals.push(Refusal::NoKvm),
-        (Accel::Kvm, Access::Denied) => refusals.push(Refusal::Denied { path: PathBuf::from("/dev/kvm") }),
+        (Accel::Kvm, Access::Missing) => obstacles.refuse(Refusal::NoKvm),
+        (Accel::Kvm, Access::Denied) => obstacles.refuse(Refusal::Denied { path: PathBuf::from("/dev/kvm") }),
         _ => {}
+    }
+    let overlays = profile.disks.iter().any(|disk| disk.mode == DiskMode::Overlay);
+    if overlays && facts.qemu_img.is_none() {
+        obstacles.refuse(Refusal::NoQemuImg);
     }
 }

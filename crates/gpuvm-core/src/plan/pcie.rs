@@ -1,36 +1,72 @@
 //! The guest's PCIe layout: one root port per slot, the functions of a card kept together.
+//!
+//! A guest of several nodes gets an expander bridge for each, with the node's devices below it, so that its kernel knows how
+//! near they are.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::Refusal;
+use super::obstacle::Obstacles;
+use super::{Placement, Refusal};
+use crate::facts::HostFacts;
 use crate::pci::{Bdf, Slot};
-use crate::profile::{Network, Profile};
+use crate::profile::{Display, Media, Network, PortAddress, Profile};
 
-/// The first slot of Q35's root bus that ports take; 0 is the host bridge, and 1 is the panic device's.
-const FIRST_SLOT: u8 = 2;
-/// The slots that ports take: up to 0x1e, since 0x1f is the ICH9.
-const SLOTS: usize = 0x1e - FIRST_SLOT as usize + 1;
+const FIRST_SLOT: u8 = PortAddress::FIRST_SLOT;
 /// Ports share a slot, eight to one, as functions.
-const PORTS: usize = SLOTS * 8;
+const FUNCTIONS: u8 = 8;
+/// The ports of a root bus.
+const PORTS: usize = (PortAddress::LAST_SLOT - FIRST_SLOT + 1) as usize * FUNCTIONS as usize;
+/// The first bus number of the first expander; those of the ports on the main root bus lie below it.
+const EXPANDER_BUS: u8 = 0x80;
 
 /// The guest's root ports, and what sits behind each.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PciTopology {
+    /// The expander bridges, one for each node of a guest that has several.
+    #[serde(default)]
+    pub expanders: Vec<Expander>,
     /// The ports, in order.
     pub ports: Vec<RootPort>,
+}
+
+/// An expander bridge: a root bus that belongs to a node of the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expander {
+    /// The guest's node.
+    pub node: u32,
+    /// Its slot on the main root bus.
+    pub slot: u8,
+    /// The number of its bus; those of its ports' follow.
+    pub bus: u8,
 }
 
 /// A PCIe root port of the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootPort {
-    /// Its number, which is also its bus's: `rp0` is bus 1 of the guest once firmware has counted.
+    /// Its number, unique in the machine.
     pub index: u16,
-    /// Its slot on the root bus.
+    /// The root bus that it sits on.
+    #[serde(default)]
+    pub root: RootBus,
+    /// Its slot there.
     pub slot: u8,
     /// Its function in that slot.
     pub function: u8,
     /// What sits behind it.
     pub holds: SlotUse,
+}
+
+/// A root bus of the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RootBus {
+    /// Q35's own, `pcie.0`.
+    #[default]
+    Main,
+    /// That of the expander of a guest's node.
+    Expander(u32),
 }
 
 /// What sits behind a root port.
@@ -51,6 +87,10 @@ pub enum SlotUse {
     Net,
     /// The random number generator.
     Rng,
+    /// The USB controller of a virtual display's keyboard and tablet.
+    Usb,
+    /// Nothing: a guest looks at a slot's other functions only where there is a function 0.
+    Nothing,
 }
 
 /// A function's address in the guest, as its root port and number: bus numbers are the firmware's choice.
@@ -81,27 +121,131 @@ impl PciTopology {
     }
 }
 
+/// Something that needs a root port, and where it is to sit.
+struct Need {
+    holds: SlotUse,
+    root: RootBus,
+    address: Option<PortAddress>,
+}
+
 /// Lays out the guest's ports: passed-through slots first, in the profile's order, then VirtIO.
-pub(super) fn lay_out(profile: &Profile, devices: &[Bdf], refusals: &mut Vec<Refusal>) -> PciTopology {
-    let mut uses: Vec<SlotUse> =
-        slots(devices).into_iter().map(|functions| SlotUse::Passthrough { functions }).collect();
-    uses.extend((0..profile.disks.len()).map(|index| SlotUse::Disk { index }));
+pub(super) fn lay_out(
+    profile: &Profile,
+    facts: &HostFacts,
+    devices: &[Bdf],
+    placement: &Placement,
+    obstacles: &mut Obstacles,
+) -> PciTopology {
+    let mut needs: Vec<Need> = slots(devices)
+        .into_iter()
+        .map(|functions| {
+            let node = functions.iter().find_map(|(_, bdf)| facts.devices.get(bdf)?.node);
+            let address = functions.iter().find_map(|(_, bdf)| address_of(profile, *bdf));
+            Need { holds: SlotUse::Passthrough { functions }, root: root_of(node, placement), address }
+        })
+        .collect();
+    needs.extend(of_the_machine(profile).into_iter().map(|holds| Need {
+        holds,
+        root: RootBus::Main,
+        address: None,
+    }));
+    let expanders = expanders(placement);
+    let Some(ports) = assign(needs, &expanders, obstacles) else { return PciTopology::default() };
+    PciTopology { expanders, ports }
+}
+
+fn address_of(profile: &Profile, bdf: Bdf) -> Option<PortAddress> {
+    let of_slot = profile.devices.iter().filter(|device| device.bdf.slot() == bdf.slot());
+    of_slot.filter_map(|device| device.guest_address).next()
+}
+
+/// Lists what gpuvm itself puts behind ports.
+fn of_the_machine(profile: &Profile) -> Vec<SlotUse> {
+    let disks = profile.disks.iter().enumerate().filter(|(_, disk)| disk.media == Media::Disk);
+    let mut uses: Vec<_> = disks.map(|(index, _)| SlotUse::Disk { index }).collect();
     if profile.network == Network::User {
         uses.push(SlotUse::Net);
     }
-    uses.push(SlotUse::Rng);
-    if uses.len() > PORTS {
-        refusals.push(Refusal::TooManyPorts { need: uses.len(), have: PORTS });
-        return PciTopology::default();
+    if matches!(profile.display, Display::Virtual(_)) {
+        uses.push(SlotUse::Usb);
     }
-    let port = |(index, holds): (u16, SlotUse)| RootPort {
+    uses.push(SlotUse::Rng);
+    uses
+}
+
+/// A guest of one node has one root bus, and knows nothing of nodes.
+fn root_of(host_node: Option<u32>, placement: &Placement) -> RootBus {
+    let position = placement.nodes.iter().position(|node| Some(*node) == host_node);
+    match position.filter(|_| placement.nodes.len() > 1).and_then(|node| u32::try_from(node).ok()) {
+        Some(node) => RootBus::Expander(node),
+        None => RootBus::Main,
+    }
+}
+
+/// Makes an expander for each of the guest's nodes, in the highest slots; their bus numbers share the upper half evenly.
+fn expanders(placement: &Placement) -> Vec<Expander> {
+    let count = u8::try_from(placement.nodes.len()).unwrap_or(u8::MAX);
+    if count < 2 {
+        return Vec::new();
+    }
+    let span = (u8::MAX - EXPANDER_BUS) / count;
+    let expander = |node: u8| Expander {
+        node: node.into(),
+        slot: PortAddress::LAST_SLOT.saturating_sub(count - 1 - node),
+        bus: EXPANDER_BUS + node * span,
+    };
+    (0..count).map(expander).collect()
+}
+
+/// Gives each need a place: those that were asked for first, then the free ones in order.
+fn assign(needs: Vec<Need>, expanders: &[Expander], obstacles: &mut Obstacles) -> Option<Vec<RootPort>> {
+    let mut free: BTreeMap<RootBus, BTreeSet<PortAddress>> = BTreeMap::new();
+    let reserved: BTreeSet<u8> = expanders.iter().map(|expander| expander.slot).collect();
+    let every = |slots: &BTreeSet<u8>| -> BTreeSet<PortAddress> {
+        let of_slot = |slot| (0..FUNCTIONS).map(move |function| PortAddress { slot, function });
+        (FIRST_SLOT..=PortAddress::LAST_SLOT).filter(|slot| !slots.contains(slot)).flat_map(of_slot).collect()
+    };
+    free.insert(RootBus::Main, every(&reserved));
+    free.extend(expanders.iter().map(|e| (RootBus::Expander(e.node), every(&BTreeSet::new()))));
+    for need in &needs {
+        if let (Some(address), Some(free)) = (need.address, free.get_mut(&need.root)) {
+            free.remove(&address);
+        }
+    }
+    let need_count = needs.len();
+    let mut ports = Vec::new();
+    for need in needs {
+        let free = free.get_mut(&need.root)?;
+        let Some(address) = need.address.or_else(|| free.pop_first()) else {
+            obstacles.refuse(Refusal::TooManyPorts { need: need_count, have: PORTS });
+            return None;
+        };
+        ports.push((need.root, address, need.holds));
+    }
+    Some(number(with_functions_0(ports)))
+}
+
+/// Adds an empty port as function 0 of each slot that would lack one.
+fn with_functions_0(mut ports: Vec<(RootBus, PortAddress, SlotUse)>) -> Vec<(RootBus, PortAddress, SlotUse)> {
+    let taken: BTreeSet<(RootBus, PortAddress)> = ports.iter().map(|(root, at, _)| (*root, *at)).collect();
+    let missing: BTreeSet<_> = taken
+        .iter()
+        .map(|(root, at)| (*root, PortAddress { slot: at.slot, function: 0 }))
+        .filter(|first| !taken.contains(first))
+        .collect();
+    ports.extend(missing.into_iter().map(|(root, at)| (root, at, SlotUse::Nothing)));
+    ports
+}
+
+fn number(ports: Vec<(RootBus, PortAddress, SlotUse)>) -> Vec<RootPort> {
+    let port = |(index, (root, at, holds)): (u16, (RootBus, PortAddress, SlotUse))| RootPort {
         index,
-        // Both fit: the index is below PORTS, which is 232.
-        slot: FIRST_SLOT + u8::try_from(index / 8).unwrap_or(0),
-        function: u8::try_from(index % 8).unwrap_or(0),
+        root,
+        slot: at.slot,
+        function: at.function,
         holds,
     };
-    PciTopology { ports: (0..).zip(uses).map(port).collect() }
+    (0..).zip(ports).map(port).collect()
 }
 
 /// Groups functions by their slot. Where function 0 isn't passed, the lowest one becomes it: no slot is found without.

@@ -39,6 +39,19 @@ pub enum Refusal {
         /// Its class.
         class: ClassCode,
     },
+    /// A function that has nothing to do with the device it is to be held with.
+    #[error(
+        "{held} can't be held with {bdf}: it is neither in its IOMMU group nor a function of its card{}",
+        group.map(|group| format!(" (it is in group {group})")).unwrap_or_default()
+    )]
+    HeldElsewhere {
+        /// The device.
+        bdf: Bdf,
+        /// The function that is to be held.
+        held: Bdf,
+        /// The group of that one.
+        group: Option<GroupId>,
+    },
     /// The group has a member that nobody asked for.
     #[error(
         "IOMMU group {group} of {bdf} also holds {member} ({class} {id}, {driver}), which the profile doesn't list{held}; \
@@ -130,23 +143,65 @@ pub enum Refusal {
         /// How many descriptors were read.
         descriptors: usize,
     },
-    /// The devices sit on several nodes.
-    #[error("the devices sit on nodes {nodes}; cpu.pin = \"auto\" places a guest on one node")]
-    SeveralNodes {
+    /// vCPUs can't be split over the devices' nodes.
+    #[error("cpu.count is {count}, and the devices sit on nodes {nodes}: each node gets as many vCPUs, so it must be a multiple of {}", nodes.len())]
+    UnevenCpus {
+        /// vCPUs asked for.
+        count: u32,
         /// The nodes.
         nodes: NodeSet,
     },
+    /// Memory can't be split over the devices' nodes.
+    #[error("memory.size is {size}, and the guest lives on nodes {nodes}: each node gives as much, so it must be a multiple of {} x {unit}", nodes.len())]
+    UnevenMemory {
+        /// Memory asked for.
+        size: ByteSize,
+        /// The nodes.
+        nodes: NodeSet,
+        /// What each part must be a multiple of.
+        unit: ByteSize,
+    },
+    /// Explicit pinning that makes no guest nodes.
+    #[error(
+        "cpu.pin lists CPUs of nodes {nodes} in a mixture: list as many of each node, one node after the other, so that the \
+         guest can be given such nodes"
+    )]
+    MixedNodes {
+        /// The nodes.
+        nodes: NodeSet,
+    },
+    /// Listed CPUs that can't be scheduled on.
+    #[error("{key} lists CPU {offline}, but online are {online}")]
+    OfflineCpus {
+        /// The profile's key.
+        key: &'static str,
+        /// Those that aren't online.
+        offline: CpuSet,
+        /// Those that are.
+        online: CpuSet,
+    },
+    /// Listed CPUs that other VMs have.
+    #[error("{key} lists CPU {taken}, which other VMs have pinned")]
+    TakenCpus {
+        /// The profile's key.
+        key: &'static str,
+        /// Those that are taken.
+        taken: CpuSet,
+    },
     /// The node has too few CPUs.
     #[error(
-        "cpu.count is {need}, but node {node} has {have} CPUs online{taken} ({cpus})",
+        "cpu.count is {count}{share}, but node {node} has {have} CPUs online{taken} ({cpus})",
+        share = if need == count { String::new() } else { format!(", {need} of them on node {node}") },
         have = cpus.len(),
         taken = if taken.is_empty() { String::new() } else { format!(" beside those that other VMs have pinned, {taken}") }
     )]
     TooFewCpus {
         /// The node.
         node: u32,
-        /// vCPUs asked for.
+        /// vCPUs that are to run there.
         need: u32,
+        /// vCPUs asked for.
+        count: u32,
         /// The node's CPUs that are free.
         cpus: CpuSet,
         /// Those that other VMs have pinned.
@@ -161,11 +216,17 @@ pub enum Refusal {
         have: usize,
     },
     /// The node has too little memory.
-    #[error("memory.size is {need}, but node {node} has {have} MiB {measure}", have = have.as_mib_ceil())]
+    #[error(
+        "memory.size is {size}{share}, but node {node} has {have} MiB {measure}",
+        share = if need == size { String::new() } else { format!(", {need} of it on node {node}") },
+        have = have.as_mib_ceil()
+    )]
     NodeTooSmall {
         /// The node.
         node: u32,
         /// Memory asked for.
+        size: ByteSize,
+        /// Memory that is to come from there.
         need: ByteSize,
         /// The node's memory.
         have: ByteSize,
@@ -188,6 +249,21 @@ pub enum Refusal {
         /// Ports there are.
         have: usize,
     },
+    /// The guest's addresses don't reach far enough for its memory and its BARs.
+    #[error(
+        "the guest needs addresses up to {need:#x} for its memory and {bars} of BARs, but CPUs of this host have {bits} address bits"
+    )]
+    AddressSpace {
+        /// The last address that is needed.
+        need: u64,
+        /// The room for 64-bit BARs.
+        bars: ByteSize,
+        /// The width of physical addresses.
+        bits: u8,
+    },
+    /// No tool for overlays.
+    #[error("qemu-img was not found in PATH; it makes the overlay that disk.mode = \"overlay\" asks for")]
+    NoQemuImg,
     /// A block device that the host itself uses can't be a guest's disk: both would write to it.
     #[error("disk.path {path} is in use by the host itself (mounted, swap, or part of a volume, an array or a pool)", path = path.display())]
     DiskInUse {
@@ -231,8 +307,12 @@ pub enum FileRole {
     Kernel,
     /// `kernel.initrd`.
     Initrd,
-    /// `disk.path`.
+    /// `disk.path`, which the guest may write to.
     Disk,
+    /// `disk.path`, which the guest only reads.
+    ReadOnlyDisk,
+    /// `device.rom-file`.
+    Rom,
     /// A firmware file that a descriptor names.
     Firmware,
 }
@@ -242,7 +322,8 @@ impl std::fmt::Display for FileRole {
         f.write_str(match self {
             Self::Kernel => "kernel.path",
             Self::Initrd => "kernel.initrd",
-            Self::Disk => "disk.path",
+            Self::Disk | Self::ReadOnlyDisk => "disk.path",
+            Self::Rom => "device.rom-file",
             Self::Firmware => "firmware file",
         })
     }
@@ -263,7 +344,13 @@ impl Refusal {
     /// Returns what the refusal means for whoever started gpuvm.
     pub fn kind(&self) -> RefusalKind {
         match self {
-            Self::File { .. } | Self::UnknownDevice { .. } | Self::Bridge { .. } => RefusalKind::Profile,
+            Self::File { .. }
+            | Self::UnknownDevice { .. }
+            | Self::Bridge { .. }
+            | Self::HeldElsewhere { .. }
+            | Self::UnevenCpus { .. }
+            | Self::UnevenMemory { .. }
+            | Self::MixedNodes { .. } => RefusalKind::Profile,
             Self::Denied { .. } => RefusalKind::Permission,
             _ => RefusalKind::Unfit,
         }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::Refusal;
+use super::obstacle::Obstacles;
 use crate::facts::{Access, HostFacts, Presence};
 use crate::pci::DriverName;
 use crate::profile::Profile;
@@ -29,18 +30,18 @@ pub fn is_vfio_driver(driver: &DriverName) -> bool {
 ///
 /// The group API wherever it is there: iommufd has no peer-to-peer DMA between devices yet (QEMU
 /// docs/devel/vfio-iommufd.rst).
-pub(super) fn choose(profile: &Profile, facts: &HostFacts, refusals: &mut Vec<Refusal>) -> VfioBackend {
+pub(super) fn choose(profile: &Profile, facts: &HostFacts, obstacles: &mut Obstacles) -> VfioBackend {
     if profile.devices.is_empty() {
         return VfioBackend::Group;
     }
     match (facts.vfio.container, facts.vfio.iommufd) {
         (Access::Usable, _) => {}
-        (Access::Denied, _) => refusals.push(Refusal::Denied { path: PathBuf::from("/dev/vfio/vfio") }),
-        (Access::Missing, Access::Missing) => refusals.push(Refusal::NoVfio),
-        (Access::Missing, _) => refusals.push(Refusal::IommufdOnly),
+        (Access::Denied, _) => obstacles.refuse(Refusal::Denied { path: PathBuf::from("/dev/vfio/vfio") }),
+        (Access::Missing, Access::Missing) => obstacles.refuse(Refusal::NoVfio),
+        (Access::Missing, _) => obstacles.refuse(Refusal::IommufdOnly),
     }
     if facts.vfio.pci_driver == Presence::Absent {
-        refusals.push(Refusal::NoVfioDriver);
+        obstacles.refuse(Refusal::NoVfioDriver);
     }
     VfioBackend::Group
 }

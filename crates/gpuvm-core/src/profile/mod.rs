@@ -1,29 +1,49 @@
 //! Profiles: what the user wrote, and what it means.
 //!
 //! `text --tree--> Tree --raw--> RawProfile --check--> Profile`. Each step collects all its problems, so that a
-//! user sees every mistake at once. TOML 1.1 is taken, since the `toml` crate parses it.
+//! user sees every mistake at once. TOML 1.1 is taken, since the `toml` crate parses it. Each table of the language has a
+//! file of its own in `section/`, with its keys, its reader and its rules.
 
 mod check;
+pub mod language;
+mod name;
 mod problem;
 mod raw;
 mod read;
+pub mod schema;
+mod section;
 mod tree;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-pub use check::{GUEST_MEMORY_MIN, VCPUS_MAX};
+pub use name::VmName;
 pub use problem::{Problem, ProblemKind};
 pub use raw::RawProfile;
 pub use read::Located;
+pub use section::cpu::{Cpu, CpuFlag, FlagState, HvVendorId, Pin};
+pub use section::device::{DeviceRequest, PortAddress};
+pub use section::disk::{Disk, DiskFormat, DiskMode, Media};
+pub use section::display::{Display, Listen};
+pub use section::kernel::KernelBoot;
+pub use section::memory::{Hugepages, Memory};
+pub use section::network::{Forward, Network, Protocol};
 pub use tree::{Place, Sources};
 
-use crate::pci::Bdf;
-use crate::units::{ByteSize, PageSize};
+use crate::units::ByteSize;
 
 /// The version of the profile language that this gpuvm speaks.
 pub const VERSION: i64 = 1;
+
+/// The most vCPUs taken: the Q35 machine's limit of 288 up to QEMU 7.2 (hw/i386/pc_q35.c; later versions take more).
+pub const VCPUS_MAX: u32 = 288;
+
+/// The least memory taken: below it neither SeaBIOS nor OVMF gets to boot anything.
+pub const GUEST_MEMORY_MIN: ByteSize = ByteSize::mib(32);
+
+/// The longest time that a guest may be given to power off: a day.
+pub const SHUTDOWN_TIMEOUT_MAX: u32 = 86_400;
 
 /// Parses and checks a profile.
 ///
@@ -62,62 +82,22 @@ pub struct Profile {
     pub kernel: Option<KernelBoot>,
     /// The devices that are passed through.
     pub devices: Vec<DeviceRequest>,
-    /// The VirtIO disks, in the order of the file.
+    /// The disks and CD-ROMs, in the order of the file.
     pub disks: Vec<Disk>,
-    /// The VirtIO network interface.
+    /// The network.
     pub network: Network,
+    /// The host's ports that lead to the guest.
+    pub forwards: Vec<Forward>,
     /// Where the serial port's output goes.
     pub serial: Serial,
-}
-
-/// The name of a VM: one path component, and safe in a systemd unit's name.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct VmName(String);
-
-impl VmName {
-    /// The pattern that names match.
-    pub const PATTERN: &str = "[A-Za-z0-9][A-Za-z0-9_.-]{0,39}";
-
-    /// Takes a name that matches [`Self::PATTERN`].
-    pub fn new(name: &str) -> Option<Self> {
-        let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
-        let rest = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
-        (first && rest && name.len() <= 40).then(|| Self(name.to_owned()))
-    }
-
-    /// Returns the name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Display for VmName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl TryFrom<String> for VmName {
-    type Error = String;
-
-    fn try_from(name: String) -> Result<Self, String> {
-        Self::new(&name).ok_or_else(|| format!("`{name}` is no VM name: it must match {}", Self::PATTERN))
-    }
-}
-
-impl From<VmName> for String {
-    fn from(name: VmName) -> Self {
-        name.0
-    }
-}
-
-impl std::str::FromStr for VmName {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        name.to_owned().try_into()
-    }
+    /// What the guest shows its picture on.
+    pub display: Display,
+    /// What the guest's clock shows at its start.
+    pub rtc: Rtc,
+    /// How long the guest may take to power off when asked to, before QEMU is told to quit, in seconds.
+    pub shutdown_timeout: u32,
+    /// Words that are added to QEMU's command line as they are; nothing is known of what they do.
+    pub extra_args: Vec<String>,
 }
 
 /// What runs the guest's instructions.
@@ -149,89 +129,6 @@ pub enum FirmwareKind {
     Bios,
 }
 
-/// The guest's memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Memory {
-    /// How much; fixed while the guest runs.
-    pub size: ByteSize,
-    /// What backs it.
-    pub hugepages: Hugepages,
-}
-
-/// What backs the guest's memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Hugepages {
-    /// Ordinary pages.
-    Off,
-    /// Hugepages of one size, taken from the node's pool.
-    Size(PageSize),
-}
-
-/// The guest's CPUs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cpu {
-    /// How many vCPUs.
-    pub count: u32,
-    /// Where they run.
-    pub pin: Pin,
-}
-
-/// Where vCPUs run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Pin {
-    /// Each on a CPU of its own, on the node of the devices.
-    Auto,
-    /// Wherever the host's scheduler puts them.
-    Off,
-}
-
-/// A kernel that QEMU loads itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KernelBoot {
-    /// The kernel: a bzImage, or an ELF with a PVH entry point.
-    pub path: PathBuf,
-    /// The initial RAM file system.
-    pub initrd: Option<PathBuf>,
-    /// The kernel's command line.
-    pub cmdline: String,
-}
-
-/// A device to pass through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeviceRequest {
-    /// Its address on the host.
-    pub bdf: Bdf,
-}
-
-/// A VirtIO disk.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Disk {
-    /// The image or block device.
-    pub path: PathBuf,
-    /// The image's format.
-    pub format: DiskFormat,
-}
-
-/// The format of a disk image. Never guessed: a guest could write a header into a raw image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum DiskFormat {
-    /// The bytes of the disk, as they are.
-    Raw,
-}
-
-/// The guest's network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Network {
-    /// A VirtIO interface behind QEMU's own user-mode NAT.
-    User,
-    /// No interface.
-    None,
-}
-
 /// Where the serial port's output goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -240,4 +137,24 @@ pub enum Serial {
     Console,
     /// To the log only.
     Log,
+}
+
+/// What the guest's clock shows at its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rtc {
+    /// Coordinated Universal Time, as Linux expects it.
+    Utc,
+    /// The host's local time, as Windows expects it.
+    Local,
+}
+
+/// What happens when a resource can't be had as asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// It fails, with the figure that is missing.
+    Strict,
+    /// It goes on without, with a warning that stays.
+    Prefer,
 }

@@ -84,6 +84,22 @@ pub enum ProblemKind {
         /// The version written.
         found: i128,
     },
+    /// A key that another one must go with.
+    #[error("`{key}` needs {other}")]
+    Needs {
+        /// The key's path.
+        key: String,
+        /// What must be written as well.
+        other: &'static str,
+    },
+    /// A key that has no effect.
+    #[error("`{key}` has no effect: {because}")]
+    Pointless {
+        /// The key's path.
+        key: String,
+        /// Why.
+        because: &'static str,
+    },
     /// The memory isn't a whole number of hugepages.
     #[error("`memory.size` is {size}, which isn't a whole number of {page} pages")]
     Unaligned {
@@ -120,6 +136,7 @@ impl ProblemKind {
                 let whole = page.pages_for(*size) * page.as_bytes();
                 Some(format!("write `{}`", crate::units::ByteSize::bytes(whole)))
             }
+            Self::Pointless { .. } => Some("leave it out".to_owned()),
             _ => None,
         }
     }

@@ -1,15 +1,81 @@
 //! The profile as written: every key that the language has, none of them checked against another.
 
-use std::ops::RangeInclusive;
-
+use super::language::{Key, Kind, words};
 use super::problem::Problem;
-use super::read::{Choice, Cursor, Located};
-use super::tree::{Place, Table};
-use super::{Accel, DiskFormat, FirmwareKind, Hugepages, Network, Pin, Serial, VmName, check};
-use crate::pci::Bdf;
-use crate::units::{ByteSize, PageSize};
+use super::read::{Choice, Cursor, Leaf, Located};
+use super::section::{cpu, device, disk, display, kernel, memory, network};
+use super::tree::Table;
+use super::{Accel, FirmwareKind, Listen, Network, Policy, Rtc, SHUTDOWN_TIMEOUT_MAX, Serial, VmName};
 
-type Leaf<T> = Option<Located<T>>;
+/// The keys of a profile.
+pub(super) const KEYS: &[Key] = &[
+    Key::required("version", Kind::Integer { low: 1, high: 1 }, "The version of the profile language: 1."),
+    Key::required(
+        "name",
+        Kind::Pattern("^[A-Za-z0-9][A-Za-z0-9_.-]{0,39}$"),
+        "The VM's name; one of each name runs at a time.",
+    ),
+    Key::default(
+        "accel",
+        Kind::Words(words::<Accel>),
+        "\"kvm\"",
+        "What runs the guest's instructions: the host's hardware, or QEMU's translator, which needs nothing.",
+    ),
+    Key::default(
+        "firmware",
+        Kind::Words(words::<FirmwareKind>),
+        "\"uefi\"",
+        "UEFI (OVMF, with variables of the VM's own) or the SeaBIOS that QEMU brings.",
+    ),
+    Key::default(
+        "network",
+        Kind::Words(words::<Network>),
+        "\"user\"",
+        "A VirtIO interface behind QEMU's user-mode NAT, or none.",
+    ),
+    Key::default(
+        "serial",
+        Kind::Words(words::<Serial>),
+        "\"console\"",
+        "Where the serial port's output goes besides the log.",
+    ),
+    Key::default(
+        "display",
+        Kind::Words(words::<display::DisplayWord>),
+        "\"none\"",
+        "A virtual display that VNC shows, for a first install and driver trouble, or none.",
+    ),
+    Key::default(
+        "display-listen",
+        Kind::Text,
+        "\"unix\"",
+        "Where the virtual display is shown: \"unix\", a socket in the VM's folder, or a loopback address and port.",
+    ),
+    Key::default(
+        "rtc",
+        Kind::Words(words::<Rtc>),
+        "\"utc\"",
+        "What the guest's clock shows at its start; Windows wants \"local\".",
+    ),
+    Key::default(
+        "shutdown-timeout",
+        Kind::Integer { low: 1, high: SHUTDOWN_TIMEOUT_MAX },
+        "60",
+        "How many seconds the guest may take to power off when asked to, before QEMU is told to quit.",
+    ),
+    Key::default(
+        "extra-args",
+        Kind::List(&Kind::Text),
+        "[]",
+        "Words that are added to QEMU's command line as they are; the VM counts as tainted.",
+    ),
+    Key::required("memory", Kind::Table(memory::KEYS), "The guest's memory."),
+    Key::required("cpu", Kind::Table(cpu::KEYS), "The guest's CPUs."),
+    Key::optional("kernel", Kind::Table(kernel::KEYS), "A kernel that is booted directly."),
+    Key::optional("device", Kind::Tables(device::KEYS), "The PCI devices that are passed through."),
+    Key::optional("disk", Kind::Tables(disk::KEYS), "The disks and CD-ROMs."),
+    Key::optional("forward", Kind::Tables(network::KEYS), "Ports of the host that lead to the guest."),
+];
 
 /// The profile as written.
 #[derive(Debug, Clone, Default)]
@@ -20,54 +86,25 @@ pub struct RawProfile {
     pub(super) firmware: Leaf<FirmwareKind>,
     pub(super) network: Leaf<Network>,
     pub(super) serial: Leaf<Serial>,
-    pub(super) memory: RawMemory,
-    pub(super) cpu: RawCpu,
-    pub(super) kernel: Option<RawKernel>,
-    pub(super) devices: Vec<RawDevice>,
-    pub(super) disks: Vec<RawDisk>,
+    pub(super) display: Leaf<display::DisplayWord>,
+    pub(super) display_listen: Leaf<Listen>,
+    pub(super) rtc: Leaf<Rtc>,
+    pub(super) shutdown_timeout: Leaf<u32>,
+    pub(super) extra_args: Vec<Located<String>>,
+    pub(super) memory: memory::RawMemory,
+    pub(super) cpu: cpu::RawCpu,
+    pub(super) kernel: Option<kernel::RawKernel>,
+    pub(super) devices: Vec<device::RawDevice>,
+    pub(super) disks: Vec<disk::RawDisk>,
+    pub(super) forwards: Vec<network::RawForward>,
     /// Keys whose value was refused already: their absence is no further problem.
     pub(super) refused: Vec<String>,
-}
-
-#[derive(Debug, Clone, Default)]
-pub(super) struct RawMemory {
-    pub(super) size: Leaf<ByteSize>,
-    pub(super) hugepages: Leaf<Hugepages>,
-}
-
-#[derive(Debug, Clone, Default)]
-pub(super) struct RawCpu {
-    pub(super) count: Leaf<u32>,
-    pub(super) pin: Leaf<Pin>,
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct RawKernel {
-    pub(super) place: Place,
-    pub(super) path: Leaf<String>,
-    pub(super) initrd: Leaf<String>,
-    pub(super) cmdline: Leaf<String>,
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct RawDevice {
-    pub(super) key: String,
-    pub(super) place: Place,
-    pub(super) bdf: Leaf<Bdf>,
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct RawDisk {
-    pub(super) key: String,
-    pub(super) place: Place,
-    pub(super) path: Leaf<String>,
-    pub(super) format: Leaf<DiskFormat>,
 }
 
 impl RawProfile {
     /// Reads each leaf by its type and reports all that don't fit, and all keys that the language doesn't have.
     pub(super) fn read(table: &Table, problems: &mut Vec<Problem>) -> Self {
-        let mut root = Cursor::new(table, String::new());
+        let mut root = Cursor::new(table, String::new(), KEYS);
         let mut raw = Self {
             version: root.integer("version", problems),
             name: root.parsed("name", problems),
@@ -75,11 +112,17 @@ impl RawProfile {
             firmware: root.choice("firmware", problems),
             network: root.choice("network", problems),
             serial: root.choice("serial", problems),
-            memory: root.table("memory", problems).map(|t| read_memory(t, problems)).unwrap_or_default(),
-            cpu: root.table("cpu", problems).map(|t| read_cpu(t, problems)).unwrap_or_default(),
-            kernel: root.table("kernel", problems).map(|t| read_kernel(t, problems)),
-            devices: read_each(root.tables("device", problems), problems, read_device),
-            disks: read_each(root.tables("disk", problems), problems, read_disk),
+            display: root.choice("display", problems),
+            display_listen: root.parsed("display-listen", problems),
+            rtc: root.choice("rtc", problems),
+            shutdown_timeout: root.count("shutdown-timeout", 1..=SHUTDOWN_TIMEOUT_MAX, problems),
+            extra_args: root.list_parsed("extra-args", problems),
+            memory: root.table("memory", problems).map(|t| memory::read(t, problems)).unwrap_or_default(),
+            cpu: root.table("cpu", problems).map(|t| cpu::read(t, problems)).unwrap_or_default(),
+            kernel: root.table("kernel", problems).map(|t| kernel::read(t, problems)),
+            devices: read_each(root.tables("device", problems), problems, device::read),
+            disks: read_each(root.tables("disk", problems), problems, disk::read),
+            forwards: read_each(root.tables("forward", problems), problems, network::read),
             refused: Vec::new(),
         };
         root.finish(problems);
@@ -96,49 +139,6 @@ fn read_each<T>(
     tables.into_iter().map(|table| read(table, problems)).collect()
 }
 
-fn read_memory(mut table: Cursor<'_>, problems: &mut Vec<Problem>) -> RawMemory {
-    let memory =
-        RawMemory { size: table.parsed("size", problems), hugepages: table.choice("hugepages", problems) };
-    table.finish(problems);
-    memory
-}
-
-fn read_cpu(mut table: Cursor<'_>, problems: &mut Vec<Problem>) -> RawCpu {
-    const VCPUS: RangeInclusive<u32> = 1..=check::VCPUS_MAX;
-    let cpu = RawCpu { count: table.count("count", VCPUS, problems), pin: table.choice("pin", problems) };
-    table.finish(problems);
-    cpu
-}
-
-fn read_kernel(mut table: Cursor<'_>, problems: &mut Vec<Problem>) -> RawKernel {
-    let kernel = RawKernel {
-        place: table.place(),
-        path: table.text("path", problems),
-        initrd: table.text("initrd", problems),
-        cmdline: table.text("cmdline", problems),
-    };
-    table.finish(problems);
-    kernel
-}
-
-fn read_device(mut table: Cursor<'_>, problems: &mut Vec<Problem>) -> RawDevice {
-    let device =
-        RawDevice { key: table.key("bdf"), place: table.place(), bdf: table.parsed("bdf", problems) };
-    table.finish(problems);
-    device
-}
-
-fn read_disk(mut table: Cursor<'_>, problems: &mut Vec<Problem>) -> RawDisk {
-    let disk = RawDisk {
-        key: table.key("path"),
-        place: table.place(),
-        path: table.text("path", problems),
-        format: table.choice("format", problems),
-    };
-    table.finish(problems);
-    disk
-}
-
 impl Choice for Accel {
     const WORDS: &'static [(&'static str, Self)] = &[("kvm", Self::Kvm), ("tcg", Self::Tcg)];
 }
@@ -147,23 +147,14 @@ impl Choice for FirmwareKind {
     const WORDS: &'static [(&'static str, Self)] = &[("uefi", Self::Uefi), ("bios", Self::Bios)];
 }
 
-impl Choice for Network {
-    const WORDS: &'static [(&'static str, Self)] = &[("user", Self::User), ("none", Self::None)];
-}
-
 impl Choice for Serial {
     const WORDS: &'static [(&'static str, Self)] = &[("console", Self::Console), ("log", Self::Log)];
 }
 
-impl Choice for Pin {
-    const WORDS: &'static [(&'static str, Self)] = &[("auto", Self::Auto), ("off", Self::Off)];
+impl Choice for Rtc {
+    const WORDS: &'static [(&'static str, Self)] = &[("utc", Self::Utc), ("local", Self::Local)];
 }
 
-impl Choice for DiskFormat {
-    const WORDS: &'static [(&'static str, Self)] = &[("raw", Self::Raw)];
-}
-
-impl Choice for Hugepages {
-    const WORDS: &'static [(&'static str, Self)] =
-        &[("2M", Self::Size(PageSize::M2)), ("1G", Self::Size(PageSize::G1)), ("off", Self::Off)];
+impl Choice for Policy {
+    const WORDS: &'static [(&'static str, Self)] = &[("strict", Self::Strict), ("prefer", Self::Prefer)];
 }

@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use super::language::{Key, Kind};
 use super::problem::{Problem, ProblemKind};
 use super::tree::{Entry, Place, Table, Value};
 
@@ -14,6 +15,9 @@ pub struct Located<T> {
     pub place: Place,
 }
 
+/// A value that may not have been written.
+pub(super) type Leaf<T> = Option<Located<T>>;
+
 /// A closed set of words that a key takes.
 pub(super) trait Choice: Copy + 'static {
     /// The words and what they mean.
@@ -24,13 +28,13 @@ pub(super) trait Choice: Copy + 'static {
 pub(super) struct Cursor<'a> {
     table: &'a Table,
     path: String,
-    known: Vec<&'static str>,
+    keys: &'static [Key],
 }
 
 impl<'a> Cursor<'a> {
     /// Starts at a table whose keys have this path before them (empty at the root).
-    pub(super) fn new(table: &'a Table, path: String) -> Self {
-        Self { table, path, known: Vec::new() }
+    pub(super) fn new(table: &'a Table, path: String, keys: &'static [Key]) -> Self {
+        Self { table, path, keys }
     }
 
     /// Returns the place of the table itself.
@@ -44,8 +48,20 @@ impl<'a> Cursor<'a> {
     }
 
     fn entry(&mut self, key: &'static str) -> Option<&'a Entry> {
-        self.known.push(key);
+        debug_assert!(self.known(key).is_some(), "the language doesn't have {key}");
         self.table.get(key)
+    }
+
+    fn known(&self, key: &str) -> Option<&'static Key> {
+        self.keys.iter().find(|known| known.name == key)
+    }
+
+    /// Returns the keys of the tables that a key holds.
+    fn keys_below(&self, key: &str) -> &'static [Key] {
+        match self.known(key).map(|known| known.kind) {
+            Some(Kind::Table(keys) | Kind::Tables(keys)) => keys,
+            _ => &[],
+        }
     }
 
     fn wrong_type(&self, entry: &Entry, expected: &'static str) -> Problem {
@@ -143,11 +159,102 @@ impl<'a> Cursor<'a> {
         None
     }
 
+    /// Reads `true` or `false`.
+    pub(super) fn flag(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Leaf<bool> {
+        let entry = self.entry(key)?;
+        match &entry.value {
+            Value::Boolean(value) => Some(Located { value: *value, place: entry.place.clone() }),
+            _ => {
+                problems.push(self.wrong_type(entry, "`true` or `false`"));
+                None
+            }
+        }
+    }
+
+    /// Tells whether a key holds an array, for keys that take a word as well.
+    pub(super) fn is_list(&mut self, key: &'static str) -> bool {
+        self.entry(key).is_some_and(|entry| matches!(entry.value, Value::Array(_)))
+    }
+
+    fn list(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Option<&'a Entry> {
+        let entry = self.entry(key)?;
+        if !matches!(entry.value, Value::Array(_)) {
+            problems.push(self.wrong_type(entry, "an array"));
+            return None;
+        }
+        Some(entry)
+    }
+
+    /// Reads an array of strings, each of which parses as a type of ours.
+    pub(super) fn list_parsed<T: FromStr<Err: ToString>>(
+        &mut self,
+        key: &'static str,
+        problems: &mut Vec<Problem>,
+    ) -> Vec<Located<T>> {
+        let items = match self.list(key, problems).map(|entry| &entry.value) {
+            Some(Value::Array(items)) => items.as_slice(),
+            _ => &[],
+        };
+        let mut values = Vec::new();
+        for (index, (item, place)) in items.iter().enumerate() {
+            let key = format!("{}.{index}", self.key(key));
+            let kind = match item {
+                Value::String(text) => match text.parse::<T>() {
+                    Ok(value) => {
+                        values.push(Located { value, place: place.clone() });
+                        continue;
+                    }
+                    Err(error) => ProblemKind::Value { key: key.clone(), message: error.to_string() },
+                },
+                other => {
+                    ProblemKind::Type { key: key.clone(), found: other.type_name(), expected: "a string" }
+                }
+            };
+            problems.push(Problem { key, place: place.clone(), kind });
+        }
+        values
+    }
+
+    /// Reads an array of integers in a range.
+    pub(super) fn list_of_counts(
+        &mut self,
+        key: &'static str,
+        range: std::ops::RangeInclusive<u32>,
+        problems: &mut Vec<Problem>,
+    ) -> Leaf<Vec<u32>> {
+        let entry = self.list(key, problems)?;
+        let Value::Array(items) = &entry.value else { return None };
+        let before = problems.len();
+        let mut values = Vec::new();
+        for (index, (item, place)) in items.iter().enumerate() {
+            let key = format!("{}.{index}", self.key(key));
+            let kind = match item {
+                Value::Integer(value) => {
+                    match u32::try_from(*value).ok().filter(|count| range.contains(count)) {
+                        Some(count) => {
+                            values.push(count);
+                            continue;
+                        }
+                        None => {
+                            let (low, high) = (*range.start(), *range.end());
+                            ProblemKind::Range { key: key.clone(), value: *value, low, high }
+                        }
+                    }
+                }
+                other => {
+                    ProblemKind::Type { key: key.clone(), found: other.type_name(), expected: "an integer" }
+                }
+            };
+            problems.push(Problem { key, place: place.clone(), kind });
+        }
+        (problems.len() == before).then(|| Located { value: values, place: entry.place.clone() })
+    }
+
     /// Enters a table.
     pub(super) fn table(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Option<Cursor<'a>> {
         let entry = self.entry(key)?;
         match &entry.value {
-            Value::Table(table) => Some(Cursor::new(table, self.key(key))),
+            Value::Table(table) => Some(Cursor::new(table, self.key(key), self.keys_below(key))),
             _ => {
                 problems.push(self.wrong_type(entry, "a table"));
                 None
@@ -166,7 +273,7 @@ impl<'a> Cursor<'a> {
         for (index, (item, place)) in items.iter().enumerate() {
             let path = format!("{}.{index}", self.key(key));
             match item {
-                Value::Table(table) => cursors.push(Cursor::new(table, path)),
+                Value::Table(table) => cursors.push(Cursor::new(table, path, self.keys_below(key))),
                 other => {
                     let kind = ProblemKind::Type {
                         key: path.clone(),
@@ -183,22 +290,21 @@ impl<'a> Cursor<'a> {
     /// Reports each key that was never asked for, with the nearest that was.
     pub(super) fn finish(self, problems: &mut Vec<Problem>) {
         for entry in &self.table.entries {
-            if self.known.contains(&entry.key.as_str()) {
+            if self.known(&entry.key).is_some() {
                 continue;
             }
             let key = self.key(&entry.key);
-            let kind =
-                ProblemKind::UnknownKey { key: key.clone(), nearest: nearest(&entry.key, &self.known) };
+            let kind = ProblemKind::UnknownKey { key: key.clone(), nearest: nearest(&entry.key, self.keys) };
             problems.push(Problem { key, place: entry.key_place.clone(), kind });
         }
     }
 }
 
 /// Finds the known key that a slip of a finger away from this one.
-fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
+fn nearest(key: &str, known: &[Key]) -> Option<&'static str> {
     known
         .iter()
-        .map(|word| (strsim::damerau_levenshtein(word, key), *word))
+        .map(|known| (strsim::damerau_levenshtein(known.name, key), known.name))
         .filter(|(distance, word)| *distance <= 2.max(word.len() / 3) && *distance < word.len())
         .min()
         .map(|(_, word)| word)

@@ -88,7 +88,7 @@ pub(super) struct Entry {
 pub(super) enum Value {
     String(String),
     Integer(i128),
-
+    Boolean(bool),
     Array(Vec<(Value, Place)>),
     Table(Table),
     Other(&'static str),
@@ -100,7 +100,7 @@ impl Value {
         match self {
             Self::String(_) => "a string",
             Self::Integer(_) => "an integer",
-
+            Self::Boolean(_) => "a boolean",
             Self::Array(_) => "an array",
             Self::Table(_) => "a table",
             Self::Other(name) => name,
@@ -171,7 +171,7 @@ fn convert(value: &Spanned<DeValue<'_>>, source: usize) -> Value {
         DeValue::String(text) => Value::String(text.clone().into_owned()),
         DeValue::Integer(number) => i128::from_str_radix(number.as_str(), number.radix())
             .map_or(Value::Other("an integer that is too large"), Value::Integer),
-        DeValue::Boolean(_) => Value::Other("a boolean"),
+        DeValue::Boolean(value) => Value::Boolean(*value),
         DeValue::Array(items) => Value::Array(
             items.iter().map(|item| (convert(item, source), Place::new(source, item.span()))).collect(),
         ),

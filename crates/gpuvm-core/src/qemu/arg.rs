@@ -1,5 +1,6 @@
 //! One argument of QEMU, and the only place that knows how to spell it.
 
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
@@ -25,11 +26,13 @@ pub enum Value {
     Opts(Opts),
     /// A JSON object, where QEMU takes one: it has no escaping of its own.
     Json(String),
+    /// Words that the profile gives as they are; the first stands in the switch's place.
+    Words(Vec<OsString>),
 }
 
 /// A list of options in QEMU's own syntax.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Opts(Vec<(&'static str, OsString)>);
+pub struct Opts(Vec<(Cow<'static, str>, OsString)>);
 
 impl Opts {
     /// Starts an empty list.
@@ -39,7 +42,13 @@ impl Opts {
 
     /// Adds an option. The key of a leading value may be empty, as in `-chardev socket,...`.
     pub fn with(mut self, key: &'static str, value: impl Into<OsString>) -> Self {
-        self.0.push((key, value.into()));
+        self.0.push((Cow::Borrowed(key), value.into()));
+        self
+    }
+
+    /// Adds an option whose key comes from a profile, which has seen to it that it holds no `=` and no comma.
+    pub fn with_key(mut self, key: &str, value: impl Into<OsString>) -> Self {
+        self.0.push((Cow::Owned(key.to_owned()), value.into()));
         self
     }
 
@@ -95,11 +104,19 @@ impl Arg {
         Self { switch, value: Value::Json(serde_json::to_string(object).unwrap_or_default()) }
     }
 
+    /// Words that are passed on as they are.
+    pub fn words(words: &[String]) -> Self {
+        Self { switch: "", value: Value::Words(words.iter().map(OsString::from).collect()) }
+    }
+
     /// Appends the argument to an argv.
     pub fn render_to(&self, argv: &mut Vec<OsString>) {
-        argv.push(self.switch.into());
+        if !self.switch.is_empty() {
+            argv.push(self.switch.into());
+        }
         match &self.value {
             Value::Bare => {}
+            Value::Words(words) => argv.extend(words.iter().cloned()),
             Value::Plain(text) => argv.push(text.clone()),
             Value::Opts(opts) => argv.push(opts.render()),
             Value::Json(json) => argv.push(json.into()),

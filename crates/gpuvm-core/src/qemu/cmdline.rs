@@ -6,8 +6,9 @@ use std::path::PathBuf;
 
 use super::arg::Arg;
 use super::pcie::Siblings;
-use super::{cpu, drive, machine, memory, monitor, net, pcie, vfio};
-use crate::plan::{Firmware, PciTopology, Plan, RootPort, SlotUse};
+use super::{cpu, display, drive, machine, memory, monitor, net, pcie, vfio};
+use crate::plan::{Firmware, PciTopology, Plan, PlannedDisk, RootPort, SlotUse};
+use crate::profile::{Display, Media};
 
 /// How QEMU is given a file or socket: by name, or already open, so that it needs no right to open it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct Handles {
     pub vars: Handle,
     /// The disks that are not given by their path in the plan, by their index there.
     pub disks: BTreeMap<usize, Handle>,
+    /// The socket of a virtual display, where it has one; QEMU makes it itself.
+    pub display: PathBuf,
     /// Whether the guest waits for `cont`.
     pub start: Start,
 }
@@ -54,9 +57,10 @@ pub fn argv(plan: &Plan, handles: &Handles) -> Vec<OsString> {
 /// Builds the arguments one by one, for those who print them line by line.
 pub fn args(plan: &Plan, handles: &Handles) -> Vec<Arg> {
     let mut args = machine::args(plan);
+    args.extend(display::backend(plan.display, &handles.display));
     args.extend(cpu::args(plan));
     args.extend(memory::args(plan));
-    args.push(Arg::plain("-rtc", "base=utc"));
+    args.push(machine::rtc(plan.rtc));
     if handles.start == Start::Paused {
         args.push(Arg::bare("-S"));
     }
@@ -65,6 +69,7 @@ pub fn args(plan: &Plan, handles: &Handles) -> Vec<Arg> {
     if let Firmware::Uefi(firmware) = &plan.firmware {
         args.extend(drive::flash(firmware, &handles.vars));
     }
+    args.extend(machine::mmio64(plan));
     if let Some(kernel) = &plan.kernel {
         args.push(Arg::plain("-kernel", &kernel.path));
         args.extend(kernel.initrd.iter().map(|initrd| Arg::plain("-initrd", initrd)));
@@ -72,16 +77,38 @@ pub fn args(plan: &Plan, handles: &Handles) -> Vec<Arg> {
             args.push(Arg::plain("-append", &kernel.cmdline));
         }
     }
-    args.push(machine::pvpanic());
+    match plan.display {
+        Display::None => args.push(machine::pvpanic(Siblings::None)),
+        Display::Virtual(_) => args.extend([machine::pvpanic(Siblings::Some), display::card()]),
+    }
+    args.extend(plan.pcie.expanders.iter().map(pcie::expander));
     for port in &plan.pcie.ports {
         args.push(pcie::arg(port, siblings(&plan.pcie, port)));
         args.extend(behind(plan, handles, port));
     }
+    args.extend(cdroms(plan, handles));
+    if !plan.extra_args.is_empty() {
+        args.push(Arg::words(&plan.extra_args));
+    }
     args
 }
 
+/// Renders the CD-ROMs, one on each port of the SATA controller.
+fn cdroms(plan: &Plan, handles: &Handles) -> Vec<Arg> {
+    let cdroms = plan.disks.iter().enumerate().filter(|(_, disk)| disk.disk.media == Media::Cdrom);
+    let cdrom = |(port, (index, disk)): (usize, (usize, &PlannedDisk))| {
+        drive::cdrom(index, disk, &file(index, disk, handles), port)
+    };
+    cdroms.enumerate().flat_map(cdrom).collect()
+}
+
+fn file(index: usize, disk: &PlannedDisk, handles: &Handles) -> Handle {
+    handles.disks.get(&index).cloned().unwrap_or_else(|| Handle::Path(disk.disk.path.clone()))
+}
+
 fn siblings(topology: &PciTopology, port: &RootPort) -> Siblings {
-    let shared = topology.ports.iter().any(|other| other.slot == port.slot && other.index != port.index);
+    let place = |port: &RootPort| (port.root, port.slot);
+    let shared = topology.ports.iter().any(|other| place(other) == place(port) && other.index != port.index);
     if shared { Siblings::Some } else { Siblings::None }
 }
 
@@ -91,10 +118,11 @@ fn behind(plan: &Plan, handles: &Handles, port: &RootPort) -> Vec<Arg> {
         SlotUse::Passthrough { functions } => vfio::args(plan, port.index, &bus, functions),
         SlotUse::Disk { index } => {
             let Some(disk) = plan.disks.get(*index) else { return Vec::new() };
-            let named = Handle::Path(disk.disk.path.clone());
-            drive::disk(*index, disk, handles.disks.get(index).unwrap_or(&named), &bus)
+            drive::disk(*index, disk, &file(*index, disk, handles), &bus)
         }
-        SlotUse::Net => net::net(&bus).to_vec(),
+        SlotUse::Net => net::net(&bus, &plan.forwards).to_vec(),
+        SlotUse::Usb => display::input(&bus).to_vec(),
+        SlotUse::Nothing => Vec::new(),
         SlotUse::Rng => net::rng(&bus).to_vec(),
     }
 }

@@ -3,13 +3,15 @@
 use serde::Serialize;
 
 use super::arg::{Arg, Opts, on_off};
+use super::pcie::Siblings;
 use crate::plan::{Firmware, Plan};
-use crate::profile::Accel;
+use crate::profile::{Accel, Rtc};
 
 /// `-machine`.
 struct Machine {
     accel: Accel,
-    memory_backend: &'static str,
+    /// The backend of all memory; none where each node has its own.
+    memory_backend: Option<String>,
     flash: bool,
 }
 
@@ -23,7 +25,7 @@ impl Machine {
             .with("hpet", on_off(false))
             // A core dump of QEMU would hold all of the guest's memory.
             .with("dump-guest-core", on_off(false))
-            .with("memory-backend", self.memory_backend)
+            .with_some("memory-backend", self.memory_backend.clone())
             .with_some("pflash0", self.flash.then_some(super::drive::FLASH_CODE))
             .with_some("pflash1", self.flash.then_some(super::drive::FLASH_VARS));
         Arg::opts("-machine", opts)
@@ -34,14 +36,13 @@ impl Machine {
 pub(super) fn args(plan: &Plan) -> Vec<Arg> {
     let machine = Machine {
         accel: plan.accel,
-        memory_backend: super::memory::BACKEND,
+        memory_backend: (plan.memory.len() == 1).then(|| super::memory::backend(0)),
         flash: matches!(plan.firmware, Firmware::Uefi(_)),
     };
     vec![
         Arg::opts("-name", Opts::new().with("guest", plan.name.as_str()).with("debug-threads", on_off(true))),
         Arg::bare("-no-user-config"),
         Arg::bare("-nodefaults"),
-        Arg::plain("-display", "none"),
         Arg::plain("-uuid", uuid(plan.name.as_str())),
         machine.arg(),
     ]
@@ -54,13 +55,33 @@ struct PvpanicPci {
     id: &'static str,
     bus: &'static str,
     addr: String,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    multifunction: bool,
 }
 
 /// Renders the device by which a guest's kernel tells that it panicked. It sits on the root bus, in the slot that ports leave
 /// free: it is no PCIe device.
-pub(super) fn pvpanic() -> Arg {
+pub(super) fn pvpanic(siblings: Siblings) -> Arg {
     let addr = super::pcie::addr(1, 0);
-    Arg::json("-device", &PvpanicPci { driver: "pvpanic-pci", id: "pvpanic0", bus: "pcie.0", addr })
+    let multifunction = siblings == Siblings::Some;
+    let device = PvpanicPci { driver: "pvpanic-pci", id: "pvpanic0", bus: "pcie.0", addr, multifunction };
+    Arg::json("-device", &device)
+}
+
+/// Renders the guest's clock.
+pub(super) fn rtc(rtc: Rtc) -> Arg {
+    let base = match rtc {
+        Rtc::Utc => "utc",
+        Rtc::Local => "localtime",
+    };
+    Arg::opts("-rtc", Opts::new().with("base", base))
+}
+
+/// Renders what OVMF is told about the room for 64-bit BARs (OvmfPkg/RUNTIME_CONFIG.md).
+pub(super) fn mmio64(plan: &Plan) -> Option<Arg> {
+    let mib = plan.addresses.ovmf_mmio64_mib?;
+    let opts = Opts::new().with("name", "opt/ovmf/X-PciMmio64Mb").with("string", mib.to_string());
+    Some(Arg::opts("-fw_cfg", opts))
 }
 
 /// Derives the guest's SMBIOS UUID from its name: the same VM has the same one at each start.

@@ -3,6 +3,7 @@
 pub mod arg;
 pub mod cmdline;
 mod cpu;
+mod display;
 mod drive;
 mod machine;
 mod memory;

@@ -3,11 +3,27 @@
 use serde::Serialize;
 
 use super::arg::Arg;
+use crate::profile::Forward;
 
 #[derive(Serialize)]
 struct NetdevUser {
     r#type: &'static str,
     id: &'static str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    hostfwd: Vec<HostForward>,
+}
+
+/// A string that QAPI wraps in an object (qapi/net.json, `String`).
+#[derive(Serialize)]
+struct HostForward {
+    str: String,
+}
+
+impl HostForward {
+    fn new(forward: &Forward) -> Self {
+        let Forward { protocol, host_address, host_port, guest_port } = forward;
+        Self { str: format!("{}:{host_address}:{host_port}-:{guest_port}", protocol.as_str()) }
+    }
 }
 
 #[derive(Serialize)]
@@ -36,10 +52,11 @@ struct VirtioRngPci<'a> {
 }
 
 /// Renders the network interface.
-pub(super) fn net(bus: &str) -> [Arg; 2] {
+pub(super) fn net(bus: &str, forwards: &[Forward]) -> [Arg; 2] {
     let device =
         VirtioNetPci { driver: "virtio-net-pci", id: "virtio-net0", bus, netdev: "net0", romfile: "" };
-    [Arg::json("-netdev", &NetdevUser { r#type: "user", id: "net0" }), Arg::json("-device", &device)]
+    let hostfwd = forwards.iter().map(HostForward::new).collect();
+    [Arg::json("-netdev", &NetdevUser { r#type: "user", id: "net0", hostfwd }), Arg::json("-device", &device)]
 }
 
 /// Renders the random number generator.

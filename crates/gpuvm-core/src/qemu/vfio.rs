@@ -1,5 +1,7 @@
 //! `-device vfio-pci`.
 
+use std::path::PathBuf;
+
 use serde::Serialize;
 
 use super::arg::Arg;
@@ -17,6 +19,13 @@ struct VfioPci {
     addr: String,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     multifunction: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    romfile: Option<PathBuf>,
+    /// 0 or 1, as QEMU's property has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rombar: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bootindex: Option<u32>,
     #[serde(rename = "vf-token", skip_serializing_if = "Option::is_none")]
     vf_token: Option<uuid::Uuid>,
 }
@@ -30,6 +39,7 @@ pub(super) fn args(plan: &Plan, port: u16, bus: &str, functions: &[(u8, Bdf)]) -
     order
         .iter()
         .map(|(function, host)| {
+            let device = plan.devices.iter().find(|device| device.bdf == *host);
             Arg::json(
                 "-device",
                 &VfioPci {
@@ -39,7 +49,10 @@ pub(super) fn args(plan: &Plan, port: u16, bus: &str, functions: &[(u8, Bdf)]) -
                     bus: bus.to_owned(),
                     addr: addr(0, *function),
                     multifunction: *function == 0 && siblings == Siblings::Some,
-                    vf_token: plan.devices.iter().find(|device| device.bdf == *host).and_then(|d| d.vf_token),
+                    romfile: device.and_then(|device| device.rom_file.clone()),
+                    rombar: device.and_then(|device| device.rombar).map(u8::from),
+                    bootindex: device.and_then(|device| device.boot),
+                    vf_token: device.and_then(|device| device.vf_token),
                 },
             )
         })

@@ -21,5 +21,12 @@ pub(super) fn read(root: &HostRoot) -> Result<CpuFacts, HostError> {
     let cpuinfo = read_text(&root.path("/proc/cpuinfo"))?.unwrap_or_default();
     let amd = cpuinfo.lines().any(|line| line.starts_with("vendor_id") && line.ends_with("AuthenticAMD"));
     let vendor = if amd { CpuVendor::Amd } else { CpuVendor::Other };
-    Ok(CpuFacts { online, vendor, taken: CpuSet::default(), cores: cores.into_iter().collect() })
+    let phys_bits = phys_bits(&cpuinfo);
+    Ok(CpuFacts { online, vendor, taken: CpuSet::default(), cores: cores.into_iter().collect(), phys_bits })
+}
+
+/// Reads `address sizes	: 46 bits physical, 48 bits virtual`.
+fn phys_bits(cpuinfo: &str) -> Option<u8> {
+    let line = cpuinfo.lines().find(|line| line.starts_with("address sizes"))?;
+    line.split_once(':')?.1.split_ascii_whitespace().next()?.parse().ok()
 }

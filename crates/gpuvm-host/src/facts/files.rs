@@ -31,7 +31,8 @@ fn look(role: FileRole, path: &Path) -> FileFacts {
         Ok(metadata) => metadata,
         Err(error) => return unusable(error),
     };
-    let block = role == FileRole::Disk && metadata.file_type().is_block_device();
+    let disk = matches!(role, FileRole::Disk | FileRole::ReadOnlyDisk);
+    let block = disk && metadata.file_type().is_block_device();
     if !metadata.is_file() && !block {
         return FileFacts::NotAFile;
     }

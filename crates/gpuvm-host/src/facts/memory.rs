@@ -31,7 +31,14 @@ fn node(root: &HostRoot, id: u32) -> Result<NodeFacts, HostError> {
         memory,
         memory_free,
         hugepages,
+        distances: distances(&folder.join("distance"))?,
     })
+}
+
+fn distances(path: &Path) -> Result<Vec<u8>, HostError> {
+    let text = read_text(path)?.unwrap_or_default();
+    let parse = |word: &str| word.parse().map_err(|error| HostError::content(path, word, error));
+    text.split_ascii_whitespace().map(parse).collect()
 }
 
 /// Reads total and available memory from lines like `Node 0 MemTotal:  65536 kB`.

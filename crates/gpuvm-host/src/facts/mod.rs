@@ -31,7 +31,8 @@ pub fn read(root: &HostRoot, profile: &Profile) -> Result<HostFacts, HostError> 
         iommus: list(&root.path("/sys/class/iommu"))?,
         vfio: vfio(root),
         kvm: access(root, "/dev/kvm"),
-        qemu: find_qemu(root),
+        qemu: find(root, "qemu-system-x86_64"),
+        qemu_img: find(root, "qemu-img"),
         ..HostFacts::default()
     };
     pci::read(root, profile, &mut facts)?;
@@ -90,10 +91,8 @@ fn access(root: &HostRoot, node: &str) -> Access {
     }
 }
 
-/// Finds QEMU in PATH, and names it as the host would.
-fn find_qemu(root: &HostRoot) -> Option<PathBuf> {
+/// Finds a program in PATH, and names it as the host would.
+fn find(root: &HostRoot, program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|folder| folder.join("qemu-system-x86_64"))
-        .find(|file| root.path(file).is_file())
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| root.path(file).is_file())
 }

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use gpuvm_core::facts::{DeviceFacts, HostFacts, Presence};
+use gpuvm_core::facts::{BarFacts, BarKind, DeviceFacts, HostFacts, Presence};
 use gpuvm_core::pci::{Bdf, ClassCode, GroupId, PciId};
 use gpuvm_core::profile::Profile;
+use gpuvm_core::units::ByteSize;
 
 use super::holders::Holders;
 use crate::HostError;
@@ -67,6 +68,7 @@ fn device(root: &HostRoot, bdf: Bdf, holders: &Holders) -> Result<Option<DeviceF
         reset_methods: words(read_text(&folder.join("reset_method"))?),
         upstream: upstream(&real, bdf),
         holders: holders.of(&real),
+        bars: bars(&folder.join("resource"))?,
     }))
 }
 
@@ -94,4 +96,36 @@ fn node_of(folder: &Path) -> Result<Option<u32>, HostError> {
 /// Reads the bridges above a device off its path: `/sys/devices/pci0000:80/0000:80:00.0/0000:81:00.0`.
 fn upstream(real: &Path, own: Bdf) -> Vec<Bdf> {
     real.iter().filter_map(|name| name.to_str()?.parse().ok()).filter(|bdf| *bdf != own).collect()
+}
+
+/// The base address registers are the first of a function's resources.
+const BARS: usize = 6;
+/// Flags of a resource (include/linux/ioport.h).
+const IORESOURCE_IO: u64 = 0x100;
+const IORESOURCE_MEM: u64 = 0x200;
+const IORESOURCE_PREFETCH: u64 = 0x2000;
+const IORESOURCE_MEM_64: u64 = 0x10_0000;
+
+/// Reads the base address registers: one line each of begin, end and flags; all zeros where there is none.
+fn bars(path: &Path) -> Result<Vec<BarFacts>, HostError> {
+    let text = read_text(path)?.unwrap_or_default();
+    let mut bars = Vec::new();
+    for (index, line) in (0..).zip(text.lines().take(BARS)) {
+        let number = |word: Option<&str>| {
+            let digits = word.and_then(|word| word.strip_prefix("0x")).unwrap_or_default();
+            u64::from_str_radix(digits, 16).map_err(|error| HostError::content(path, line, error))
+        };
+        let mut words = line.split_ascii_whitespace();
+        let (begin, end, flags) = (number(words.next())?, number(words.next())?, number(words.next())?);
+        let kind = match flags {
+            _ if flags & IORESOURCE_IO != 0 => BarKind::Io,
+            _ if flags & IORESOURCE_MEM == 0 => continue,
+            _ if flags & IORESOURCE_MEM_64 != 0 && flags & IORESOURCE_PREFETCH != 0 => BarKind::High,
+            _ => BarKind::Low,
+        };
+        if end > begin {
+            bars.push(BarFacts { index, size: ByteSize::bytes(end - begin + 1), kind });
+        }
+    }
+    Ok(bars)
 }

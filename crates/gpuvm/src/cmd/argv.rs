@@ -23,9 +23,9 @@ pub(super) fn run(cli: &Cli, args: &ProfileArgs) -> Result<Exit, Failure> {
     let command = command(&plan, &places);
     if cli.json {
         let words: Vec<_> = command.words.iter().map(|word| word.to_string_lossy()).collect();
-        out::json(&json!({ "argv": words }));
+        out::json(&json!({ "argv": words }))?;
     } else {
-        out::text(&format!("{}{command}\n", presumes(&plan, &places)));
+        out::text(&format!("{}{command}\n", presumes(&plan, &places)))?;
     }
     Ok(Exit::Ok)
 }
@@ -45,6 +45,7 @@ pub(super) fn command(plan: &Plan, places: &Places) -> CommandLine {
         serial: Handle::Path(run.join("serial.sock")),
         vars: Handle::Path(vars(plan, places)),
         disks: BTreeMap::new(),
+        display: run.join(gpuvm_run::VNC_SOCKET),
         start: Start::Running,
     };
     let mut words = vec![plan.qemu.clone().into_os_string()];

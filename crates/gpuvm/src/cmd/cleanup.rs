@@ -16,7 +16,7 @@ pub(super) fn run(cli: &Cli, args: &CleanupArgs) -> Result<Exit, Failure> {
     let reports = gpuvm_run::cleanup(&Kernel::running(root), &cli.places(), &boot_id, args.vm.as_ref())?;
     let left = reports.iter().any(|report| report.result == Cleaned::Left);
     if cli.json {
-        out::json(&reports);
+        out::told(out::json(&reports));
     } else {
         for report in &reports {
             let result = match report.result {
@@ -24,15 +24,15 @@ pub(super) fn run(cli: &Cli, args: &CleanupArgs) -> Result<Exit, Failure> {
                 Cleaned::Done => "is given back",
                 Cleaned::Left => "is NOT wholly given back",
             };
-            out::text(&format!("{} {result}\n", report.name));
+            out::told(out::text(&format!("{} {result}\n", report.name)));
             report.left.iter().for_each(|error| failure::print_item("error", &failure::left(error)));
         }
         if reports.is_empty() {
             match &args.vm {
-                Some(name) => out::text(&format!(
+                Some(name) => out::told(out::text(&format!(
                     "nothing of a VM `{name}` is left behind; for all VMs: gpuvm cleanup\n"
-                )),
-                None => out::text("nothing is left behind\n"),
+                ))),
+                None => out::told(out::text("nothing is left behind\n")),
             }
         }
     }

@@ -4,6 +4,7 @@ mod argv;
 mod check;
 mod cleanup;
 mod plan;
+mod schema;
 mod up;
 
 use crate::cli::{Cli, Command};
@@ -25,6 +26,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Check(args) => check::run(cli, args),
         Command::Plan(args) => plan::run(cli, args),
         Command::Argv(args) => argv::run(cli, args),
+        Command::Schema => schema::run(),
         Command::Up(args) => up::run(cli, args),
         Command::Cleanup(args) => cleanup::run(cli, args),
     }

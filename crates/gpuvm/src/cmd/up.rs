@@ -30,7 +30,7 @@ async fn up(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
         .map_err(|error| Failure::one(Exit::Internal, format!("catch signals: {error}"), None))?;
     let loaded = load::profile(&args.profile)?;
     let (plan, _) = load::planned(cli, &loaded.profile)?;
-    let acpi = Duration::from_secs(args.shutdown_timeout.into());
+    let acpi = Duration::from_secs(args.shutdown_timeout.unwrap_or(plan.shutdown_timeout).into());
     let run = Run {
         plan: &plan,
         profile: &loaded.text,
@@ -40,6 +40,9 @@ async fn up(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
         patience: Patience { acpi, ..Patience::default() },
     };
     let mut progress = Progress::new(cli);
+    for warning in &plan.warnings {
+        progress.tell(&format!("warning: {}: {}", warning.about, warning.message));
+    }
     let report = match gpuvm_run::up(&run, &mut signals, console(cli), &mut progress).await {
         Ok(report) => report,
         Err(error) => {
@@ -50,7 +53,7 @@ async fn up(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
         }
     };
     if cli.json {
-        out::json(&Document { exit_code: code(&report), report: &report });
+        out::told(out::json(&Document { exit_code: code(&report), report: &report }));
     } else {
         summary(&report);
     }

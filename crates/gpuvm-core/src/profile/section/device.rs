@@ -1,0 +1,219 @@
+//! `[[device]]`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::disk::Disk;
+use crate::pci::{Bdf, Slot};
+use crate::profile::check::{Checker, value_or};
+use crate::profile::language::{BDF, Key, Kind};
+use crate::profile::problem::{Problem, ProblemKind};
+use crate::profile::read::{Cursor, Leaf, Located};
+use crate::profile::tree::Place;
+
+/// A device to pass through.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRequest {
+    /// Its address on the host.
+    pub bdf: Bdf,
+    /// Functions of its group or its card that are bound to VFIO with it, and not passed.
+    pub hold: Vec<Bdf>,
+    /// An option ROM that the guest sees instead of the device's own.
+    pub rom_file: Option<PathBuf>,
+    /// Whether the guest sees an option ROM at all; QEMU decides where it isn't said.
+    pub rombar: Option<bool>,
+    /// Where its root port sits on the guest's root bus.
+    pub guest_address: Option<PortAddress>,
+    /// Whether it may be taken although the host booted on it.
+    pub allow_boot_display: bool,
+    /// Its place in the boot order, where it was given one.
+    pub boot: Option<u32>,
+}
+
+/// A root port's device and function number on the guest's root bus, as in `1c.0`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PortAddress {
+    /// The device number: 2 to 0x1e, since Q35 and gpuvm have the others.
+    pub slot: u8,
+    /// The function number.
+    pub function: u8,
+}
+
+impl PortAddress {
+    /// The first slot of Q35's root bus that ports take; 0 is the host bridge, and 1 is the panic device's.
+    pub const FIRST_SLOT: u8 = 2;
+    /// The last: 0x1f is the ICH9.
+    pub const LAST_SLOT: u8 = 0x1e;
+}
+
+impl std::str::FromStr for PortAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let error = || {
+            format!(
+                "`{text}` is no place for a root port: write its device and function number on the guest's root bus, \
+                 from \"02.0\" to \"1e.7\""
+            )
+        };
+        let (slot, function) = text.split_once('.').ok_or_else(error)?;
+        let number = |text: &str| {
+            let plain = (1..=2).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
+            plain.then(|| u8::from_str_radix(text, 16).ok()).flatten().ok_or_else(error)
+        };
+        let address = Self { slot: number(slot)?, function: number(function)? };
+        let fits = (Self::FIRST_SLOT..=Self::LAST_SLOT).contains(&address.slot) && address.function < 8;
+        if fits { Ok(address) } else { Err(error()) }
+    }
+}
+
+impl std::fmt::Display for PortAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:02x}.{:x}", self.slot, self.function)
+    }
+}
+
+impl TryFrom<String> for PortAddress {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<PortAddress> for String {
+    fn from(address: PortAddress) -> Self {
+        address.to_string()
+    }
+}
+
+pub(in crate::profile) const KEYS: &[Key] = &[
+    Key::required("bdf", BDF, "Its address on the host, as in \"0000:81:00.0\"."),
+    Key::default(
+        "hold",
+        Kind::List(&BDF),
+        "[]",
+        "Functions of its IOMMU group or its card that are bound to VFIO with it and not passed to the guest.",
+    ),
+    Key::optional("rom-file", Kind::Text, "An option ROM that the guest sees instead of the device's own."),
+    Key::optional(
+        "rombar",
+        Kind::Flag,
+        "Whether the guest sees an option ROM at all; QEMU decides where it isn't said.",
+    ),
+    Key::optional(
+        "guest-address",
+        Kind::Pattern("^[01]?[0-9a-fA-F]\\.[0-7]$"),
+        "Where its root port sits on the guest's root bus, as in \"1c.0\": device 02 to 1e, function 0 to 7.",
+    ),
+    Key::default(
+        "allow-boot-display",
+        Kind::Flag,
+        "false",
+        "Takes it although the host booted on it; the host's console is dark from then on.",
+    ),
+    Key::optional(
+        "boot",
+        Kind::Integer { low: 1, high: Disk::BOOT_MAX },
+        "Its place in the boot order, 1 first, for a disk controller that is passed through.",
+    ),
+];
+
+#[derive(Debug, Clone)]
+pub(in crate::profile) struct RawDevice {
+    key: String,
+    place: Place,
+    bdf: Leaf<Bdf>,
+    hold: Vec<Located<Bdf>>,
+    rom_file: Leaf<String>,
+    rombar: Leaf<bool>,
+    guest_address: Leaf<PortAddress>,
+    allow_boot_display: Leaf<bool>,
+    boot: Leaf<u32>,
+}
+
+impl RawDevice {
+    fn sibling(&self, name: &str) -> String {
+        self.key.replace(".bdf", &format!(".{name}"))
+    }
+}
+
+pub(in crate::profile) fn read(mut table: Cursor<'_>, problems: &mut Vec<Problem>) -> RawDevice {
+    let device = RawDevice {
+        key: table.key("bdf"),
+        place: table.place(),
+        bdf: table.parsed("bdf", problems),
+        hold: table.list_parsed("hold", problems),
+        rom_file: table.text("rom-file", problems),
+        rombar: table.flag("rombar", problems),
+        guest_address: table.parsed("guest-address", problems),
+        allow_boot_display: table.flag("allow-boot-display", problems),
+        boot: table.count("boot", 1..=Disk::BOOT_MAX, problems),
+    };
+    table.finish(problems);
+    device
+}
+
+/// What was seen of the devices so far.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Devices and held functions.
+    bdfs: BTreeSet<Bdf>,
+    /// Which slot of the host has which place in the guest.
+    ports: BTreeMap<PortAddress, Slot>,
+    slots: BTreeMap<Slot, PortAddress>,
+}
+
+pub(in crate::profile) fn check(raw: Vec<RawDevice>, checker: &mut Checker<'_>) -> Vec<DeviceRequest> {
+    let mut seen = Seen::default();
+    let mut devices: Vec<_> = raw.into_iter().filter_map(|raw| check_one(raw, &mut seen, checker)).collect();
+    devices.iter_mut().for_each(|device: &mut DeviceRequest| device.hold.sort());
+    devices
+}
+
+fn check_one(raw: RawDevice, seen: &mut Seen, checker: &mut Checker<'_>) -> Option<DeviceRequest> {
+    let key = raw.key.clone();
+    let rom_file = raw.rom_file.as_ref().and_then(|rom| checker.path(rom, &raw.sibling("rom-file")));
+    if let (Some(_), Some(Located { value: false, place })) = (&raw.rom_file, &raw.rombar) {
+        let message = "`false` hides the ROM that rom-file names".to_owned();
+        checker.value(&raw.sibling("rombar"), place.clone(), message);
+    }
+    if let Some(boot) = &raw.boot {
+        checker.boot_place(&raw.sibling("boot"), boot);
+    }
+    let hold: Vec<Bdf> = raw.hold.iter().map(|held| held.value).collect();
+    let hold_key = raw.sibling("hold");
+    let bdf = checker.required_in(raw.bdf.clone(), &key, r#"bdf = "0000:81:00.0""#, raw.place.clone())?;
+    let listed = std::iter::once((&key, &bdf)).chain(raw.hold.iter().map(|held| (&hold_key, held)));
+    for (key, Located { value, place }) in listed {
+        if !seen.bdfs.insert(*value) {
+            checker.report(key, place.clone(), ProblemKind::Twice { key: key.clone(), bdf: *value });
+        }
+    }
+    check_port(&raw, bdf.value, seen, checker);
+    Some(DeviceRequest {
+        bdf: bdf.value,
+        hold,
+        rom_file,
+        rombar: raw.rombar.map(|rombar| rombar.value),
+        guest_address: raw.guest_address.map(|address| address.value),
+        allow_boot_display: value_or(raw.allow_boot_display, false),
+        boot: raw.boot.map(|boot| boot.value),
+    })
+}
+
+/// The functions of one slot share a root port, and two slots can't.
+fn check_port(raw: &RawDevice, bdf: Bdf, seen: &mut Seen, checker: &mut Checker<'_>) {
+    let Some(Located { value, place }) = &raw.guest_address else { return };
+    let key = raw.sibling("guest-address");
+    if let Some(other) = seen.ports.insert(*value, bdf.slot()).filter(|other| *other != bdf.slot()) {
+        checker.value(&key, place.clone(), format!("`{value}` is taken by {other} already"));
+    }
+    if let Some(other) = seen.slots.insert(bdf.slot(), *value).filter(|other| other != value) {
+        let message = format!("another function of the same card is at `{other}`: a card stays in one slot");
+        checker.value(&key, place.clone(), message);
+    }
+}
