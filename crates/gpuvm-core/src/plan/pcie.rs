@@ -18,7 +18,7 @@ const FIRST_SLOT: u8 = PortAddress::FIRST_SLOT;
 const FUNCTIONS: u8 = 8;
 /// The ports of a root bus.
 const PORTS: usize = (PortAddress::LAST_SLOT - FIRST_SLOT + 1) as usize * FUNCTIONS as usize;
-/// The first bus number of the first expander; those of the ports on the main root bus lie below it.
+/// The first expander's bus number, half of all there are: those of the ports on the main root bus lie below it.
 const EXPANDER_BUS: u8 = 0x80;
 
 /// The guest's root ports, and what sits behind each.
@@ -188,7 +188,7 @@ fn expanders(placement: &Placement) -> Vec<Expander> {
     if count < 2 {
         return Vec::new();
     }
-    let span = (u8::MAX - EXPANDER_BUS) / count;
+    let span = EXPANDER_BUS / count;
     let expander = |node: u8| Expander {
         node: node.into(),
         slot: PortAddress::LAST_SLOT.saturating_sub(count - 1 - node),
