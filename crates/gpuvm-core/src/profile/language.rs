@@ -86,3 +86,8 @@ pub(super) fn words<T: super::read::Choice>() -> Vec<&'static str> {
 pub(super) const BDF: Kind = Kind::Pattern("^([0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-1][0-9a-fA-F]\\.[0-7]$");
 /// A size: a positive integer with an optional K, M, G or T.
 pub(super) const SIZE: Kind = Kind::Pattern("^[0-9]+[KMGT]?$");
+
+/// Returns the keys of a profile; those of its tables are below them.
+pub fn root() -> &'static [Key] {
+    super::raw::KEYS
+}
