@@ -4,15 +4,18 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use gpuvm_core::lifecycle::{Outcome, Patience, Stage};
+use gpuvm_core::plan::{Topic, Warning};
+use gpuvm_core::profile::{Hugepages, Memory, Policy, Profile};
 use gpuvm_core::reset::Verdict;
 use gpuvm_host::HostError;
 use gpuvm_host::kernel::Kernel;
-use gpuvm_run::{Cause, Note, Observer, Phase, Report, Run, Signals, Sink, exit_words};
+use gpuvm_run::{Cause, Note, Observer, Phase, Report, Run, Signals, Sink, UpError, exit_words};
 use serde::Serialize;
 
 use crate::cli::{Cli, UpArgs};
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
+use crate::load::Loaded;
 use crate::{load, out};
 
 pub(super) fn run(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
@@ -29,7 +32,48 @@ async fn up(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
     let mut signals = Signals::catch()
         .map_err(|error| Failure::one(Exit::Internal, format!("catch signals: {error}"), None))?;
     let loaded = load::profile(&args.profile)?;
-    let (plan, _) = load::planned(cli, &loaded.profile)?;
+    let mut progress = Progress::new(cli);
+    let first = attempt(cli, args, &loaded, None, &mut signals, &mut progress).await?;
+    let report = match first {
+        Err(error) => match shortage(&loaded.profile, &error) {
+            Some(shortage) => {
+                progress.tell("the host is as it was; trying again with ordinary pages");
+                attempt(cli, args, &without_hugepages(loaded), Some(shortage), &mut signals, &mut progress)
+                    .await?
+            }
+            None => Err(error),
+        },
+        ran => ran,
+    };
+    let report = report.map_err(|error| {
+        let stuck = matches!(*error.cause, Cause::Host(HostError::QemuStuck { .. }));
+        if error.left.is_empty() && !stuck {
+            progress.tell("the host is as it was");
+        }
+        error
+    })?;
+    if cli.json {
+        out::told(out::json(&Document { exit_code: code(&report), report: &report }));
+    } else {
+        summary(&report);
+    }
+    Ok(code(&report))
+}
+
+/// Plans a profile on the host as it is now, and runs it. The outer result is the plan's, the inner one the run's.
+async fn attempt(
+    cli: &Cli,
+    args: &UpArgs,
+    loaded: &Loaded,
+    shortage: Option<Warning>,
+    signals: &mut Signals,
+    progress: &mut Progress,
+) -> Result<Result<Report, UpError>, Failure> {
+    let (mut plan, _) = load::planned(cli, &loaded.profile)?;
+    plan.warnings.extend(shortage);
+    for warning in &plan.warnings {
+        progress.tell(&format!("warning: {}: {}", warning.about, warning.message));
+    }
     let acpi = Duration::from_secs(args.shutdown_timeout.unwrap_or(plan.shutdown_timeout).into());
     let run = Run {
         plan: &plan,
@@ -39,25 +83,22 @@ async fn up(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
         boot_id: &gpuvm_host::facts::boot_id(&cli.host_root())?,
         patience: Patience { acpi, ..Patience::default() },
     };
-    let mut progress = Progress::new(cli);
-    for warning in &plan.warnings {
-        progress.tell(&format!("warning: {}: {}", warning.about, warning.message));
-    }
-    let report = match gpuvm_run::up(&run, &mut signals, console(cli), &mut progress).await {
-        Ok(report) => report,
-        Err(error) => {
-            if error.left.is_empty() && !matches!(*error.cause, Cause::Host(HostError::QemuStuck { .. })) {
-                progress.tell("the host is as it was");
-            }
-            return Err(error.into());
-        }
-    };
-    if cli.json {
-        out::told(out::json(&Document { exit_code: code(&report), report: &report }));
-    } else {
-        summary(&report);
-    }
-    Ok(code(&report))
+    Ok(gpuvm_run::up(&run, signals, console(cli), progress).await)
+}
+
+/// Tells whether a run ended before it began because the kernel found too few hugepages, the profile can do without them, and
+/// the host is as it was.
+fn shortage(profile: &Profile, error: &UpError) -> Option<Warning> {
+    let prefers = profile.memory.hugepages_policy == Policy::Prefer && error.left.is_empty();
+    let Cause::Host(cause @ HostError::Hugepages { .. }) = &*error.cause else { return None };
+    let message = format!("{cause}; ordinary pages back the guest's memory");
+    prefers.then_some(Warning { about: Topic::Hugepages, message })
+}
+
+/// The same profile with ordinary pages: whether a node has enough of them is for the plan to say.
+fn without_hugepages(loaded: Loaded) -> Loaded {
+    let memory = Memory { hugepages: Hugepages::Off, ..loaded.profile.memory };
+    Loaded { profile: Profile { memory, ..loaded.profile }, text: loaded.text }
 }
 
 /// What `--json` prints.
