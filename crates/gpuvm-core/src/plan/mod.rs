@@ -324,7 +324,7 @@ pub fn plan(profile: &Profile, facts: &HostFacts) -> Result<Plan, Vec<Refusal>> 
             hv_vendor_id: profile.cpu.hv_vendor_id.clone(),
             flags: profile.cpu.flags.clone(),
         },
-        operations: operations::in_order(&memory, &groups.taken, facts),
+        operations: operations::in_order(&memory, &disks, &groups.taken, facts),
         groups: groups.groups,
         distances: numa::distances(&placement, facts),
         placement,

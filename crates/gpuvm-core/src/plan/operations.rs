@@ -3,17 +3,24 @@
 use std::collections::BTreeSet;
 
 use super::group::Taken;
-use super::{MemoryCell, Ownership, PlannedOp};
+use super::{MemoryCell, Ownership, PlannedDisk, PlannedOp};
 use crate::facts::HostFacts;
-use crate::host_ops::HostOp;
+use crate::host_ops::{HostOp, ImageFormat};
 use crate::pci::{Bdf, DriverName};
+use crate::profile::DiskFormat;
 
 /// Lists all changes.
 ///
 /// Memory comes first: it is what a host most often can't give, and no device is touched for nothing then. Ports are kept awake
 /// before the devices below them, and a device before its driver changes.
-pub(super) fn in_order(cells: &[MemoryCell], taken: &[Taken], facts: &HostFacts) -> Vec<PlannedOp> {
+pub(super) fn in_order(
+    cells: &[MemoryCell],
+    disks: &[PlannedDisk],
+    taken: &[Taken],
+    facts: &HostFacts,
+) -> Vec<PlannedOp> {
     let mut operations = hugepages(cells, facts);
+    operations.extend(overlays(disks, facts));
     operations.extend(ports(taken, facts));
     for taken in taken {
         let reason = "a device that sleeps may not wake up for its guest".to_owned();
@@ -37,6 +44,20 @@ fn hugepages(cells: &[MemoryCell], facts: &HostFacts) -> Vec<PlannedOp> {
         Some(PlannedOp { op: HostOp::ClaimHugepages { node, page, pages }, reason })
     };
     cells.iter().filter_map(claim).collect()
+}
+
+/// Lists the overlays of disks that are to be as they were in the end.
+fn overlays(disks: &[PlannedDisk], facts: &HostFacts) -> Vec<PlannedOp> {
+    let overlay = |disk: &PlannedDisk| {
+        let (path, qemu_img) = disk.overlay.clone().zip(facts.qemu_img.clone())?;
+        let format = match disk.disk.format {
+            DiskFormat::Raw => ImageFormat::Raw,
+            DiskFormat::Qcow2 => ImageFormat::Qcow2,
+        };
+        let op = HostOp::CreateOverlay { path, backing: disk.disk.path.clone(), format, qemu_img };
+        Some(PlannedOp { op, reason: "what the guest writes is thrown away with it".to_owned() })
+    };
+    disks.iter().filter_map(overlay).collect()
 }
 
 /// Lists the claims on the bridges above the devices, from the root ports down.
