@@ -1,5 +1,8 @@
 //! Changes to the host, as values: what is done, and what undoes it.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::pci::{Bdf, DriverName};
@@ -17,6 +20,29 @@ pub enum HostOp {
         page: PageSize,
         /// How many pages.
         pages: u64,
+    },
+    /// Claims that a root port or bridge stays awake while a device below it is in use. Shared.
+    ClaimAwake {
+        /// The port.
+        port: Bdf,
+    },
+    /// Makes an image that takes a guest's writes in place of the one behind it. Private.
+    CreateOverlay {
+        /// The new image (qcow2); there must be nothing of that name.
+        path: PathBuf,
+        /// The image that stays as it is.
+        backing: PathBuf,
+        /// That image's format: never guessed, a guest could write a header into a raw one.
+        format: ImageFormat,
+        /// The program that makes it.
+        qemu_img: PathBuf,
+    },
+    /// Keeps a device from runtime power management: some don't come back from D3. Private.
+    ///
+    /// It comes before the device's drivers change, so that what it saved is put back after they have changed back.
+    KeepAwake {
+        /// The device.
+        bdf: Bdf,
     },
     /// Takes a device from its driver. Private.
     Unbind {
@@ -45,10 +71,12 @@ impl HostOp {
     /// Returns the device that the operation is about, if it is about one.
     pub fn bdf(&self) -> Option<Bdf> {
         match self {
-            Self::ClaimHugepages { .. } => None,
-            Self::Unbind { bdf, .. } | Self::SetDriverOverride { bdf, .. } | Self::Bind { bdf, .. } => {
-                Some(*bdf)
-            }
+            Self::ClaimHugepages { .. } | Self::CreateOverlay { .. } => None,
+            Self::ClaimAwake { port: bdf }
+            | Self::KeepAwake { bdf }
+            | Self::Unbind { bdf, .. }
+            | Self::SetDriverOverride { bdf, .. }
+            | Self::Bind { bdf, .. } => Some(*bdf),
         }
     }
 }
@@ -59,9 +87,118 @@ impl std::fmt::Display for HostOp {
             Self::ClaimHugepages { node, page, pages } => {
                 write!(f, "claim {pages} hugepages of {page} on node {node}")
             }
+            Self::ClaimAwake { port } => write!(f, "claim that port {port} stays awake"),
+            Self::CreateOverlay { path, backing, .. } => {
+                write!(f, "make overlay {} of {}", path.display(), backing.display())
+            }
+            Self::KeepAwake { bdf } => write!(f, "keep {bdf} awake"),
             Self::Unbind { bdf, driver } => write!(f, "unbind {bdf} from {driver}"),
             Self::SetDriverOverride { bdf, driver } => write!(f, "set driver_override of {bdf} to {driver}"),
             Self::Bind { bdf, driver } => write!(f, "bind {bdf} to {driver}"),
+        }
+    }
+}
+
+/// The format of an image behind an overlay, under qemu-img's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImageFormat {
+    /// The bytes of the disk, as they are.
+    Raw,
+    /// QEMU's own.
+    Qcow2,
+}
+
+impl std::fmt::Display for ImageFormat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        })
+    }
+}
+
+/// Whether runtime power management may put a device to sleep (`power/control`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PowerControl {
+    /// It stays awake.
+    On,
+    /// It may sleep when it is idle.
+    Auto,
+}
+
+/// Whether a device's power may be taken away altogether (`d3cold_allowed`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum D3cold {
+    /// It may not.
+    Forbidden,
+    /// It may.
+    Allowed,
+}
+
+/// A device's power attributes; a kernel without CONFIG_PM has none, one without CONFIG_ACPI no `d3cold_allowed`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PowerPolicy {
+    /// `power/control`.
+    pub control: Option<PowerControl>,
+    /// `d3cold_allowed`.
+    pub d3cold: Option<D3cold>,
+}
+
+impl PowerPolicy {
+    /// Tells whether a device with this policy stays in D0.
+    pub fn is_awake(&self) -> bool {
+        self.control != Some(PowerControl::Auto) && self.d3cold != Some(D3cold::Allowed)
+    }
+}
+
+/// What undoing the change of one value comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undoing<T> {
+    /// It is as it was.
+    Nothing,
+    /// It is as gpuvm left it: this is written back.
+    Restore(T),
+    /// It is neither.
+    ChangedByOthers,
+}
+
+/// Decides how a value is undone by what it was, what gpuvm made it and what it is.
+pub fn undoing<T: PartialEq>(saved: T, ours: &T, now: &T) -> Undoing<T> {
+    if *now == saved {
+        Undoing::Nothing
+    } else if now == ours {
+        Undoing::Restore(saved)
+    } else {
+        Undoing::ChangedByOthers
+    }
+}
+
+/// The claims that one port stays awake, from the first claim to the last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AwakeClaims {
+    /// The port's policy without the claims: what the last one restores.
+    pub baseline: PowerPolicy,
+    /// The VMs that claim.
+    pub vms: BTreeSet<String>,
+}
+
+impl AwakeClaims {
+    /// Starts with the port as it is found.
+    pub fn new(found: PowerPolicy) -> Self {
+        Self { baseline: found, vms: BTreeSet::new() }
+    }
+
+    /// Takes a policy that lets the port sleep in spite of the claims as the one to come back to: somebody else has set it, or
+    /// a claim was noted and never made.
+    pub fn adopt(&mut self, now: PowerPolicy) {
+        if now.control == Some(PowerControl::Auto) {
+            self.baseline.control = now.control;
+        }
+        if now.d3cold == Some(D3cold::Allowed) {
+            self.baseline.d3cold = now.d3cold;
         }
     }
 }
@@ -119,8 +256,47 @@ impl PoolClaims {
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
+
     use super::*;
     use crate::facts::HugepagePool;
+
+    #[rstest]
+    #[case::as_it_was("a", "b", "a", Undoing::Nothing)]
+    #[case::as_we_left_it("a", "b", "b", Undoing::Restore("a"))]
+    #[case::never_changed("a", "a", "a", Undoing::Nothing)]
+    #[case::somebody_elses("a", "b", "c", Undoing::ChangedByOthers)]
+    #[case::somebody_elses_where_we_changed_nothing("a", "a", "c", Undoing::ChangedByOthers)]
+    fn undoing_goes_by_what_it_was_what_we_wrote_and_what_it_is(
+        #[case] saved: &str,
+        #[case] ours: &str,
+        #[case] now: &str,
+        #[case] expected: Undoing<&str>,
+    ) {
+        assert_eq!(undoing(saved, &ours, &now), expected);
+    }
+
+    #[test]
+    fn a_port_adopts_only_what_lets_it_sleep() {
+        let policy = |control, d3cold| PowerPolicy { control: Some(control), d3cold: Some(d3cold) };
+        let mut claims = AwakeClaims::new(policy(PowerControl::Auto, D3cold::Forbidden));
+        claims.adopt(policy(PowerControl::On, D3cold::Allowed));
+        assert_eq!(claims.baseline, policy(PowerControl::Auto, D3cold::Allowed));
+    }
+
+    #[rstest]
+    #[case(None, None, true)]
+    #[case(Some(PowerControl::On), None, true)]
+    #[case(Some(PowerControl::On), Some(D3cold::Forbidden), true)]
+    #[case(Some(PowerControl::On), Some(D3cold::Allowed), false)]
+    #[case(Some(PowerControl::Auto), Some(D3cold::Forbidden), false)]
+    fn a_policy_is_awake_when_neither_attribute_lets_it_sleep(
+        #[case] control: Option<PowerControl>,
+        #[case] d3cold: Option<D3cold>,
+        #[case] awake: bool,
+    ) {
+        assert_eq!(PowerPolicy { control, d3cold }.is_awake(), awake);
+    }
 
     #[test]
     fn pool_grows_only_by_what_is_missing_and_shrinks_back() {

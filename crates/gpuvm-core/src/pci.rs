@@ -28,6 +28,11 @@ impl Bdf {
         self.function
     }
 
+    /// Returns the bus that this function sits on.
+    pub fn bus(self) -> Bus {
+        Bus { domain: self.domain, bus: self.bus }
+    }
+
     /// Returns the slot that this function sits in.
     pub fn slot(self) -> Slot {
         Slot { domain: self.domain, bus: self.bus, device: self.device }
@@ -95,6 +100,31 @@ impl Slot {
 impl fmt::Display for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:04x}:{:02x}:{:02x}", self.domain, self.bus, self.device)
+    }
+}
+
+/// The address of one bus: a bus reset reaches all functions on it, and all buses below.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Bus {
+    domain: u32,
+    bus: u8,
+}
+
+impl fmt::Display for Bus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04x}:{:02x}", self.domain, self.bus)
+    }
+}
+
+impl FromStr for Bus {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parse = || {
+            let (domain, bus) = text.split_once(':')?;
+            Some(Self { domain: hex(domain, 4..=8)?, bus: u8::try_from(hex(bus, 2..=2)?).ok()? })
+        };
+        parse().ok_or_else(|| format!("`{text}` is no PCI bus: expected domain:bus in hex, like 0000:81"))
     }
 }
 
@@ -245,7 +275,7 @@ macro_rules! serde_as_text {
 }
 pub(crate) use serde_as_text;
 
-serde_as_text!(Bdf, PciId, ClassCode);
+serde_as_text!(Bdf, Bus, PciId, ClassCode);
 
 #[cfg(test)]
 mod tests {
@@ -292,12 +322,14 @@ mod tests {
         fn parse_undoes_display(domain: u32, bus: u8, device in 0u8..32, function in 0u8..8) {
             let bdf = Bdf::new(domain, bus, device, function).unwrap();
             prop_assert_eq!(bdf.to_string().parse::<Bdf>().unwrap(), bdf);
+            prop_assert_eq!(bdf.bus().to_string().parse::<Bus>().unwrap(), bdf.bus());
         }
 
         #[test]
         fn parse_never_panics(text in ".*") {
             let _ = text.parse::<Bdf>();
             let _ = text.parse::<PciId>();
+            let _ = text.parse::<Bus>();
         }
     }
 }

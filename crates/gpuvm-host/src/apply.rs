@@ -4,23 +4,28 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gpuvm_core::host_ops::HostOp;
-use gpuvm_core::pci::{Bdf, DriverName};
+use gpuvm_core::pci::Bdf;
 use gpuvm_core::profile::VmName;
 use gpuvm_core::reset::Snapshot;
 
 use crate::HostError;
-use crate::claims::{self, PoolClaim};
-use crate::journal::{Journal, OpState};
+use crate::journal::{Journal, OpState, Saved};
 use crate::kernel::Kernel;
+use crate::ops::create_overlay::{self, Overlay};
+use crate::ops::hugepages::{self, PoolClaim};
+use crate::ops::{bind, claim_awake, driver_override, keep_awake, unbind};
 use crate::places::Places;
 use crate::process::ProcessId;
-use crate::root;
+use crate::{power, root};
 
 /// How long the kernel may take to bind or unbind. A reset at bind takes 100 ms; a driver that shuts down a large GPU takes
 /// seconds; an unbind that a holder blocks takes for ever.
 pub const BIND_DEADLINE: Duration = Duration::from_secs(60);
 /// How long an attribute that only stores a value may take.
 pub const STORE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long a power attribute may take: a device that wakes from D3cold takes its driver's resume, at most some seconds.
+pub(crate) const POWER_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A host that changes are made to, on behalf of one VM.
 #[derive(Debug, Clone, Copy)]
@@ -37,22 +42,12 @@ pub struct Host<'a> {
     pub baselines: &'a BTreeMap<Bdf, Snapshot>,
 }
 
-impl<'a> Host<'a> {
-    /// Describes a claim of this VM.
-    pub(crate) fn claim(&self, node: u32, page: gpuvm_core::units::PageSize, pages: u64) -> PoolClaim<'a> {
-        PoolClaim { vm: self.vm, node, page, pages }
-    }
-}
-
 /// Writes an operation down, makes it, and writes down that it was made.
 ///
 /// # Errors
 /// Returns why it could not be made. It may have been made in part: undoing goes by what the journal holds.
 pub fn apply(host: &Host<'_>, journal: &mut Journal, op: &HostOp) -> Result<(), HostError> {
-    let saved = match op {
-        HostOp::SetDriverOverride { bdf, .. } => root::override_of(&host.kernel.root, *bdf)?,
-        _ => None,
-    };
+    let saved = saved(host, op)?;
     let seq = journal.intend(op, saved)?;
     match perform(host, op) {
         Ok(()) => journal.mark(seq, OpState::Applied),
@@ -67,56 +62,38 @@ pub fn apply(host: &Host<'_>, journal: &mut Journal, op: &HostOp) -> Result<(), 
     }
 }
 
+/// Reads what a private operation replaces; and refuses one whose undoing would take away what isn't ours.
+fn saved(host: &Host<'_>, op: &HostOp) -> Result<Option<Saved>, HostError> {
+    let root = &host.kernel.root;
+    Ok(match op {
+        HostOp::SetDriverOverride { bdf, .. } => root::override_of(root, *bdf)?.map(Saved::Driver),
+        HostOp::KeepAwake { bdf } => Some(Saved::Power(power::read(root, *bdf)?)),
+        HostOp::CreateOverlay { path, backing, format, qemu_img } => {
+            create_overlay::check(&Overlay { path, backing, format: *format, qemu_img })?;
+            None
+        }
+        HostOp::ClaimHugepages { .. }
+        | HostOp::ClaimAwake { .. }
+        | HostOp::Unbind { .. }
+        | HostOp::Bind { .. } => None,
+    })
+}
+
 fn perform(host: &Host<'_>, op: &HostOp) -> Result<(), HostError> {
-    let doing = op.to_string();
+    let (kernel, doing) = (host.kernel, op.to_string());
     match op {
         HostOp::ClaimHugepages { node, page, pages } => {
-            claims::claim(host.kernel, host.places, host.boot_id, &host.claim(*node, *page, *pages))
+            hugepages::apply(host, &PoolClaim { vm: host.vm, node: *node, page: *page, pages: *pages })
         }
-        HostOp::Unbind { bdf, driver } => unbind(host.kernel, &doing, *bdf, driver),
-        HostOp::SetDriverOverride { bdf, driver } => set_override(host.kernel, &doing, *bdf, Some(driver)),
-        HostOp::Bind { bdf, driver } => bind(host.kernel, &doing, *bdf, driver),
-    }
-}
-
-/// Takes a device from a driver.
-pub(crate) fn unbind(kernel: &Kernel, doing: &str, bdf: Bdf, driver: &DriverName) -> Result<(), HostError> {
-    let path = kernel.root.driver(driver).join("unbind");
-    kernel.write(doing, &path, &bdf.to_string(), BIND_DEADLINE)?;
-    match root::driver_of(&kernel.root, bdf)? {
-        None => Ok(()),
-        Some(now) => Err(HostError::NoEffect { doing: doing.to_owned(), bdf, now: format!("driver {now}") }),
-    }
-}
-
-/// Gives a device to a driver, by that driver's own `bind`: unlike `drivers_probe` it tells why not.
-pub(crate) fn bind(kernel: &Kernel, doing: &str, bdf: Bdf, driver: &DriverName) -> Result<(), HostError> {
-    let path = kernel.root.driver(driver).join("bind");
-    kernel.write(doing, &path, &bdf.to_string(), BIND_DEADLINE)?;
-    match root::driver_of(&kernel.root, bdf)? {
-        Some(now) if now == *driver => Ok(()),
-        now => {
-            let now = now.map_or_else(|| "no driver".to_owned(), |now| format!("driver {now}"));
-            Err(HostError::NoEffect { doing: doing.to_owned(), bdf, now })
+        HostOp::ClaimAwake { port } => claim_awake::apply(host, &doing, *port),
+        HostOp::CreateOverlay { path, backing, format, qemu_img } => {
+            create_overlay::apply(&Overlay { path, backing, format: *format, qemu_img })
         }
-    }
-}
-
-/// Sets or clears `driver_override`. Clearing takes a newline: an empty write changes nothing.
-pub(crate) fn set_override(
-    kernel: &Kernel,
-    doing: &str,
-    bdf: Bdf,
-    driver: Option<&DriverName>,
-) -> Result<(), HostError> {
-    let path = kernel.root.device(bdf).join("driver_override");
-    let value = driver.map_or("\n", DriverName::as_str);
-    kernel.write(doing, &path, value, STORE_DEADLINE)?;
-    match root::override_of(&kernel.root, bdf)? {
-        now if now.as_ref() == driver => Ok(()),
-        now => {
-            let now = now.map_or_else(|| "no override".to_owned(), |now| format!("override {now}"));
-            Err(HostError::NoEffect { doing: doing.to_owned(), bdf, now })
+        HostOp::KeepAwake { bdf } => keep_awake::apply(kernel, &doing, *bdf),
+        HostOp::Unbind { bdf, driver } => unbind::apply(kernel, &doing, *bdf, driver),
+        HostOp::SetDriverOverride { bdf, driver } => {
+            driver_override::apply(kernel, &doing, *bdf, Some(driver))
         }
+        HostOp::Bind { bdf, driver } => bind::apply(kernel, &doing, *bdf, driver),
     }
 }

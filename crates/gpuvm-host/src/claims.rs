@@ -1,214 +1,78 @@
-//! Claims on what VMs share: the hugepage pools. Undo drops a claim; the last claim's end restores the pool.
+//! The table of claims on what VMs share: hugepage pools and the ports above devices.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::time::Duration;
+use std::fs;
 
-use gpuvm_core::facts::HugepagePool;
-use gpuvm_core::host_ops::{HostOp, PoolClaims};
-use gpuvm_core::profile::VmName;
-use gpuvm_core::units::PageSize;
+use gpuvm_core::host_ops::{AwakeClaims, PoolClaims};
+use gpuvm_core::pci::Bdf;
 use serde::{Deserialize, Serialize};
 
 use crate::HostError;
-use crate::kernel::Kernel;
 use crate::lock;
 use crate::places::Places;
-use crate::root::{HostRoot, read_parsed, read_text};
+use crate::root::read_text;
 
-/// The table of all claims.
+/// The table of all claims of one boot.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Table {
+pub(crate) struct Table {
     boot_id: String,
     /// By node and page, as in `1-2M`.
-    hugepages: BTreeMap<String, PoolClaims>,
+    pub(crate) hugepages: BTreeMap<String, PoolClaims>,
+    /// By port.
+    #[serde(default)]
+    pub(crate) awake: BTreeMap<Bdf, AwakeClaims>,
 }
 
-/// A claim on hugepages.
-#[derive(Debug, Clone, Copy)]
-pub struct PoolClaim<'a> {
-    /// The VM that claims.
-    pub vm: &'a VmName,
-    /// The node.
-    pub node: u32,
-    /// The page size.
-    pub page: PageSize,
-    /// How many pages.
-    pub pages: u64,
-}
-
-impl PoolClaim<'_> {
-    fn key(&self) -> String {
-        format!("{}-{}", self.node, self.page)
-    }
-
-    fn doing(&self) -> String {
-        HostOp::ClaimHugepages { node: self.node, page: self.page, pages: self.pages }.to_string()
-    }
-
-    /// The kernel zeroes no page here, but it may have to move others out of the way; a minute and 1 s per GiB.
-    fn deadline(&self) -> Duration {
-        Duration::from_secs(60 + ((self.pages * self.page.as_bytes()) >> 30))
-    }
-}
-
-/// Claims pages and grows the pool where it has too few.
+/// Changes the table; its lock is held for that alone. A table without claims is no file.
 ///
 /// # Errors
-/// Returns the figure that is missing when the kernel finds too few pages, and then gives back those that it did find.
-pub fn claim(
-    kernel: &Kernel,
-    places: &Places,
-    boot_id: &str,
-    claim: &PoolClaim<'_>,
-) -> Result<(), HostError> {
-    let _pool = lock::pool(places, &claim.key())?;
-    let pool = read_pool(&kernel.root, claim.node, claim.page)?;
-    let mut want = 0;
-    edit(places, boot_id, claim, |entry| {
-        let mut entry = entry.unwrap_or_else(|| PoolClaims::new(pool));
-        if !entry.is_ours(pool.total) {
-            entry.adopt(pool.total);
-        }
-        entry.written = pool.total;
-        entry.claims.insert(claim.vm.to_string(), claim.pages);
-        want = entry.target();
-        // Written down before it is done: after a crash, cleanup finds the claim and knows which sizes are ours.
-        entry.pending = (want > pool.total).then_some(want);
-        Some(entry)
-    })?;
-    if want <= pool.total {
-        return Ok(());
-    }
-    let have = resize(kernel, claim, want)?;
-    settle(places, boot_id, claim, have)?;
-    if have >= want {
-        return Ok(());
-    }
-    // Pages that the kernel did find are of no use to anybody now.
-    give_back(kernel, places, boot_id, claim)?;
-    Err(HostError::Hugepages { node: claim.node, page: claim.page, need: claim.pages, want, have })
-}
-
-/// Drops a claim and shrinks the pool to what the other claims need; the last one's end restores the former size.
-///
-/// # Errors
-/// Returns that somebody else has resized the pool since: then it is left as it is, and the claim is dropped all the same.
-pub fn drop_claim(
-    kernel: &Kernel,
-    places: &Places,
-    boot_id: &str,
-    claim: &PoolClaim<'_>,
-) -> Result<(), HostError> {
-    let _pool = lock::pool(places, &claim.key())?;
-    give_back(kernel, places, boot_id, claim)
-}
-
-/// Drops a claim, with the pool's lock held.
-fn give_back(
-    kernel: &Kernel,
-    places: &Places,
-    boot_id: &str,
-    claim: &PoolClaim<'_>,
-) -> Result<(), HostError> {
-    let pool = read_pool(&kernel.root, claim.node, claim.page)?;
-    let mut ours = None;
-    let mut target = None;
-    edit(places, boot_id, claim, |entry| {
-        let mut entry = entry?;
-        // A claim that was noted and never made: the pool, whatever its size, is none of this VM's business. A claim that is gone
-        // while a write is pending is one whose end was cut short.
-        if !entry.claims.contains_key(claim.vm.as_str()) && entry.pending.is_none() {
-            return Some(entry);
-        }
-        if entry.is_ours(pool.total) {
-            entry.claims.remove(claim.vm.as_str());
-            target = Some(entry.target());
-            entry.written = pool.total;
-            entry.pending = target;
-        } else {
-            ours = Some(entry.written);
-            entry.claims.remove(claim.vm.as_str());
-            entry.adopt(pool.total);
-        }
-        Some(entry)
-    })?;
-    if let Some(ours) = ours {
-        forget_if_unclaimed(places, boot_id, claim)?;
-        return Err(HostError::ChangedByOthers {
-            doing: format!("give back {} hugepages of {} on node {}", claim.pages, claim.page, claim.node),
-            what: format!("the pool of node {}", claim.node),
-            ours: format!("{ours} pages"),
-            now: format!("{} pages", pool.total),
-        });
-    }
-    let Some(target) = target else { return Ok(()) };
-    let have = if pool.total == target { target } else { resize(kernel, claim, target)? };
-    settle(places, boot_id, claim, have)?;
-    if have != target {
-        return Err(HostError::PoolNotRestored { node: claim.node, page: claim.page, want: target, have });
-    }
-    forget_if_unclaimed(places, boot_id, claim)
-}
-
-/// Notes the size that a write has led to.
-fn settle(places: &Places, boot_id: &str, claim: &PoolClaim<'_>, have: u64) -> Result<(), HostError> {
-    edit(places, boot_id, claim, |entry| {
-        let mut entry = entry?;
-        entry.written = have;
-        entry.pending = None;
-        Some(entry)
-    })
-}
-
-fn forget_if_unclaimed(places: &Places, boot_id: &str, claim: &PoolClaim<'_>) -> Result<(), HostError> {
-    edit(places, boot_id, claim, |entry| entry.filter(|entry| !entry.claims.is_empty()))
-}
-
-/// Replaces a pool's entry in the table; the tables' lock is held for that alone.
-fn edit(
-    places: &Places,
-    boot_id: &str,
-    claim: &PoolClaim<'_>,
-    change: impl FnOnce(Option<PoolClaims>) -> Option<PoolClaims>,
-) -> Result<(), HostError> {
+/// Returns failures to lock, read and write.
+pub(crate) fn edit(places: &Places, boot_id: &str, change: impl FnOnce(&mut Table)) -> Result<(), HostError> {
     let _guard = lock::tables(places)?;
+    let path = places.claims();
     let mut table = load(places, boot_id)?;
-    let entry = change(table.hugepages.remove(&claim.key()));
-    table.hugepages.extend(entry.map(|entry| (claim.key(), entry)));
-    store(places, &table)
+    change(&mut table);
+    if table.hugepages.is_empty() && table.awake.is_empty() {
+        return match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(HostError::file("remove", &path)(error))
+            }
+            _ => Ok(()),
+        };
+    }
+    let text = serde_json::to_vec_pretty(&table).map_err(|error| HostError::content(&path, "", error))?;
+    lock::replace(&path, &text)
 }
 
-fn resize(kernel: &Kernel, claim: &PoolClaim<'_>, pages: u64) -> Result<u64, HostError> {
-    let path = kernel.root.hugepage_pool(claim.node, claim.page).join("nr_hugepages");
-    kernel.write(&claim.doing(), &path, &pages.to_string(), claim.deadline())?;
-    Ok(read_pool(&kernel.root, claim.node, claim.page)?.total)
-}
-
-/// Reads a node's pool.
+/// Removes a table of another boot: neither pools nor power policies survive a reboot. Tells whether there was one.
 ///
 /// # Errors
-/// Returns failures to read, a node without such a pool among them.
-pub fn read_pool(root: &HostRoot, node: u32, page: PageSize) -> Result<HugepagePool, HostError> {
-    let folder = root.hugepage_pool(node, page);
-    let read = |name: &str| {
-        let path = folder.join(name);
-        read_parsed(&path)?.ok_or_else(|| HostError::content(&path, "", "there is no such pool"))
-    };
-    Ok(HugepagePool { total: read("nr_hugepages")?, free: read("free_hugepages")? })
+/// Returns failures to lock, read and remove.
+pub fn clear_stale(places: &Places, boot_id: &str) -> Result<Stale, HostError> {
+    let stale = |table: &Option<Table>| table.as_ref().is_some_and(|table| table.boot_id != boot_id);
+    if !stale(&read(places)?) {
+        return Ok(Stale::None);
+    }
+    edit(places, boot_id, |_| {})?;
+    Ok(Stale::Removed)
+}
+
+/// Whether there was a table of another boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stale {
+    /// There was none.
+    None,
+    /// There was one, and it is gone.
+    Removed,
 }
 
 fn load(places: &Places, boot_id: &str) -> Result<Table, HostError> {
-    let path: &Path = &places.claims();
     let fresh = || Table { boot_id: boot_id.to_owned(), ..Table::default() };
-    let Some(text) = read_text(path)? else { return Ok(fresh()) };
-    let table: Table = serde_json::from_str(&text).map_err(|error| HostError::content(path, &text, error))?;
-    // Pools don't survive a reboot, and neither do claims on them.
-    Ok(if table.boot_id == boot_id { table } else { fresh() })
+    Ok(read(places)?.filter(|table| table.boot_id == boot_id).unwrap_or_else(fresh))
 }
 
-fn store(places: &Places, table: &Table) -> Result<(), HostError> {
+fn read(places: &Places) -> Result<Option<Table>, HostError> {
     let path = places.claims();
-    let text = serde_json::to_vec_pretty(table).map_err(|error| HostError::content(&path, "", error))?;
-    lock::replace(&path, &text)
+    let Some(text) = read_text(&path)? else { return Ok(None) };
+    serde_json::from_str(&text).map(Some).map_err(|error| HostError::content(&path, &text, error))
 }

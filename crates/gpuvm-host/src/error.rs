@@ -112,6 +112,21 @@ pub enum HostError {
         /// The size it has.
         have: u64,
     },
+    /// qemu-img made no overlay.
+    #[error(
+        "make overlay {path} of {backing} by {qemu_img}: {problem}",
+        path = path.display(), backing = backing.display(), qemu_img = qemu_img.display()
+    )]
+    Overlay {
+        /// The new image.
+        path: PathBuf,
+        /// The image behind it.
+        backing: PathBuf,
+        /// The program.
+        qemu_img: PathBuf,
+        /// What went wrong, with the program's words where it said any.
+        problem: String,
+    },
     /// gpuvm's own tables are being edited by another gpuvm for too long.
     #[error("{path} has been locked by another gpuvm for more than {seconds} s", path = path.display())]
     Locked {

@@ -7,22 +7,22 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use gpuvm_core::host_ops::HostOp;
+use gpuvm_core::host_ops::{HostOp, PowerPolicy};
 use gpuvm_core::pci::DriverName;
 use serde::{Deserialize, Serialize};
 
 use crate::HostError;
 use crate::process::ProcessId;
 
-/// The version of the journal's format.
-const VERSION: u32 = 1;
+/// The version of the journal's format. 1 had neither power policies nor overlays; it reads as one of today's.
+const VERSION: u32 = 2;
 
 /// A line of the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "entry")]
 enum Line {
     Begin { version: u32, boot_id: String },
-    Intent { seq: usize, op: HostOp, saved: Option<DriverName> },
+    Intent { seq: usize, op: HostOp, saved: Option<Saved> },
     State { seq: usize, state: OpState },
     Closed,
 }
@@ -49,6 +49,16 @@ pub enum OpState {
     },
 }
 
+/// A value that an operation replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Saved {
+    /// A `driver_override`.
+    Driver(DriverName),
+    /// Power attributes.
+    Power(PowerPolicy),
+}
+
 /// An operation as the journal knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
@@ -56,8 +66,8 @@ pub struct Record {
     pub seq: usize,
     /// The operation.
     pub op: HostOp,
-    /// The value that it replaced, for `driver_override`.
-    pub saved: Option<DriverName>,
+    /// The value that it replaced, for a private operation that replaces one.
+    pub saved: Option<Saved>,
     /// How far it got.
     pub state: OpState,
 }
@@ -95,22 +105,26 @@ impl Journal {
     /// Returns failures to read, and a journal of a format that this gpuvm doesn't know.
     pub fn reopen(path: &Path, boot_id: &str) -> Result<Option<Self>, HostError> {
         let Some(text) = crate::root::read_text(path)? else { return Ok(None) };
-        let Some((records, closed)) = replay(path, &text, boot_id)? else { return Ok(None) };
-        if closed {
+        let Replayed { records, boot, end } = replay(path, &text, boot_id)?;
+        if (boot, end) != (Boot::This, End::Open) {
             return Ok(None);
         }
         // What a crash cut short is taken off, so that the next line starts on its own.
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         let file = File::options().append(true).open(path).map_err(HostError::file("open", path))?;
         file.set_len(u64::try_from(whole).unwrap_or(u64::MAX)).map_err(HostError::file("shorten", path))?;
-        Ok(Some(Self { path: path.to_owned(), file, records }))
+        let mut journal = Self { path: path.to_owned(), file, records };
+        if whole == 0 {
+            journal.append(&Line::Begin { version: VERSION, boot_id: boot_id.to_owned() })?;
+        }
+        Ok(Some(journal))
     }
 
     /// Writes down an operation that is about to be made, and returns its place.
     ///
     /// # Errors
     /// Returns failures to write or sync: then the operation must not be made.
-    pub fn intend(&mut self, op: &HostOp, saved: Option<DriverName>) -> Result<usize, HostError> {
+    pub fn intend(&mut self, op: &HostOp, saved: Option<Saved>) -> Result<usize, HostError> {
         let seq = self.records.len();
         self.append(&Line::Intent { seq, op: op.clone(), saved: saved.clone() })?;
         self.records.push(Record { seq, op: op.clone(), saved, state: OpState::Intent });
@@ -131,7 +145,12 @@ impl Journal {
 
     /// Returns the operations that are still to be undone, last first.
     pub fn open_records(&self) -> Vec<Record> {
-        self.records.iter().rev().filter(|record| record.state != OpState::Undone).cloned().collect()
+        open(&self.records).cloned().collect()
+    }
+
+    /// Returns all operations, in order.
+    pub fn records(&self) -> &[Record] {
+        &self.records
     }
 
     /// Writes down that nothing is left to undo.
@@ -163,45 +182,80 @@ impl Journal {
 pub fn left(path: &Path, boot_id: &str) -> Result<usize, HostError> {
     let Some(text) = crate::root::read_text(path)? else { return Ok(0) };
     Ok(match replay(path, &text, boot_id)? {
-        Some((records, false)) => records.iter().filter(|record| record.state != OpState::Undone).count(),
+        Replayed { records, boot: Boot::This, end: End::Open } => open(&records).count(),
         _ => 0,
     })
 }
 
-/// Folds the lines of a journal; `None` for a journal of another boot.
-fn replay(path: &Path, text: &str, boot_id: &str) -> Result<Option<(Vec<Record>, bool)>, HostError> {
-    let mut records: Vec<Record> = Vec::new();
-    let mut closed = false;
+/// Returns what a journal of another boot had left to undo, last first; nothing for one of this boot.
+///
+/// # Errors
+/// Returns failures to read, and a journal of an unknown format.
+pub fn of_other_boot(path: &Path, boot_id: &str) -> Result<Vec<Record>, HostError> {
+    let Some(text) = crate::root::read_text(path)? else { return Ok(Vec::new()) };
+    Ok(match replay(path, &text, boot_id)? {
+        Replayed { records, boot: Boot::Other, end: End::Open } => open(&records).cloned().collect(),
+        _ => Vec::new(),
+    })
+}
+
+/// Returns the operations that are still to be undone, last first.
+fn open(records: &[Record]) -> impl Iterator<Item = &Record> {
+    records.iter().rev().filter(|record| record.state != OpState::Undone)
+}
+
+/// What the lines of a journal come to.
+struct Replayed {
+    records: Vec<Record>,
+    boot: Boot,
+    end: End,
+}
+
+/// Which boot a journal belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Boot {
+    This,
+    Other,
+}
+
+/// Whether a journal has been closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Open,
+    Closed,
+}
+
+/// Folds the lines of a journal.
+fn replay(path: &Path, text: &str, boot_id: &str) -> Result<Replayed, HostError> {
+    let mut replayed = Replayed { records: Vec::new(), boot: Boot::This, end: End::Open };
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    for line in whole.lines() {
+    for (number, line) in whole.lines().enumerate() {
         let parsed = serde_json::from_str(line).map_err(|error| HostError::content(path, line, error))?;
+        let senseless = |problem: &str| HostError::content(path, line, problem);
+        if (number == 0) != matches!(parsed, Line::Begin { .. }) {
+            return Err(senseless("a journal begins once, with its first line"));
+        }
         match parsed {
             Line::Begin { version, .. } if version > VERSION => {
                 let problem = format!("journal version {version}; this gpuvm reads up to {VERSION}");
-                return Err(HostError::content(path, line, problem));
+                return Err(senseless(&problem));
             }
-            Line::Begin { boot_id: of, .. } if of != boot_id => return Ok(None),
+            Line::Begin { boot_id: of, .. } if of != boot_id => replayed.boot = Boot::Other,
             Line::Begin { .. } => {}
             Line::Intent { seq, op, saved } => {
-                if seq != records.len() {
-                    return Err(HostError::content(path, line, "operations are out of order"));
+                if seq != replayed.records.len() {
+                    return Err(senseless("operations are out of order"));
                 }
-                records.push(Record { seq, op, saved, state: OpState::Intent });
+                replayed.records.push(Record { seq, op, saved, state: OpState::Intent });
             }
-            Line::State { seq, state } => match records.get_mut(seq) {
+            Line::State { seq, state } => match replayed.records.get_mut(seq) {
                 Some(record) => record.state = state,
-                None => {
-                    return Err(HostError::content(
-                        path,
-                        line,
-                        "a state of an operation that was never begun",
-                    ));
-                }
+                None => return Err(senseless("a state of an operation that was never begun")),
             },
-            Line::Closed => closed = true,
+            Line::Closed => replayed.end = End::Closed,
         }
     }
-    Ok(Some((records, closed)))
+    Ok(replayed)
 }
 
 /// Removes a VM's folder once its journal is closed.
@@ -232,7 +286,7 @@ mod tests {
         let mut journal = Journal::begin(&path, "boot-1").unwrap();
         let first = journal.intend(&unbind(), None).unwrap();
         journal.mark(first, OpState::Applied).unwrap();
-        journal.intend(&unbind(), DriverName::new("x")).unwrap();
+        journal.intend(&unbind(), DriverName::new("x").map(Saved::Driver)).unwrap();
         path
     }
 
@@ -265,8 +319,8 @@ mod tests {
     fn a_newer_format_is_refused_and_not_guessed_at() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
-        fs::write(&path, "{\"entry\":\"begin\",\"version\":2,\"boot_id\":\"boot-1\"}\n").unwrap();
-        assert!(Journal::reopen(&path, "boot-1").unwrap_err().to_string().contains("version 2"));
+        fs::write(&path, "{\"entry\":\"begin\",\"version\":3,\"boot_id\":\"boot-1\"}\n").unwrap();
+        assert!(Journal::reopen(&path, "boot-1").unwrap_err().to_string().contains("version 3"));
     }
 
     proptest! {

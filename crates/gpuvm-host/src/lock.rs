@@ -6,6 +6,8 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use gpuvm_core::pci::Bdf;
+
 use crate::HostError;
 use crate::places::Places;
 
@@ -13,6 +15,8 @@ use crate::places::Places;
 const TABLES: Duration = Duration::from_secs(20);
 /// How long the resize of a pool may: the kernel moves pages out of the way.
 const POOL: Duration = Duration::from_secs(120);
+/// How long the change of a port's power policy may: two writes of half a minute at most.
+const PORT: Duration = Duration::from_secs(70);
 
 /// A held lock; it ends with this value, and with the process, however that ends.
 #[derive(Debug)]
@@ -34,6 +38,14 @@ pub fn tables(places: &Places) -> Result<Guard, HostError> {
 /// Returns failures to make or lock the file, and that another gpuvm has it for too long.
 pub fn pool(places: &Places, key: &str) -> Result<Guard, HostError> {
     take(&places.run().join(format!("pool-{key}.lock")), POOL)
+}
+
+/// Takes the lock of one port, which is held while its power policy changes.
+///
+/// # Errors
+/// Returns failures to make or lock the file, and that another gpuvm has it for too long.
+pub fn port(places: &Places, port: Bdf) -> Result<Guard, HostError> {
+    take(&places.run().join(format!("port-{port}.lock")), PORT)
 }
 
 fn take(path: &Path, patience: Duration) -> Result<Guard, HostError> {

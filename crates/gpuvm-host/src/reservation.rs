@@ -11,6 +11,7 @@ use gpuvm_core::cpulist::CpuSet;
 use gpuvm_core::pci::{Bdf, GroupId};
 use gpuvm_core::plan::Plan;
 use gpuvm_core::profile::VmName;
+use gpuvm_core::reset::ResetDomain;
 use serde::{Deserialize, Serialize};
 
 use crate::HostError;
@@ -61,6 +62,9 @@ pub struct Reservation {
     /// The CPUs that its vCPUs are pinned to.
     #[serde(default)]
     pub cpus: CpuSet,
+    /// What a bus reset of its devices reaches.
+    #[serde(default)]
+    pub reset_domains: Vec<ResetDomain>,
 }
 
 impl Reservation {
@@ -76,6 +80,7 @@ impl Reservation {
             qemu: None,
             in_flight: Vec::new(),
             cpus: plan.placement.vcpus.iter().map(|pin| pin.cpu).collect(),
+            reset_domains: plan.devices.iter().filter_map(|device| device.reset_domain.clone()).collect(),
         }
     }
 
@@ -92,9 +97,15 @@ impl Reservation {
         let device = self.devices.iter().find(|bdf| other.devices.contains(bdf)).map(ToString::to_string);
         let group =
             || self.groups.iter().find(|id| other.groups.contains(id)).map(|id| format!("group {id}"));
+        let bus = || {
+            let pairs =
+                self.reset_domains.iter().flat_map(|ours| other.reset_domains.iter().map(move |o| (ours, o)));
+            pairs.filter_map(|(ours, theirs)| ours.shared_with(theirs)).next()
+        };
+        let bus = || bus().map(|bus| format!("bus {bus}, whose reset reaches devices of both,"));
         let cpus = self.cpus.intersection(&other.cpus);
         let cpu = || (!cpus.is_empty()).then(|| format!("CPU {cpus}"));
-        device.or_else(group).or_else(cpu)
+        device.or_else(group).or_else(bus).or_else(cpu)
     }
 }
 
@@ -161,6 +172,7 @@ pub fn take_over(places: &Places, boot_id: &str, vm: &VmName) -> Result<Reservat
         qemu: None,
         in_flight: Vec::new(),
         cpus: CpuSet::default(),
+        reset_domains: Vec::new(),
     });
     if record.supervisor.is_alive() && record.supervisor != ProcessId::own() {
         let pid = record.supervisor.pid;
@@ -197,6 +209,15 @@ pub fn update(places: &Places, reservation: &Reservation) -> Result<(), HostErro
 pub fn release(places: &Places, vm: &VmName) -> Result<(), HostError> {
     let _guard = lock::tables(places)?;
     remove(places, vm)
+}
+
+/// Lists the VMs that have a record, of whatever boot.
+///
+/// # Errors
+/// Returns failures to read the folder.
+pub fn names(places: &Places) -> Result<Vec<VmName>, HostError> {
+    let files = crate::root::list(&places.reservations())?;
+    Ok(files.iter().filter_map(|name| VmName::new(name.strip_suffix(".json")?)).collect())
 }
 
 /// Reads all records of this boot.

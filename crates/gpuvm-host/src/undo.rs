@@ -2,14 +2,19 @@
 
 use std::collections::BTreeSet;
 
-use gpuvm_core::host_ops::HostOp;
+use gpuvm_core::host_ops::{HostOp, PowerPolicy};
 use gpuvm_core::pci::{Bdf, DriverName};
-use gpuvm_core::reset::{Verdict, judge};
+use gpuvm_core::profile::VmName;
 
-use crate::apply::{self, Host};
-use crate::journal::{Journal, OpState, Record};
+use crate::HostError;
+use crate::apply::Host;
+use crate::journal::{self, Journal, OpState, Record, Saved};
+use crate::ops::create_overlay::{self, Overlay};
+use crate::ops::hugepages::{self, PoolClaim};
+use crate::ops::{bind, claim_awake, driver_override, keep_awake, unbind};
+use crate::places::Places;
+use crate::power::DriverChange;
 use crate::process::ProcessId;
-use crate::{HostError, claims, config, root};
 
 /// Undoes everything a journal holds, and returns what could not be undone.
 ///
@@ -17,15 +22,18 @@ use crate::{HostError, claims, config, root};
 /// before it in the journal rests on it, and a device that doesn't answer or hangs is not to be touched further. An
 /// operation may have been made or not, since a crash can come between the note and the deed: undoing looks at the host.
 ///
-/// A journal that can't be written, on a full disk for example, stops nothing: giving back comes first.
-pub fn undo_all(host: &Host<'_>, journal: &mut Journal) -> Vec<HostError> {
+/// A journal that can't be written, on a full disk for example, stops nothing: giving back comes first. `told` hears of each
+/// operation before it is undone.
+pub fn undo_all(host: &Host<'_>, journal: &mut Journal, told: &mut dyn FnMut(&HostOp)) -> Vec<HostError> {
     let mut failures = Vec::new();
     let mut blocked = BTreeSet::new();
+    let rebound: BTreeSet<Bdf> = journal.records().iter().filter_map(|record| rebinds(&record.op)).collect();
     for record in journal.open_records() {
         if record.op.bdf().is_some_and(|bdf| blocked.contains(&bdf)) {
             continue;
         }
-        match undo(host, &record) {
+        told(&record.op);
+        match undo(host, &record, &rebound) {
             Ok(()) => failures.extend(journal.mark(record.seq, OpState::Undone).err()),
             // Reported once, and never overwritten: there is nothing left for us to give back.
             Err(error @ HostError::ChangedByOthers { .. }) => {
@@ -51,7 +59,15 @@ fn stuck(error: &HostError) -> OpState {
     }
 }
 
-fn undo(host: &Host<'_>, record: &Record) -> Result<(), HostError> {
+/// Returns the device whose driver an operation changes.
+fn rebinds(op: &HostOp) -> Option<Bdf> {
+    match op {
+        HostOp::Unbind { bdf, .. } | HostOp::Bind { bdf, .. } => Some(*bdf),
+        _ => None,
+    }
+}
+
+fn undo(host: &Host<'_>, record: &Record, rebound: &BTreeSet<Bdf>) -> Result<(), HostError> {
     if let OpState::InFlight { child } = &record.state
         && child.is_alive()
     {
@@ -59,12 +75,60 @@ fn undo(host: &Host<'_>, record: &Record) -> Result<(), HostError> {
     }
     match &record.op {
         HostOp::ClaimHugepages { node, page, pages } => {
-            claims::drop_claim(host.kernel, host.places, host.boot_id, &host.claim(*node, *page, *pages))
+            hugepages::undo(host, &PoolClaim { vm: host.vm, node: *node, page: *page, pages: *pages })
         }
-        HostOp::Bind { bdf, driver } => undo_bind(host, *bdf, driver),
-        HostOp::SetDriverOverride { bdf, driver } => undo_override(host, *bdf, driver, record.saved.as_ref()),
-        HostOp::Unbind { bdf, driver } => undo_unbind(host, *bdf, driver),
+        HostOp::ClaimAwake { port } => claim_awake::undo(host, *port),
+        HostOp::CreateOverlay { path, backing, format, qemu_img } => {
+            create_overlay::undo(&Overlay { path, backing, format: *format, qemu_img })
+        }
+        HostOp::KeepAwake { bdf } => {
+            let change = if rebound.contains(bdf) { DriverChange::Rebound } else { DriverChange::Kept };
+            keep_awake::undo(host, *bdf, saved_policy(record), change)
+        }
+        HostOp::Bind { bdf, driver } => bind::undo(host, *bdf, driver),
+        HostOp::SetDriverOverride { bdf, driver } => {
+            driver_override::undo(host, *bdf, driver, saved_driver(record))
+        }
+        HostOp::Unbind { bdf, driver } => unbind::undo(host, *bdf, driver),
     }
+}
+
+fn saved_driver(record: &Record) -> Option<&DriverName> {
+    match &record.saved {
+        Some(Saved::Driver(driver)) => Some(driver),
+        _ => None,
+    }
+}
+
+fn saved_policy(record: &Record) -> PowerPolicy {
+    match &record.saved {
+        Some(Saved::Power(policy)) => *policy,
+        _ => PowerPolicy::default(),
+    }
+}
+
+/// Removes what a VM's run in another boot has left in files, and returns what it was, in words.
+///
+/// Nothing is replayed: the kernel that was changed is gone. Overlays alone survive a reboot.
+///
+/// # Errors
+/// Returns failures to read the journal; what could not be removed is in the second list.
+pub fn clear_stale(
+    places: &Places,
+    vm: &VmName,
+    boot_id: &str,
+) -> Result<(Vec<String>, Vec<HostError>), HostError> {
+    let (mut cleared, mut left) = (Vec::new(), Vec::new());
+    for record in journal::of_other_boot(&places.journal(vm), boot_id)? {
+        let HostOp::CreateOverlay { path, backing, format, qemu_img } = &record.op else { continue };
+        let there = path.exists();
+        match create_overlay::undo(&Overlay { path, backing, format: *format, qemu_img }) {
+            Ok(()) if there => cleared.push(format!("overlay {} of a run before the reboot", path.display())),
+            Ok(()) => {}
+            Err(error) => left.push(error),
+        }
+    }
+    Ok((cleared, left))
 }
 
 fn still_in_flight(host: &Host<'_>, record: &Record, child: ProcessId) -> HostError {
@@ -76,68 +140,4 @@ fn still_in_flight(host: &Host<'_>, record: &Record, child: ProcessId) -> HostEr
         pid: child.pid,
         state: crate::process::describe(child.pid),
     }
-}
-
-fn undo_bind(host: &Host<'_>, bdf: Bdf, driver: &DriverName) -> Result<(), HostError> {
-    let doing = format!("unbind {bdf} from {driver}");
-    match root::driver_of(&host.kernel.root, bdf)? {
-        None => Ok(()),
-        Some(now) if now == *driver => {
-            answers(host, bdf)?;
-            apply::unbind(host.kernel, &doing, bdf, driver)
-        }
-        Some(now) => Err(changed(doing, format!("the driver of {bdf}"), driver, Some(now))),
-    }
-}
-
-/// A device that has fallen off the bus hangs or crashes the next driver that touches it.
-fn answers(host: &Host<'_>, bdf: Bdf) -> Result<(), HostError> {
-    let now = config::snapshot(&host.kernel.root, bdf).map_err(|error| error.to_string());
-    // Without a baseline the device is held against itself, which still finds all ones and a reset that doesn't end.
-    let before = match (host.baselines.get(&bdf), &now) {
-        (Some(before), _) => *before,
-        (None, Ok(now)) => *now,
-        (None, Err(finding)) => return Err(HostError::NotAnswering { bdf, finding: finding.clone() }),
-    };
-    match judge(&before, now) {
-        Verdict::Alive => Ok(()),
-        Verdict::Sick { findings } => {
-            let finding = findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-            Err(HostError::NotAnswering { bdf, finding })
-        }
-    }
-}
-
-fn undo_override(
-    host: &Host<'_>,
-    bdf: Bdf,
-    ours: &DriverName,
-    saved: Option<&DriverName>,
-) -> Result<(), HostError> {
-    let doing = match saved {
-        Some(saved) => format!("set driver_override of {bdf} back to {saved}"),
-        None => format!("clear driver_override of {bdf}"),
-    };
-    match root::override_of(&host.kernel.root, bdf)? {
-        now if now.as_ref() == saved => Ok(()),
-        Some(now) if now == *ours => apply::set_override(host.kernel, &doing, bdf, saved),
-        now => Err(changed(doing, format!("driver_override of {bdf}"), ours, now)),
-    }
-}
-
-fn undo_unbind(host: &Host<'_>, bdf: Bdf, driver: &DriverName) -> Result<(), HostError> {
-    let doing = format!("bind {bdf} to {driver}");
-    match root::driver_of(&host.kernel.root, bdf)? {
-        Some(now) if now == *driver => Ok(()),
-        Some(now) => Err(changed(doing, format!("the driver of {bdf}"), driver, Some(now))),
-        None if !host.kernel.root.driver(driver).exists() => {
-            Err(HostError::DriverGone { bdf, driver: driver.clone() })
-        }
-        None => apply::bind(host.kernel, &doing, bdf, driver),
-    }
-}
-
-fn changed(doing: String, what: String, ours: &DriverName, now: Option<DriverName>) -> HostError {
-    let now = now.map_or_else(|| "empty".to_owned(), |now| now.to_string());
-    HostError::ChangedByOthers { doing, what, ours: ours.to_string(), now }
 }

@@ -5,10 +5,12 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use gpuvm_core::host_ops::HostOp;
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::profile::VmName;
 use gpuvm_core::reset::Snapshot;
 use gpuvm_host::apply::Host;
+use gpuvm_host::claims::{self, Stale};
 use gpuvm_host::journal::{self, Journal};
 use gpuvm_host::kernel::Kernel;
 use gpuvm_host::places::Places;
@@ -19,6 +21,7 @@ use gpuvm_host::{HostError, undo};
 use gpuvm_sys::process::{Signal, pidfd_open, pidfd_send_signal};
 use serde::Serialize;
 
+use crate::report::{Note, Observer, Phase};
 use crate::up::close;
 
 /// How long a QEMU without a launcher may take to flush its disks.
@@ -45,6 +48,8 @@ pub struct CleanupReport {
     pub name: VmName,
     /// What became of them.
     pub result: Cleaned,
+    /// What was removed of a run before a reboot, in words.
+    pub cleared: Vec<String>,
     /// What is left, in words.
     pub not_given_back: Vec<String>,
     /// The same, for those who add remedies.
@@ -52,9 +57,17 @@ pub struct CleanupReport {
     pub left: Vec<HostError>,
 }
 
+/// What giving one VM's remains back has come to so far.
+#[derive(Debug, Default)]
+struct Progress {
+    cleared: Vec<String>,
+    left: Vec<HostError>,
+}
+
 /// Gives back what VMs left behind whose launcher is dead; all of them, or one.
 ///
-/// Nothing is done twice: it may be killed at any point and run again. One VM's failure stops no other's.
+/// Nothing is done twice: it may be killed at any point and run again. One VM's failure stops no other's. Of a run before a
+/// reboot, only gpuvm's own files are removed: the kernel that it had changed is gone.
 ///
 /// # Errors
 /// Returns failures to read gpuvm's own records; what could not be given back is in the reports.
@@ -63,28 +76,44 @@ pub fn cleanup(
     places: &Places,
     boot_id: &str,
     only: Option<&VmName>,
+    observer: &mut dyn Observer,
 ) -> Result<Vec<CleanupReport>, HostError> {
     let mut names: Vec<VmName> =
         list(&places.run().join("vm"))?.iter().filter_map(|name| VmName::new(name)).collect();
-    names.extend(reservation::all(places, boot_id)?.into_iter().map(|record| record.vm));
+    names.extend(reservation::names(places)?);
     names.sort();
     names.dedup();
     let wanted = names.into_iter().filter(|name| only.is_none_or(|only| only == name));
-    Ok(wanted.map(|name| clean(kernel, places, boot_id, name)).collect())
+    let reports = wanted.map(|name| clean(kernel, places, boot_id, name, observer)).collect();
+    if claims::clear_stale(places, boot_id)? == Stale::Removed {
+        observer.note(&Note("removed the claims on shared resources of before the reboot".to_owned()));
+    }
+    Ok(reports)
 }
 
-fn clean(kernel: &Kernel, places: &Places, boot_id: &str, name: VmName) -> CleanupReport {
-    let (result, left) = match reservation::take_over(places, boot_id, &name) {
-        Err(HostError::AlreadyUp { .. }) => (Cleaned::Running, Vec::new()),
-        Err(error) => (Cleaned::Left, vec![error]),
-        Ok(record) => match give_back(kernel, places, boot_id, &record) {
-            Ok(left) if left.is_empty() => (Cleaned::Done, left),
-            Ok(left) => (Cleaned::Left, left),
-            Err(error) => (Cleaned::Left, vec![error]),
-        },
+fn clean(
+    kernel: &Kernel,
+    places: &Places,
+    boot_id: &str,
+    name: VmName,
+    observer: &mut dyn Observer,
+) -> CleanupReport {
+    observer.phase(&Phase::TakingOver { vm: name.clone() });
+    let mut progress = Progress::default();
+    let result = match reservation::take_over(places, boot_id, &name) {
+        Err(HostError::AlreadyUp { .. }) => Cleaned::Running,
+        Err(error) => {
+            progress.left.push(error);
+            Cleaned::Left
+        }
+        Ok(record) => {
+            let done = give_back(kernel, places, boot_id, &record, &mut progress, observer);
+            progress.left.extend(done.err());
+            if progress.left.is_empty() { Cleaned::Done } else { Cleaned::Left }
+        }
     };
-    let not_given_back = left.iter().map(ToString::to_string).collect();
-    CleanupReport { name, result, not_given_back, left }
+    let not_given_back = progress.left.iter().map(ToString::to_string).collect();
+    CleanupReport { name, result, cleared: progress.cleared, not_given_back, left: progress.left }
 }
 
 /// Ends the QEMU of a VM that was taken over, and undoes its journal.
@@ -93,16 +122,25 @@ fn give_back(
     places: &Places,
     boot_id: &str,
     record: &Reservation,
-) -> Result<Vec<HostError>, HostError> {
+    progress: &mut Progress,
+    observer: &mut dyn Observer,
+) -> Result<(), HostError> {
     let vm = &record.vm;
     if let Some(qemu) = record.qemu {
+        observer.phase(&Phase::EndingQemu { pid: qemu.pid });
         end_qemu(qemu)?;
     }
     let Some(mut journal) = Journal::reopen(&places.journal(vm), boot_id)? else {
-        // Closed, of another boot, or never begun: only the records are left.
+        // Closed, of another boot, or never begun: only files are left.
+        let (cleared, left) = undo::clear_stale(places, vm, boot_id)?;
+        progress.cleared.extend(cleared);
+        if !left.is_empty() {
+            progress.left.extend(left);
+            return Ok(());
+        }
+        observer.phase(&Phase::Releasing);
         journal::remove_dir(&places.vm(vm))?;
-        reservation::release(places, vm)?;
-        return Ok(Vec::new());
+        return reservation::release(places, vm);
     };
     // A launcher that was killed right after it had started QEMU had no time to record it.
     for group in &record.groups {
@@ -112,11 +150,13 @@ fn give_back(
     }
     let baselines = baselines(&places.baselines(vm))?;
     let host = Host { kernel, places, boot_id, vm, baselines: &baselines };
-    let mut left = undo::undo_all(&host, &mut journal);
+    let mut told = |op: &HostOp| observer.phase(&Phase::Undoing { what: op.to_string() });
+    progress.left.extend(undo::undo_all(&host, &mut journal, &mut told));
     if journal.open_records().is_empty() {
-        left.extend(close(places, vm, &mut journal).err());
+        observer.phase(&Phase::Releasing);
+        progress.left.extend(close(places, vm, &mut journal).err());
     }
-    Ok(left)
+    Ok(())
 }
 
 /// Reads what the devices said of themselves before; nothing where the launcher died before it had asked them.

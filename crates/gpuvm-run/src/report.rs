@@ -54,6 +54,23 @@ pub enum Phase {
     Judging,
     /// The host is being given back.
     GivingBack,
+    /// A VM whose launcher is dead is taken over by a cleanup.
+    TakingOver {
+        /// The VM.
+        vm: VmName,
+    },
+    /// The QEMU of a dead launcher is being ended.
+    EndingQemu {
+        /// Its process.
+        pid: i32,
+    },
+    /// One change is being undone.
+    Undoing {
+        /// The change in words.
+        what: String,
+    },
+    /// All changes are undone: the devices are given free.
+    Releasing,
 }
 
 /// Something worth telling that is no step.

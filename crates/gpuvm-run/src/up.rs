@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
+use gpuvm_core::host_ops::HostOp;
 use gpuvm_core::lifecycle::{Outcome, Patience};
 use gpuvm_core::pci::{Bdf, DriverName};
 use gpuvm_core::plan::mmio::memory_top;
@@ -122,6 +123,10 @@ fn baseline(root: &HostRoot, device: Owned<'_>) -> Result<Snapshot, Cause> {
 
 fn begin(run: &Run<'_>) -> Result<Journal, HostError> {
     let folder = run.places.vm(&run.plan.name);
+    let (_, left) = undo::clear_stale(run.places, &run.plan.name, run.boot_id)?;
+    if let Some(error) = left.into_iter().next() {
+        return Err(error);
+    }
     // What a former run of this name left there is closed, or reserve would have refused.
     journal::remove_dir(&folder)?;
     for folder in [&folder, &run.places.state(&run.plan.name), &run.places.logs(&run.plan.name)] {
@@ -283,7 +288,7 @@ impl<'a> Session<'a> {
         };
         let devices: Vec<_> = self.baselines.iter().map(verdict).collect();
         observer.phase(&Phase::GivingBack);
-        let left = self.undo();
+        let left = self.undo(observer);
         self.timings.push(Timing::new("give-back", begun.elapsed()));
         match outcome {
             Ok(outcome) => Ok(Report {
@@ -299,15 +304,17 @@ impl<'a> Session<'a> {
     }
 
     /// Undoes what the journal holds. Where anything is left, journal and reservation stay, for `gpuvm cleanup`.
-    fn undo(&mut self) -> Vec<HostError> {
+    fn undo(&mut self, observer: &mut dyn Observer) -> Vec<HostError> {
         let host = self.run.host(&self.baselines);
-        let mut left = undo::undo_all(&host, &mut self.journal);
+        let mut told = |op: &HostOp| observer.phase(&Phase::Undoing { what: op.to_string() });
+        let mut left = undo::undo_all(&host, &mut self.journal, &mut told);
         for error in &left {
             if let HostError::InFlight { pid, .. } = error {
                 self.reservation.in_flight.extend(ProcessId::of(*pid));
             }
         }
         if self.journal.open_records().is_empty() {
+            observer.phase(&Phase::Releasing);
             left.extend(close(self.run.places, &self.run.plan.name, &mut self.journal).err());
         } else {
             left.extend(reservation::update(self.run.places, &self.reservation).err());

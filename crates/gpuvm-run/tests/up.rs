@@ -16,7 +16,7 @@ use gpuvm_host::{HostError, facts};
 use gpuvm_run::{
     Cause, Cleaned, LaunchError, Note, Observer, Phase, Report, Run, Signals, UpError, cleanup, up,
 };
-use gpuvm_testkit::fake_host::{FakeDevice, FakeHost, Fault, GroupFault, gpu};
+use gpuvm_testkit::fake_host::{FakeDevice, FakeHost, Fault, GroupFault, Snapshot, gpu};
 use gpuvm_testkit::fake_qemu::{
     Action, ExitAtStart, Greeting, OnPowerdown, OnQuit, Recording, Reply, Script, TimedAction,
 };
@@ -32,7 +32,7 @@ struct Bench {
     plan: Plan,
     record: PathBuf,
     boot_id: String,
-    before: Vec<String>,
+    before: Snapshot,
 }
 
 #[derive(Default)]
@@ -138,7 +138,7 @@ impl Bench {
     }
 
     fn assert_given_back(&self) {
-        assert_eq!(self.fake.snapshot().unwrap(), self.before);
+        assert_eq!(self.before.differences(&self.fake.snapshot().unwrap()), [""; 0]);
         assert!(!self.places.vm(&self.plan.name).exists(), "the VM's folder is still there");
         assert_eq!(gpuvm_host::root::list(&self.places.reservations()).unwrap(), [""; 0]);
     }
@@ -383,10 +383,10 @@ async fn an_unbind_that_hangs_keeps_the_reservation_until_cleanup_can_finish() {
     gpuvm_host::reservation::update(&bench.places, &record).unwrap();
     let again = bench.up().await.unwrap_err();
     assert!(again.cause.to_string().contains("in-flight process"), "{}", again.cause);
-    let early = cleanup(&bench.kernel, &bench.places, &bench.boot_id, None).unwrap();
+    let early = cleanup(&bench.kernel, &bench.places, &bench.boot_id, None, &mut Told::default()).unwrap();
     assert_eq!(early[0].result, Cleaned::Left, "{early:?}");
     bench.fake.release();
-    let late = cleanup(&bench.kernel, &bench.places, &bench.boot_id, None).unwrap();
+    let late = cleanup(&bench.kernel, &bench.places, &bench.boot_id, None, &mut Told::default()).unwrap();
     assert_eq!(late[0].result, Cleaned::Done, "{late:?}");
     bench.assert_given_back();
 }
@@ -403,7 +403,8 @@ async fn a_vm_that_is_up_is_left_alone_by_cleanup() {
             ..record.clone()
         };
         gpuvm_host::reservation::update(&bench.places, &other).unwrap();
-        let reports = cleanup(&bench.kernel, &bench.places, &bench.boot_id, None).unwrap();
+        let reports =
+            cleanup(&bench.kernel, &bench.places, &bench.boot_id, None, &mut Told::default()).unwrap();
         gpuvm_host::reservation::update(&bench.places, &record).unwrap();
         reports
     };
@@ -430,7 +431,7 @@ async fn a_journal_that_makes_no_sense_stops_no_other_vms_cleanup() {
         gpuvm_host::lock::make_dir(&bench.places.vm(&vm)).unwrap();
         std::fs::write(bench.places.journal(&vm), journal).unwrap();
     }
-    let reports = cleanup(&bench.kernel, &bench.places, &bench.boot_id, None).unwrap();
+    let reports = cleanup(&bench.kernel, &bench.places, &bench.boot_id, None, &mut Told::default()).unwrap();
     let results: Vec<_> = reports.iter().map(|report| report.result).collect();
     assert_eq!(results, [Cleaned::Left, Cleaned::Done], "{reports:?}");
 }
@@ -499,9 +500,11 @@ async fn cleanup_gives_back_what_a_dead_launcher_left() {
     }
     let again = bench.up().await.unwrap_err();
     assert!(matches!(*again.cause, Cause::Host(HostError::LeftBehind { .. })), "{}", again.cause);
-    let reports = cleanup(&bench.kernel, &bench.places, &bench.boot_id, None).unwrap();
+    let reports = cleanup(&bench.kernel, &bench.places, &bench.boot_id, None, &mut Told::default()).unwrap();
     assert_eq!(reports.len(), 1);
     assert_eq!(reports[0].result, Cleaned::Done, "{:?}", reports[0].not_given_back);
     bench.assert_given_back();
-    assert!(cleanup(&bench.kernel, &bench.places, &bench.boot_id, None).unwrap().is_empty());
+    assert!(
+        cleanup(&bench.kernel, &bench.places, &bench.boot_id, None, &mut Told::default()).unwrap().is_empty()
+    );
 }

@@ -33,6 +33,7 @@ use crate::profile::{
     Accel, CpuFlag, DeviceRequest, Disk, DiskMode, Display, FirmwareKind, Forward, HvVendorId, KernelBoot,
     Network, Profile, Rtc, Serial, VmName,
 };
+use crate::reset::ResetDomain;
 use obstacle::Obstacles;
 
 /// What will be done, for one profile on one host.
@@ -213,6 +214,9 @@ pub struct PlannedDevice {
     /// Its place in the boot order.
     #[serde(default)]
     pub boot: Option<u32>,
+    /// What a bus reset of it reaches; nothing where none can be had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reset_domain: Option<ResetDomain>,
     /// The secret that a virtual function shares with its physical function's owner, where vfio-pci owns that too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vf_token: Option<uuid::Uuid>,
@@ -320,7 +324,7 @@ pub fn plan(profile: &Profile, facts: &HostFacts) -> Result<Plan, Vec<Refusal>> 
             hv_vendor_id: profile.cpu.hv_vendor_id.clone(),
             flags: profile.cpu.flags.clone(),
         },
-        operations: operations::operations(&memory, &groups.taken, facts),
+        operations: operations::in_order(&memory, &disks, &groups.taken, facts),
         groups: groups.groups,
         distances: numa::distances(&placement, facts),
         placement,
@@ -362,6 +366,7 @@ fn planned_devices(
             rom_file: request.and_then(|request| request.rom_file.clone()),
             rombar: request.and_then(|request| request.rombar),
             boot: request.and_then(|request: &DeviceRequest| request.boot),
+            reset_domain: ResetDomain::of(passed.bdf, facts),
             vf_token: None,
             reason: passed.reason.clone(),
         })

@@ -1,7 +1,9 @@
 //! Whether a device came back: what its config space says, against what it said before.
 
+mod domain;
 mod snapshot;
 mod verdict;
 
+pub use domain::ResetDomain;
 pub use snapshot::Snapshot;
 pub use verdict::{Finding, Verdict, judge};

@@ -8,7 +8,7 @@ use gpuvm_core::facts::NodeFacts;
 use gpuvm_core::units::{ByteSize, PageSize};
 
 use crate::HostError;
-use crate::claims::read_pool;
+use crate::ops::hugepages::read_pool;
 use crate::root::{HostRoot, read_parsed, read_text};
 
 pub(super) fn nodes(root: &HostRoot) -> Result<BTreeMap<u32, NodeFacts>, HostError> {

@@ -44,13 +44,15 @@ pub(super) fn write(
         return Ok(WriteOutcome::Failed(WriteFailure { step: WriteStep::Open, source }));
     }
     let result = match path.file_name().and_then(|name| name.to_str()) {
-        Some("bind") => bind(root, state, path, parse(&value)?)?,
+        Some("bind") => bind(root, path, parse(&value)?)?,
         Some("unbind") => unbind(root, path, parse(&value)?)?,
         Some("driver_override") => {
             fs::write(path, if value.is_empty() { "(null)\n".to_owned() } else { format!("{value}\n") })?;
             Ok(())
         }
-        Some("nr_hugepages") => resize(state, path, &value)?,
+        Some("nr_hugepages") => resize(root, path, &value)?,
+        Some("control") => store(path, &value, &["on", "auto"])?,
+        Some("d3cold_allowed") => store(path, &value, &["0", "1"])?,
         _ => Err(EINVAL),
     };
     Ok(result.map_or_else(failed, |()| WriteOutcome::Done))
@@ -80,7 +82,29 @@ fn parse(value: &str) -> io::Result<Bdf> {
     value.parse().map_err(io::Error::other)
 }
 
-fn bind(root: &HostRoot, state: &RefCell<State>, path: &Path, bdf: Bdf) -> io::Result<Result<(), i32>> {
+/// Takes a value that the attribute knows.
+fn store(path: &Path, value: &str, known: &[&str]) -> io::Result<Result<(), i32>> {
+    if !known.contains(&value) {
+        return Ok(Err(EINVAL));
+    }
+    fs::write(path, format!("{value}\n"))?;
+    Ok(Ok(()))
+}
+
+/// Reads what the kernel knows and sysfs doesn't show.
+fn known(root: &HostRoot, name: &str) -> Option<String> {
+    fs::read_to_string(root.path("/fake-kernel").join(name)).ok()
+}
+
+/// A driver's own idea of a device's power, at probe or remove.
+fn set_power(root: &HostRoot, driver: &str, when: &str, bdf: Bdf) -> io::Result<()> {
+    match known(root, &format!("drivers/{driver}/{when}")) {
+        Some(control) => fs::write(root.device(bdf).join("power/control"), format!("{control}\n")),
+        None => Ok(()),
+    }
+}
+
+fn bind(root: &HostRoot, path: &Path, bdf: Bdf) -> io::Result<Result<(), i32>> {
     let driver_dir = path.parent().unwrap_or(path);
     let driver = driver_dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let link = root.device(bdf).join("driver");
@@ -90,12 +114,13 @@ fn bind(root: &HostRoot, state: &RefCell<State>, path: &Path, bdf: Bdf) -> io::R
     let set = root::override_of(root, bdf).map_err(io::Error::other)?;
     let matches = match set {
         Some(set) => set.as_str() == driver,
-        None => state.borrow().native.get(&bdf) == Some(&driver),
+        None => known(root, &format!("native/{bdf}")).as_ref() == Some(&driver),
     };
     if !matches {
         return Ok(Err(ENODEV));
     }
     symlink(driver_dir, link)?;
+    set_power(root, &driver, "at-probe", bdf)?;
     Ok(Ok(()))
 }
 
@@ -106,14 +131,21 @@ fn unbind(root: &HostRoot, path: &Path, bdf: Bdf) -> io::Result<Result<(), i32>>
         return Ok(Err(ENODEV));
     }
     fs::remove_file(link)?;
+    if let Some(driver) = bound.as_deref().and_then(Path::file_name) {
+        set_power(root, &driver.to_string_lossy(), "at-remove", bdf)?;
+    }
     Ok(Ok(()))
 }
 
 /// Gives as many pages as there are, and says nothing about the rest: so does the kernel.
-fn resize(state: &RefCell<State>, path: &Path, value: &str) -> io::Result<Result<(), i32>> {
+fn resize(root: &HostRoot, path: &Path, value: &str) -> io::Result<Result<(), i32>> {
     let Ok(want) = value.parse::<u64>() else { return Ok(Err(EINVAL)) };
     let pool: PathBuf = path.parent().unwrap_or(path).to_owned();
-    let limit = state.borrow().pool_limit.get(&pool).copied().unwrap_or(0);
+    let mut names = pool.iter().rev().map(|name| name.to_string_lossy().into_owned());
+    let page = names.next().unwrap_or_default().replace("hugepages-", "");
+    let node = names.nth(1).unwrap_or_default().replace("node", "");
+    let limit =
+        known(root, &format!("pool-limit/{node}-{page}")).and_then(|text| text.parse().ok()).unwrap_or(0);
     let read = |name: &str| -> io::Result<u64> {
         fs::read_to_string(pool.join(name))?.trim().parse().map_err(io::Error::other)
     };

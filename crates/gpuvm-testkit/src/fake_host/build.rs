@@ -30,6 +30,17 @@ pub struct FakeDevice {
     pub node: i32,
     /// Whether it is the boot display, where that is known.
     pub boot_vga: Option<u8>,
+    /// Its power attributes as they are found.
+    pub power: PowerAttributes,
+}
+
+/// The power attributes of a device.
+#[derive(Debug, Clone, Copy)]
+pub struct PowerAttributes {
+    /// `power/control`.
+    pub control: &'static str,
+    /// `d3cold_allowed`; none for a kernel without ACPI.
+    pub d3cold_allowed: Option<&'static str>,
 }
 
 /// A two-function card's function 0.
@@ -43,6 +54,19 @@ pub fn gpu(bdf: &'static str, group: u32, node: i32) -> FakeDevice {
         group: Some(group),
         node,
         boot_vga: None,
+        power: PowerAttributes { control: "on", d3cold_allowed: Some("1") },
+    }
+}
+
+/// A root port, with nothing below it yet.
+fn root_port(bdf: &'static str) -> FakeDevice {
+    FakeDevice {
+        id: (0x1b36, 0x000c),
+        class: 0x06_0400,
+        driver: Some("pcieport"),
+        group: None,
+        power: PowerAttributes { control: "auto", d3cold_allowed: Some("1") },
+        ..gpu(bdf, 0, -1)
     }
 }
 
@@ -76,6 +100,8 @@ impl FakeHost {
             host.file(node, "");
         }
         host.driver_dir("vfio-pci");
+        // As in the lab: vfio-pci lets a device sleep when it takes it, and keeps it awake when it lets go.
+        host.driver_sets_power("vfio-pci", "auto", "on");
         host.cpus("0-7");
         host.node(0, "0-3", 64 << 20);
         host.node(1, "4-7", 64 << 20);
@@ -165,7 +191,7 @@ impl FakeHost {
             let pool = format!("{folder}/hugepages/hugepages-{page_kib}kB");
             self.file(&format!("{pool}/nr_hugepages"), "0\n");
             self.file(&format!("{pool}/free_hugepages"), "0\n");
-            self.state.borrow_mut().pool_limit.insert(self.path(&pool), kib / page_kib);
+            self.file(&format!("/fake-kernel/pool-limit/{id}-{page_kib}kB"), (kib / page_kib).to_string());
         }
         let nodes = "/sys/devices/system/node/online";
         let known = fs::read_to_string(self.path(nodes)).unwrap_or_default();
@@ -178,7 +204,13 @@ impl FakeHost {
         self.file(&format!("/sys/bus/pci/drivers/{driver}/unbind"), "");
     }
 
-    /// Adds a device.
+    /// Makes a driver set `power/control` when it takes a device, and when it lets go of it.
+    pub fn driver_sets_power(&self, driver: &str, at_probe: &str, at_remove: &str) {
+        self.file(&format!("/fake-kernel/drivers/{driver}/at-probe"), at_probe);
+        self.file(&format!("/fake-kernel/drivers/{driver}/at-remove"), at_remove);
+    }
+
+    /// Adds a device, and the root port above it where there is none yet.
     ///
     /// # Panics
     /// When its address is none, or the tree can't be written.
@@ -189,7 +221,22 @@ impl FakeHost {
             Some(port) => format!("/sys/devices/pci0000:{bus}/{port}/{bdf}"),
             None => format!("/sys/devices/pci0000:{bus}/{bdf}"),
         };
+        if let Some(port) =
+            device.port.filter(|port| !self.path(&format!("/sys/bus/pci/devices/{port}")).exists())
+        {
+            self.device_at(&root_port(port), &format!("/sys/devices/pci0000:{bus}/{port}"));
+        }
+        self.device_at(device, &real);
+    }
+
+    /// Adds a device whose folder is given.
+    fn device_at(&self, device: &FakeDevice, real: &str) {
+        let bdf: Bdf = device.bdf.parse().unwrap_or_else(|error| panic!("{error}"));
         let attribute = |name: &str, text: String| self.file(&format!("{real}/{name}"), text);
+        attribute("power/control", format!("{}\n", device.power.control));
+        if let Some(allowed) = device.power.d3cold_allowed {
+            attribute("d3cold_allowed", format!("{allowed}\n"));
+        }
         attribute("vendor", format!("{:#06x}\n", device.id.0));
         attribute("device", format!("{:#06x}\n", device.id.1));
         attribute("class", format!("{:#08x}\n", device.class));
@@ -201,17 +248,17 @@ impl FakeHost {
             attribute("boot_vga", format!("{boot_vga}\n"));
         }
         self.file(&format!("{real}/config"), config(device));
-        self.link(&format!("/sys/bus/pci/devices/{bdf}"), &real);
+        self.link(&format!("/sys/bus/pci/devices/{bdf}"), real);
         if let Some(group) = device.group {
             self.folder(&format!("/sys/kernel/iommu_groups/{group}/devices"));
-            self.link(&format!("/sys/kernel/iommu_groups/{group}/devices/{bdf}"), &real);
+            self.link(&format!("/sys/kernel/iommu_groups/{group}/devices/{bdf}"), real);
             self.link(&format!("{real}/iommu_group"), &format!("/sys/kernel/iommu_groups/{group}"));
             self.file(&format!("/dev/vfio/{group}"), "");
         }
         if let Some(driver) = device.driver {
             self.driver_dir(driver);
             self.link(&format!("{real}/driver"), &format!("/sys/bus/pci/drivers/{driver}"));
-            self.state.borrow_mut().native.insert(bdf, driver.to_owned());
+            self.file(&format!("/fake-kernel/native/{bdf}"), driver);
         }
     }
 }

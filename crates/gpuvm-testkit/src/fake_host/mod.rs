@@ -2,24 +2,26 @@
 //!
 //! A `bind` moves the driver link, a `nr_hugepages` changes the pool; and each write can be told to hang, fail or lie. What
 //! the real kernel does is settled in the lab; the fake is for the faults that a kernel doesn't show on demand.
+//!
+//! All that the kernel knows is in the tree, what sysfs doesn't show below `/fake-kernel`: [`kernel_at`] makes a kernel of a
+//! tree that another process has built.
 
 mod behave;
 mod build;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::rc::Rc;
 
-use gpuvm_core::pci::Bdf;
 use gpuvm_host::HostError;
 use gpuvm_host::kernel::Kernel;
 use gpuvm_host::root::HostRoot;
 use tempfile::TempDir;
 
-pub use build::{FakeDevice, gpu, nvme};
+pub use build::{FakeDevice, PowerAttributes, gpu, nvme};
 
 /// What happens to a write instead of its effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,13 +43,9 @@ pub struct FakeHost {
     state: Rc<RefCell<State>>,
 }
 
-/// What the files alone don't tell.
+/// What is between a test and its kernel.
 #[derive(Debug, Default)]
 struct State {
-    /// The driver that takes each device without an override.
-    native: BTreeMap<Bdf, String>,
-    /// The most hugepages that each node can give, by pool folder.
-    pool_limit: BTreeMap<PathBuf, u64>,
     /// Faults by a part of the attribute's path.
     faults: Vec<(String, Fault)>,
     /// Every write, in order, as `path=value`.
@@ -91,14 +89,7 @@ impl FakeHost {
 
     /// Returns a kernel whose actions change this tree.
     pub fn kernel(&self) -> Kernel {
-        let (writes, groups) = (Rc::clone(&self.state), Rc::clone(&self.state));
-        let root = self.root();
-        let write =
-            move |path: &Path, bytes: &[u8], deadline| behave::write(&root, &writes, path, bytes, deadline);
-        let check = move |root: &HostRoot, ids: &[gpuvm_core::pci::GroupId], _top: u64| {
-            ids.iter().try_for_each(|id| behave::check_group(root, &groups, *id))
-        };
-        Kernel::new(self.root(), Box::new(write), Box::new(check))
+        kernel_of(self.root(), &self.state)
     }
 
     /// Makes the next write to an attribute whose path holds this text go wrong; each fault is used once.
@@ -134,27 +125,74 @@ impl FakeHost {
         Ok(gpuvm_host::root::link_name(&link)?.map(|name| name.to_string_lossy().into_owned()))
     }
 
-    /// Takes down everything that gpuvm may change: drivers, overrides, pools. Two equal snapshots are an equal host.
+    /// Takes down the whole tree, gpuvm's own run folder included.
+    ///
+    /// Left out is what is meant to stay: gpuvm's locks, a VM's state and logs; and a fake QEMU's recordings.
     ///
     /// # Errors
     /// Returns failures to read the tree.
-    pub fn snapshot(&self) -> std::io::Result<Vec<String>> {
-        let mut lines = Vec::new();
-        for device in fs::read_dir(self.path("/sys/bus/pci/devices"))?.flatten() {
-            let driver = fs::read_link(device.path().join("driver")).ok();
-            let set = fs::read_to_string(device.path().join("driver_override"))?;
-            lines.push(format!("{} {:?} {}", device.file_name().display(), driver, set.trim()));
-        }
-        for pool in self.state.borrow().pool_limit.keys() {
-            lines.push(format!(
-                "{} {}",
-                pool.display(),
-                fs::read_to_string(pool.join("nr_hugepages"))?.trim()
-            ));
-        }
-        lines.sort();
-        Ok(lines)
+    pub fn snapshot(&self) -> std::io::Result<Snapshot> {
+        let mut files = BTreeMap::new();
+        take_down(self.dir.path(), self.dir.path(), &mut files)?;
+        Ok(Snapshot { files })
     }
+}
+
+/// All files and links of a host, by path. Compare two with [`Snapshot::differences`].
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    files: BTreeMap<String, String>,
+}
+
+impl Snapshot {
+    /// Lists what differs, as `path: before -> after`; nothing for an equal host.
+    pub fn differences(&self, after: &Self) -> Vec<String> {
+        let paths: BTreeSet<_> = self.files.keys().chain(after.files.keys()).collect();
+        let of = |path: &String| (self.files.get(path), after.files.get(path));
+        let changed =
+            paths.into_iter().map(|path| (path, of(path))).filter(|(_, (before, now))| before != now);
+        changed.map(|(path, (before, now))| format!("{path}: {before:?} -> {now:?}")).collect()
+    }
+
+    /// Leaves gpuvm's own files out.
+    pub fn of_host(mut self) -> Self {
+        self.files.retain(|path, _| !path.starts_with("gpuvm/"));
+        self
+    }
+}
+
+fn take_down(root: &Path, folder: &Path, files: &mut BTreeMap<String, String>) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let (path, kind) = entry.map(|entry| (entry.path(), entry.file_type()))?;
+        let (kind, shown) = (kind?, path.strip_prefix(root).unwrap_or(&path).display().to_string());
+        let stays = ["gpuvm/lib", "gpuvm/log", "fake-qemu", "gpuvm/run/lock"].contains(&shown.as_str());
+        if stays || shown.ends_with(".lock") {
+            continue;
+        }
+        if kind.is_dir() {
+            take_down(root, &path, files)?;
+        } else if kind.is_symlink() {
+            files.insert(shown, format!("link to {}", fs::read_link(&path)?.display()));
+        } else {
+            files.insert(shown, String::from_utf8_lossy(&fs::read(&path)?).into_owned());
+        }
+    }
+    Ok(())
+}
+
+/// Returns a kernel of the tree below a folder, as [`FakeHost::kernel`] does; one that knows no faults.
+pub fn kernel_at(root: &Path) -> Kernel {
+    kernel_of(HostRoot::new(root), &Rc::default())
+}
+
+fn kernel_of(root: HostRoot, state: &Rc<RefCell<State>>) -> Kernel {
+    let (writes, groups, tree) = (Rc::clone(state), Rc::clone(state), root.clone());
+    let write =
+        move |path: &Path, bytes: &[u8], deadline| behave::write(&tree, &writes, path, bytes, deadline);
+    let check = move |root: &HostRoot, ids: &[gpuvm_core::pci::GroupId], _top: u64| {
+        ids.iter().try_for_each(|id| behave::check_group(root, &groups, *id))
+    };
+    Kernel::new(root, Box::new(write), Box::new(check))
 }
 
 impl Drop for FakeHost {

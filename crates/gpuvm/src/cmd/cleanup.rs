@@ -4,6 +4,7 @@ use gpuvm_host::facts;
 use gpuvm_host::kernel::Kernel;
 use gpuvm_run::Cleaned;
 
+use super::up::Progress;
 use crate::cli::{CleanupArgs, Cli};
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
@@ -13,7 +14,9 @@ pub(super) fn run(cli: &Cli, args: &CleanupArgs) -> Result<Exit, Failure> {
     super::refuse_recorded(cli)?;
     let root = cli.host_root();
     let boot_id = facts::boot_id(&root)?;
-    let reports = gpuvm_run::cleanup(&Kernel::running(root), &cli.places(), &boot_id, args.vm.as_ref())?;
+    let mut progress = Progress::new(cli);
+    let kernel = Kernel::running(root);
+    let reports = gpuvm_run::cleanup(&kernel, &cli.places(), &boot_id, args.vm.as_ref(), &mut progress)?;
     let left = reports.iter().any(|report| report.result == Cleaned::Left);
     if cli.json {
         out::told(out::json(&reports));
@@ -25,6 +28,7 @@ pub(super) fn run(cli: &Cli, args: &CleanupArgs) -> Result<Exit, Failure> {
                 Cleaned::Left => "is NOT wholly given back",
             };
             out::told(out::text(&format!("{} {result}\n", report.name)));
+            report.cleared.iter().for_each(|what| out::told(out::text(&format!("  removed {what}\n"))));
             report.left.iter().for_each(|error| failure::print_item("error", &failure::left(error)));
         }
         if reports.is_empty() {

@@ -169,7 +169,7 @@ fn summary(report: &Report) {
 }
 
 /// Tells a person what is done.
-struct Progress {
+pub(super) struct Progress {
     begun: Instant,
     verbose: Verbose,
 }
@@ -181,7 +181,7 @@ enum Verbose {
 }
 
 impl Progress {
-    fn new(cli: &Cli) -> Self {
+    pub(super) fn new(cli: &Cli) -> Self {
         let verbose = if cli.json { Verbose::Quiet } else { Verbose::Told };
         Self { begun: Instant::now(), verbose }
     }
@@ -212,6 +212,10 @@ impl Observer for Progress {
             Phase::Ended => "QEMU is gone".to_owned(),
             Phase::Judging => "looking at the devices".to_owned(),
             Phase::GivingBack => "giving the host back".to_owned(),
+            Phase::TakingOver { vm } => format!("taking over what is left of VM {vm}"),
+            Phase::EndingQemu { pid } => format!("ending QEMU (process {pid})"),
+            Phase::Undoing { what } => format!("  undo: {what}"),
+            Phase::Releasing => "giving the devices free".to_owned(),
         };
         self.tell(&text);
     }

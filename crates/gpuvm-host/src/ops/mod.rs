@@ -1,0 +1,19 @@
+//! The kinds of host operations: one file each, with how it is made and how it is undone.
+
+pub(crate) mod bind;
+pub(crate) mod claim_awake;
+pub(crate) mod create_overlay;
+pub(crate) mod driver_override;
+pub(crate) mod hugepages;
+pub(crate) mod keep_awake;
+pub(crate) mod unbind;
+
+use gpuvm_core::pci::DriverName;
+
+use crate::HostError;
+
+/// Makes the error for a driver or an override that is neither as it was nor as gpuvm left it.
+fn changed(doing: String, what: String, ours: &DriverName, now: Option<DriverName>) -> HostError {
+    let now = now.map_or_else(|| "empty".to_owned(), |now| now.to_string());
+    HostError::ChangedByOthers { doing, what, ours: ours.to_string(), now }
+}

@@ -1,0 +1,32 @@
+//! Takes a device from its driver; undo gives it back.
+
+use gpuvm_core::pci::{Bdf, DriverName};
+
+use super::{bind, changed};
+use crate::HostError;
+use crate::apply::{BIND_DEADLINE, Host};
+use crate::kernel::Kernel;
+use crate::root;
+
+/// Takes a device from a driver.
+pub(crate) fn apply(kernel: &Kernel, doing: &str, bdf: Bdf, driver: &DriverName) -> Result<(), HostError> {
+    let path = kernel.root.driver(driver).join("unbind");
+    kernel.write(doing, &path, &bdf.to_string(), BIND_DEADLINE)?;
+    match root::driver_of(&kernel.root, bdf)? {
+        None => Ok(()),
+        Some(now) => Err(HostError::NoEffect { doing: doing.to_owned(), bdf, now: format!("driver {now}") }),
+    }
+}
+
+/// Gives a device back to the driver that it was taken from.
+pub(crate) fn undo(host: &Host<'_>, bdf: Bdf, driver: &DriverName) -> Result<(), HostError> {
+    let doing = format!("bind {bdf} to {driver}");
+    match root::driver_of(&host.kernel.root, bdf)? {
+        Some(now) if now == *driver => Ok(()),
+        Some(now) => Err(changed(doing, format!("the driver of {bdf}"), driver, Some(now))),
+        None if !host.kernel.root.driver(driver).exists() => {
+            Err(HostError::DriverGone { bdf, driver: driver.clone() })
+        }
+        None => bind::bind(host.kernel, &doing, bdf, driver),
+    }
+}
