@@ -5,7 +5,7 @@
 
 # What the lab uses, and the Debian package that has it.
 lab_needs=(
-    qemu-system-x86_64=qemu-system-x86 /usr/share/OVMF=ovmf busybox=busybox-static cpio=cpio xz=xz-utils zstd=zstd objcopy=binutils
+    qemu-system-x86_64=qemu-system-x86 qemu-img=qemu-utils /usr/share/OVMF=ovmf busybox=busybox-static cpio=cpio xz=xz-utils zstd=zstd objcopy=binutils
     depmod=kmod mkfs.ext4=e2fsprogs ip=iproute2 setpci=pciutils numactl=numactl
     perl=perl-base
 )

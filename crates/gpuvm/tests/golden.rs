@@ -248,7 +248,7 @@ const UNFIT: &[Unfit] = &[
     ("mounted", 69, NOTHING, &["--set", r#"device=[{bdf="0000:02:00.0"}]"#]),
     ("route-out", 69, NOTHING, &["--set", r#"device=[{bdf="0000:01:00.0"}]"#]),
     ("boot-display", 69, NOTHING, &["--set", r#"device=[{bdf="0000:00:01.0"}]"#]),
-    ("two-nodes", 69, NOTHING, &["--set", r#"device=[{bdf="0000:41:00.0"}, {bdf="0000:81:00.0"}]"#]),
+    ("uneven-vcpus", 78, NOTHING, &["--set", r#"device=[{bdf="0000:41:00.0"}, {bdf="0000:81:00.0"}]"#]),
     ("too-many-vcpus", 69, NOTHING, &["--set", "cpu.count=5"]),
     ("too-many-vcpus-unpinned", 69, NOTHING, &["--set", "cpu.count=9", "--set", "cpu.pin=off"]),
     ("node-too-small", 69, NOTHING, &["--set", "memory.size=128G"]),
