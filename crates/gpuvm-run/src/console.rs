@@ -1,7 +1,7 @@
 //! The guest's serial port: into the log, and to whoever watches.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -23,15 +23,17 @@ const FLUSH: Duration = Duration::from_secs(5);
 /// A console that is being copied.
 pub(crate) struct Console {
     reader: JoinHandle<io::Result<()>>,
+    log: PathBuf,
     finished: Option<std::sync::mpsc::Receiver<()>>,
 }
 
 impl Console {
     /// Copies the stream into a log, and into a sink if there is one.
     pub(crate) fn copy(stream: UnixStream, log: &Path, sink: Option<Sink>) -> io::Result<Self> {
+        let path = log.to_owned();
         let log = Log::begin(log)?;
         let Some(mut sink) = sink else {
-            return Ok(Self { reader: tokio::spawn(read(stream, log, None)), finished: None });
+            return Ok(Self { reader: tokio::spawn(read(stream, log, None)), log: path, finished: None });
         };
         let (chunks, mut queue) = mpsc::channel::<Vec<u8>>(QUEUE);
         let (done, finished) = std::sync::mpsc::channel();
@@ -45,13 +47,14 @@ impl Console {
             // Nobody listens any more only if the flush took too long.
             done.send(()).ok();
         })?;
-        Ok(Self { reader: tokio::spawn(read(stream, log, Some(chunks))), finished: Some(finished) })
+        let reader = tokio::spawn(read(stream, log, Some(chunks)));
+        Ok(Self { reader, log: path, finished: Some(finished) })
     }
 
     /// Waits until everything that came was copied, but not for ever.
     pub(crate) async fn finish(self) {
         match tokio::time::timeout(FLUSH, self.reader).await {
-            Ok(Ok(Err(error))) => tracing::warn!("the console's log: {error}"),
+            Ok(Ok(Err(error))) => tracing::warn!("{} is not whole: {error}", self.log.display()),
             Ok(_) => {}
             Err(_) => tracing::warn!("the console did not end within {} s", FLUSH.as_secs()),
         }

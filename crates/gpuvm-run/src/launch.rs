@@ -1,8 +1,9 @@
 //! Starts QEMU paused and brings it to where the guest can run.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use gpuvm_core::lifecycle::Exit;
 use gpuvm_core::plan::{Firmware, Plan};
-use gpuvm_core::qemu::cmdline::Start;
+use gpuvm_core::qemu::cmdline::{Start, quote};
 use gpuvm_core::qemu::{Handle, Handles, argv};
 use gpuvm_qmp::{Events, Qmp};
 use gpuvm_sys::process::{self, Child, Signal, SpawnSpec};
@@ -44,6 +45,8 @@ pub(crate) struct Process {
     /// SIGCHLD, caught since before the child was made, so that no end is missed.
     ends: UnixSignal,
     stderr: PathBuf,
+    /// Where in that file QEMU's own words begin.
+    said_from: u64,
 }
 
 /// A QEMU that has greeted.
@@ -70,6 +73,7 @@ pub(crate) fn spawn(plan: &Plan, paths: &Paths, sockets: Listeners) -> Result<Pr
     command.extend(argv(plan, &handles));
     let stderr_path = paths.logs.join("qemu.log");
     let stderr = File::create(&stderr_path).map_err(file("make", &stderr_path))?;
+    let said_from = log_command(&stderr, &command).map_err(file("write", &stderr_path))?;
     let stdout = stderr.try_clone().map_err(file("make", &stderr_path))?;
     tracing::debug!(?command, "starting QEMU");
     let ends = signal(SignalKind::child()).map_err(file("catch SIGCHLD for", &stderr_path))?;
@@ -84,7 +88,16 @@ pub(crate) fn spawn(plan: &Plan, paths: &Paths, sockets: Listeners) -> Result<Pr
         memlock: None,
     })
     .map_err(|source| LaunchError::Spawn { qemu: plan.qemu.clone(), source })?;
-    Ok(Process { child, ends, stderr: stderr_path })
+    Ok(Process { child, ends, stderr: stderr_path, said_from })
+}
+
+/// Writes the command line at the head of QEMU's log, for whoever reads it later; a disk without room for it shows here, before a
+/// guest runs that can't be followed. Returns where QEMU's own words begin.
+fn log_command(mut log: &File, command: &[OsString]) -> io::Result<u64> {
+    let words: Vec<String> = command.iter().map(|word| quote(word)).collect();
+    let line = format!("gpuvm runs: {}\n", words.join(" "));
+    log.write_all(line.as_bytes())?;
+    Ok(line.len() as u64)
 }
 
 /// The sockets that QEMU listens on, made for it.
@@ -214,19 +227,19 @@ impl Process {
     /// Returns the end of what QEMU said on stderr.
     pub(crate) fn stderr(&self) -> String {
         const LINES: usize = 20;
-        let text = end_of(&self.stderr).unwrap_or_default();
+        let text = end_of(&self.stderr, self.said_from).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(LINES)..].join("\n")
     }
 }
 
-/// Reads the last bytes of a file that may have grown large.
-fn end_of(path: &Path) -> io::Result<Vec<u8>> {
+/// Reads the last bytes of a file that may have grown large, but none before `from`.
+fn end_of(path: &Path, from: u64) -> io::Result<Vec<u8>> {
     const BYTES: u64 = 16 << 10;
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(BYTES)))?;
+    file.seek(SeekFrom::Start(length.saturating_sub(BYTES).max(from)))?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     Ok(bytes)

@@ -1,5 +1,6 @@
 //! The scenarios that run inside the lab host, and their tools.
 
+pub mod bad_hosts;
 pub mod canary;
 pub mod edu;
 pub mod guest;

@@ -9,6 +9,7 @@ use gpuvm_host::HostError;
 use gpuvm_host::root::HostRoot;
 use nix::sys::signal::Signal;
 
+use super::bad_hosts::{bad_hosts, prefer};
 use super::canary::Canary;
 use super::placement::Placed;
 use super::snapshot::Snapshot;
@@ -28,6 +29,8 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("fallen-card", fallen_card),
     ("refusals", refusals),
     ("native-driver", native_driver),
+    ("bad-hosts", bad_hosts),
+    ("prefer", prefer),
     ("aperture", aperture),
     ("no-iommu", no_iommu),
     ("no-intremap", no_intremap),
@@ -42,7 +45,10 @@ const NVME_PORT: &str = "0000:80:02.0";
 const CYCLE: Duration = Duration::from_secs(150);
 
 /// Runs something and checks that the host is the same after it.
-fn leaving_no_trace(what: impl FnOnce() -> Outcome) -> Outcome {
+///
+/// # Errors
+/// What did not hold, and what has changed.
+pub fn leaving_no_trace(what: impl FnOnce() -> Outcome) -> Outcome {
     let before = Snapshot::take()?;
     what()?;
     let differences = before.differences(&Snapshot::take()?);

@@ -1,7 +1,7 @@
 //! The whole command line of a plan.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use super::arg::Arg;
@@ -43,6 +43,16 @@ pub enum Start {
     Paused,
     /// It runs at once, as a person who copies the command line expects.
     Running,
+}
+
+/// Quotes a word for a POSIX shell, where it needs it.
+pub fn quote(word: &OsStr) -> String {
+    let word = word.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.into_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 /// Renders the arguments that come after QEMU's own name.
@@ -124,5 +134,23 @@ fn behind(plan: &Plan, handles: &Handles, port: &RootPort) -> Vec<Arg> {
         SlotUse::Usb => display::input(&bus).to_vec(),
         SlotUse::Nothing => Vec::new(),
         SlotUse::Rng => net::rng(&bus).to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("q35,accel=kvm", "q35,accel=kvm")]
+    #[case("", "''")]
+    #[case("a b", "'a b'")]
+    #[case(r#"{"driver":"x"}"#, r#"'{"driver":"x"}'"#)]
+    #[case("it's", r"'it'\''s'")]
+    #[case("$HOME", "'$HOME'")]
+    fn words_are_quoted_for_a_shell(#[case] word: &str, #[case] quoted: &str) {
+        assert_eq!(quote(word.as_ref()), quoted);
     }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use gpuvm_core::plan::{Firmware, Plan};
-use gpuvm_core::qemu::cmdline::{Start, args};
+use gpuvm_core::qemu::cmdline::{Start, args, quote};
 use gpuvm_core::qemu::{Handle, Handles};
 use gpuvm_host::places::Places;
 use serde_json::json;
@@ -65,19 +65,10 @@ impl fmt::Display for CommandLine {
                 (_, true) => " \\\n  ",
                 (_, false) => " ",
             };
-            write!(f, "{separator}{}", quote(&word.to_string_lossy()))?;
+            write!(f, "{separator}{}", quote(word))?;
         }
         Ok(())
     }
-}
-
-/// Quotes a word for a POSIX shell.
-fn quote(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 /// Names the VM's own copy of the firmware's variables.
@@ -97,22 +88,4 @@ fn presumes(plan: &Plan, places: &Places) -> String {
     }
     text.push_str(&format!("#   make the folder {}\n", places.vm(&plan.name).display()));
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use rstest::rstest;
-
-    use super::*;
-
-    #[rstest]
-    #[case("q35,accel=kvm", "q35,accel=kvm")]
-    #[case("", "''")]
-    #[case("a b", "'a b'")]
-    #[case(r#"{"driver":"x"}"#, r#"'{"driver":"x"}'"#)]
-    #[case("it's", r"'it'\''s'")]
-    #[case("$HOME", "'$HOME'")]
-    fn words_are_quoted_for_a_shell(#[case] word: &str, #[case] quoted: &str) {
-        assert_eq!(quote(word), quoted);
-    }
 }
