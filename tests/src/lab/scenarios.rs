@@ -29,6 +29,8 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("refusals", refusals),
     ("native-driver", native_driver),
     ("aperture", aperture),
+    ("kill-matrix", super::kills::kill_matrix),
+    ("two-vms", super::shared::two_vms),
     ("no-iommu", no_iommu),
     ("no-intremap", no_intremap),
 ];
