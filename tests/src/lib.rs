@@ -4,4 +4,5 @@
 //! program, `lab-scenarios`, that runs inside the lab host and asks its kernel; the tests boot the host and read what the
 //! program says.
 
+pub mod killed;
 pub mod lab;

@@ -4,8 +4,10 @@ pub mod bad_hosts;
 pub mod canary;
 pub mod edu;
 pub mod guest;
+mod kills;
 pub mod placement;
 pub mod scenarios;
+mod shared;
 pub mod snapshot;
 pub mod vm;
 

@@ -32,6 +32,8 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("bad-hosts", bad_hosts),
     ("prefer", prefer),
     ("aperture", aperture),
+    ("kill-matrix", super::kills::kill_matrix),
+    ("two-vms", super::shared::two_vms),
     ("no-iommu", no_iommu),
     ("no-intremap", no_intremap),
 ];

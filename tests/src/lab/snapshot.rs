@@ -38,9 +38,7 @@ impl Snapshot {
             attributes.insert(folder.to_owned(), names(Path::new(folder)).join(" "));
         }
         let claims = fs::read_to_string("/run/gpuvm/claims.json").unwrap_or_default();
-        let claims: serde_json::Value = serde_json::from_str(&claims).unwrap_or_default();
-        let claims = claims["hugepages"].as_object().map(serde_json::Map::len).unwrap_or_default();
-        attributes.insert("claims on hugepage pools".to_owned(), claims.to_string());
+        attributes.insert("claims".to_owned(), claims);
         attributes.insert("open groups".to_owned(), open_groups().join(" "));
         Ok(Self { attributes, affinity: affinity() })
     }

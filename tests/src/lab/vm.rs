@@ -56,6 +56,14 @@ impl Vm {
     /// # Errors
     /// That it could not be started.
     pub fn start(words: &str) -> Result<Self, String> {
+        Self::start_with(words, &[])
+    }
+
+    /// Starts `gpuvm up` of the lab's profile, with words for the guest and settings as for `--set`.
+    ///
+    /// # Errors
+    /// That it could not be started.
+    pub fn start_with(words: &str, settings: &[&str]) -> Result<Self, String> {
         let unique =
             format!("{}-{:?}", std::process::id(), Instant::now()).replace(|c: char| !c.is_ascii_digit(), "");
         let (console, told) =
@@ -63,6 +71,7 @@ impl Vm {
         let file = |path: &Path| File::create(path).map_err(doing("make a file"));
         let child = Command::new("gpuvm")
             .args(["up", PROFILE, "--set", &guest_words(words)])
+            .args(settings.iter().flat_map(|setting| ["--set", setting]))
             .stdin(Stdio::null())
             .stdout(file(&console)?)
             .stderr(file(&told)?)

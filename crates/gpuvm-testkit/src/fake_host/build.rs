@@ -81,7 +81,10 @@ impl FakeHost {
     /// # Panics
     /// When the temporary folder can't be filled: a test can't go on without.
     pub fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap_or_else(|error| panic!("make a temporary folder: {error}"));
+        // In memory where that can be had: gpuvm syncs each line of its journal, which on a disk takes most of a test's time.
+        let shm = Path::new("/dev/shm");
+        let dir = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() };
+        let dir = dir.unwrap_or_else(|error| panic!("make a temporary folder: {error}"));
         let host = Self { dir, state: Rc::new(RefCell::new(State::default())) };
         host.file("/proc/sys/kernel/osrelease", "6.12.0-fake\n");
         host.file("/proc/sys/kernel/random/boot_id", "00000000-0000-4000-8000-000000000001\n");
@@ -168,11 +171,27 @@ impl FakeHost {
         let quoted = |path: &Path| format!("'{}'", path.display());
         let env = fake_qemu::SCRIPT_ENV;
         let wrapper = format!("#!/bin/sh\n{env}={} exec {} \"$@\"\n", quoted(&written), quoted(&binary));
-        self.file("/fake-qemu/qemu", wrapper);
-        let mode = PermissionsExt::from_mode(0o755);
-        fs::set_permissions(dir.join("qemu"), mode).unwrap_or_else(|error| panic!("chmod: {error}"));
-        self.qemu(&dir.join("qemu"));
+        self.qemu(&self.script("/fake-qemu/qemu", &wrapper));
         record
+    }
+
+    /// Makes a qemu-img that makes overlays as far as their header; returns where it is.
+    ///
+    /// # Panics
+    /// When it can't be written.
+    pub fn fake_qemu_img(&self) -> PathBuf {
+        self.script("/fake-qemu/qemu-img", QEMU_IMG)
+    }
+
+    /// Writes a program for /bin/sh and returns where it is.
+    ///
+    /// # Panics
+    /// When it can't be written.
+    pub fn script(&self, absolute: &str, text: &str) -> PathBuf {
+        self.file(absolute, text);
+        let (path, mode) = (self.path(absolute), PermissionsExt::from_mode(0o755));
+        fs::set_permissions(&path, mode).unwrap_or_else(|error| panic!("chmod: {error}"));
+        path
     }
 
     /// Sets which CPUs are online; each is a core of its own.
@@ -262,6 +281,18 @@ impl FakeHost {
         }
     }
 }
+
+/// The variable that makes the fake qemu-img kill its parent `before` or `after` it has made its image.
+pub const KILL_PARENT: &str = "GPUVM_FAKE_QEMU_IMG_KILLS";
+
+/// `qemu-img create -q -f qcow2 -F FORMAT -b BACKING IMAGE`: a header of 24 bytes and the name of the image behind.
+const QEMU_IMG: &str = r#"#!/bin/sh
+set -eu
+[ "$1 $2 $3 $4 $5 $7" = "create -q -f qcow2 -F -b" ] && [ -f "$8" ]
+[ "${GPUVM_FAKE_QEMU_IMG_KILLS:-}" != before ] || kill -9 $PPID
+printf 'QFI\373\0\0\0\003\0\0\0\0\0\0\0\030\0\0\0\'"$(printf %03o ${#8})"'\0\0\0\0%s' "$8" > "$9"
+[ "${GPUVM_FAKE_QEMU_IMG_KILLS:-}" != after ] || kill -9 $PPID
+"#;
 
 /// A config space of 256 bytes with a plain header.
 fn config(device: &FakeDevice) -> [u8; 256] {

@@ -3,8 +3,8 @@
 //! A `bind` moves the driver link, a `nr_hugepages` changes the pool; and each write can be told to hang, fail or lie. What
 //! the real kernel does is settled in the lab; the fake is for the faults that a kernel doesn't show on demand.
 //!
-//! All that the kernel knows is in the tree, what sysfs doesn't show below `/fake-kernel`: [`kernel_at`] makes a kernel of a
-//! tree that another process has built.
+//! All that the kernel knows is in the tree, what sysfs doesn't show below `/fake-kernel`: [`kernel_at`] acts on a tree
+//! that another process has built.
 
 mod behave;
 mod build;
@@ -16,12 +16,13 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::rc::Rc;
 
+use gpuvm_core::pci::GroupId;
 use gpuvm_host::HostError;
-use gpuvm_host::kernel::Kernel;
+use gpuvm_host::kernel::{CheckGroups, Kernel, WriteAttr};
 use gpuvm_host::root::HostRoot;
 use tempfile::TempDir;
 
-pub use build::{FakeDevice, PowerAttributes, gpu, nvme};
+pub use build::{FakeDevice, KILL_PARENT, PowerAttributes, gpu, nvme};
 
 /// What happens to a write instead of its effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +90,8 @@ impl FakeHost {
 
     /// Returns a kernel whose actions change this tree.
     pub fn kernel(&self) -> Kernel {
-        kernel_of(self.root(), &self.state)
+        let (write, check) = actions(self.root(), &self.state);
+        Kernel::new(self.root(), write, check)
     }
 
     /// Makes the next write to an attribute whose path holds this text go wrong; each fault is used once.
@@ -180,19 +182,19 @@ fn take_down(root: &Path, folder: &Path, files: &mut BTreeMap<String, String>) -
     Ok(())
 }
 
-/// Returns a kernel of the tree below a folder, as [`FakeHost::kernel`] does; one that knows no faults.
-pub fn kernel_at(root: &Path) -> Kernel {
-    kernel_of(HostRoot::new(root), &Rc::default())
+/// Returns how the kernel of the tree below a folder takes writes and groups, as [`FakeHost::kernel`] does without faults.
+pub fn kernel_at(root: &Path) -> (Box<WriteAttr>, Box<CheckGroups>) {
+    actions(HostRoot::new(root), &Rc::default())
 }
 
-fn kernel_of(root: HostRoot, state: &Rc<RefCell<State>>) -> Kernel {
-    let (writes, groups, tree) = (Rc::clone(state), Rc::clone(state), root.clone());
+fn actions(root: HostRoot, state: &Rc<RefCell<State>>) -> (Box<WriteAttr>, Box<CheckGroups>) {
+    let (writes, groups) = (Rc::clone(state), Rc::clone(state));
     let write =
-        move |path: &Path, bytes: &[u8], deadline| behave::write(&tree, &writes, path, bytes, deadline);
-    let check = move |root: &HostRoot, ids: &[gpuvm_core::pci::GroupId], _top: u64| {
+        move |path: &Path, bytes: &[u8], deadline| behave::write(&root, &writes, path, bytes, deadline);
+    let check = move |root: &HostRoot, ids: &[GroupId], _top: u64| {
         ids.iter().try_for_each(|id| behave::check_group(root, &groups, *id))
     };
-    Kernel::new(root, Box::new(write), Box::new(check))
+    (Box::new(write), Box::new(check))
 }
 
 impl Drop for FakeHost {

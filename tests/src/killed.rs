@@ -1,0 +1,188 @@
+//! A launcher, or a cleanup, that kills itself with SIGKILL at a chosen point: a process of its own, since nothing runs after.
+//!
+//! The points are reached by the seams that the product has for other reasons: the observer hears of each step, and the kernel is
+//! acted upon through two functions.
+
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::rc::Rc;
+use std::{fs, io};
+
+use gpuvm_core::lifecycle::Patience;
+use gpuvm_core::plan::Plan;
+use gpuvm_host::facts;
+use gpuvm_host::kernel::{CheckGroups, Kernel, WriteAttr};
+use gpuvm_host::places::Places;
+use gpuvm_host::root::HostRoot;
+use gpuvm_run::{Cleaned, Note, Observer, Phase, Run, Signals};
+use gpuvm_sys::watched::write_watched;
+use gpuvm_testkit::fake_host::{self, KILL_PARENT};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+/// What the process does.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Task {
+    /// Where the host's trees are: a fake host's folder, or none for the real ones.
+    pub fake: Option<PathBuf>,
+    /// What is run for it.
+    pub verb: Verb,
+    /// Where it ends.
+    pub kill: KillPoint,
+}
+
+/// What is run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Verb {
+    /// `up` of a plan; it ends before QEMU is started at the latest, unless it is to be killed later.
+    Up(Box<Plan>),
+    /// `cleanup` of all VMs.
+    Cleanup,
+}
+
+/// Where a process kills itself. A step is an operation that `up` makes, or one that `cleanup` undoes; all count from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KillPoint {
+    /// Before a step: nothing of it is noted.
+    BeforeStep(usize),
+    /// After a step: it is noted, made and marked.
+    AfterStep(usize),
+    /// Before a write to the kernel: its operation is noted and not yet made, or made in part.
+    BeforeWrite(usize),
+    /// After a write to the kernel: its operation is made, or made in part, and not yet marked.
+    AfterWrite(usize),
+    /// When the overlay is about to be made by the fake qemu-img.
+    BeforeOverlay,
+    /// When the fake qemu-img has made it, under a name that isn't its own yet.
+    AfterOverlay,
+    /// When the guest runs.
+    Running,
+    /// When all changes are undone, and the records are still there.
+    BeforeRelease,
+    /// Nowhere.
+    Never,
+}
+
+/// The exit code of an `up` that came to the end of its operations without being killed.
+pub const PREPARED: i32 = 7;
+
+impl Task {
+    /// Runs the task in a process of its own, by a program `killed-launcher`, and waits for its end.
+    ///
+    /// # Errors
+    /// What kept it from being started.
+    pub fn run(&self, program: &Path) -> io::Result<Output> {
+        let file = tempfile::NamedTempFile::new()?;
+        fs::write(file.path(), serde_json::to_vec(self)?)?;
+        let mut command = Command::new(program);
+        match self.kill {
+            KillPoint::BeforeOverlay => command.env(KILL_PARENT, "before"),
+            KillPoint::AfterOverlay => command.env(KILL_PARENT, "after"),
+            _ => command.env_remove(KILL_PARENT),
+        };
+        // QEMU has files of its own for its output, so nothing keeps these pipes open after the end.
+        command.arg(file.path()).output()
+    }
+
+    /// Does the task in this process; returns its exit code if it isn't killed.
+    ///
+    /// # Errors
+    /// What failed, in words.
+    pub fn perform(&self) -> Result<i32, String> {
+        let root = self.fake.clone().map_or_else(HostRoot::default, HostRoot::new);
+        let places =
+            self.fake.as_ref().map_or_else(Places::default, |fake| Places::below(&fake.join("gpuvm")));
+        let boot_id = facts::boot_id(&root).map_err(|error| error.to_string())?;
+        let kernel = self.kernel(root);
+        let mut killer = Killer { point: self.kill, begun: 0, verb: &self.verb };
+        match &self.verb {
+            Verb::Cleanup => {
+                let reports = gpuvm_run::cleanup(&kernel, &places, &boot_id, None, &mut killer);
+                let reports = reports.map_err(|error| error.to_string())?;
+                let left = reports.into_iter().filter(|report| report.result != Cleaned::Done);
+                let words: Vec<String> = left.map(|report| format!("{report:?}")).collect();
+                if words.is_empty() { Ok(0) } else { Err(words.join("\n")) }
+            }
+            Verb::Up(plan) => up(plan, &kernel, &places, &boot_id, &mut killer),
+        }
+    }
+
+    /// Makes the kernel that is acted upon, and dies at a write.
+    fn kernel(&self, root: HostRoot) -> Kernel {
+        let (write, check): (Box<WriteAttr>, Box<CheckGroups>) = match &self.fake {
+            Some(fake) => fake_host::kernel_at(fake),
+            None => (Box::new(write_watched), Box::new(gpuvm_host::vfio::check_groups)),
+        };
+        let (point, begun) = (self.kill, Rc::new(Cell::new(0)));
+        let killing = move |path: &Path, bytes: &[u8], deadline| {
+            let number = begun.replace(begun.get() + 1);
+            if point == KillPoint::BeforeWrite(number) {
+                die();
+            }
+            let outcome = write(path, bytes, deadline);
+            if point == KillPoint::AfterWrite(number) {
+                die();
+            }
+            outcome
+        };
+        Kernel::new(root, Box::new(killing), check)
+    }
+}
+
+/// Brings a VM up. It never comes back well: its observer ends the process on the way.
+fn up(
+    plan: &Plan,
+    kernel: &Kernel,
+    places: &Places,
+    boot_id: &str,
+    killer: &mut Killer<'_>,
+) -> Result<i32, String> {
+    let run = Run { plan, profile: "", kernel, places, boot_id, patience: Patience::default() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let ended = runtime.map_err(|error| error.to_string())?.block_on(async {
+        let mut signals = Signals::catch().map_err(|error| error.to_string())?;
+        let ended = gpuvm_run::up(&run, &mut signals, None, killer).await;
+        ended.map_err(|error| format!("{}; left: {:?}", error.cause, error.left))
+    });
+    Err(format!("up came to its end: {ended:?}"))
+}
+
+struct Killer<'a> {
+    point: KillPoint,
+    /// How many steps have begun.
+    begun: usize,
+    verb: &'a Verb,
+}
+
+impl Observer for Killer<'_> {
+    fn phase(&mut self, phase: &Phase) {
+        if self.begun > 0 && self.point == KillPoint::AfterStep(self.begun - 1) {
+            die();
+        }
+        match (phase, self.verb) {
+            (Phase::Operation { .. }, Verb::Up(_)) | (Phase::Undoing { .. }, Verb::Cleanup) => {
+                if self.point == KillPoint::BeforeStep(self.begun) {
+                    die();
+                }
+                self.begun += 1;
+            }
+            (Phase::Releasing, _) if self.point == KillPoint::BeforeRelease => die(),
+            (Phase::Running { .. }, _) if self.point == KillPoint::Running => die(),
+            // All operations are made, and QEMU is not started.
+            (Phase::Starting, _) if self.point != KillPoint::Running => std::process::exit(PREPARED),
+            _ => {}
+        }
+    }
+
+    fn note(&mut self, _note: &Note) {}
+}
+
+/// Ends this process as nothing can catch it.
+fn die() -> ! {
+    loop {
+        // A process may always signal itself.
+        kill(Pid::this(), Signal::SIGKILL).ok();
+    }
+}
