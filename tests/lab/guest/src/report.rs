@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::edu::{Edu, StrayDma};
+use crate::nodes::Node;
 use crate::nvme::Nvme;
 use crate::pci::Device;
 
@@ -15,6 +16,8 @@ pub(crate) struct Report {
     pub(crate) cpus: usize,
     /// Memory that the guest's kernel has.
     pub(crate) memory_bytes: u64,
+    /// All NUMA nodes, in order of number.
+    pub(crate) nodes: Vec<Node>,
     /// All PCI functions, in order of address.
     pub(crate) pci: Vec<Device>,
     /// The accelerator, if it is there.
@@ -62,6 +65,7 @@ mod tests {
             gpuvm_guest: 1,
             cpus: 2,
             memory_bytes: 4096,
+            nodes: vec![Node { node: 0, cpus: vec![0, 1], memory_bytes: 4096 }],
             pci: vec![],
             edu: None,
             nvme: None,
@@ -70,9 +74,10 @@ mod tests {
         };
         let line = report.to_line();
         assert!(
-            line.starts_with(r#"{"gpuvm_guest":1,"cpus":2,"memory_bytes":4096,"pci":[],"edu":null,"#),
+            line.starts_with(r#"{"gpuvm_guest":1,"cpus":2,"memory_bytes":4096,"nodes":[{"node":0,"#),
             "{line}"
         );
+        assert!(line.contains(r#""cpus":[0,1],"memory_bytes":4096}],"pci":[],"edu":null,"#), "{line}");
         assert!(!line.contains('\n'));
     }
 
