@@ -20,6 +20,7 @@ fn tier3_slow_lab_host_survives_a_fallen_card() {
 #[case::isolation("default", &["isolation"])]
 #[case::endings("default", &["sigterm", "sigkill", "panic"])]
 #[case::refusals("default", &["refusals", "native-driver", "aperture"])]
+#[case::uefi("default", &["uefi"])]
 #[case::no_iommu("no-iommu", &["no-iommu"])]
 #[case::no_intremap("no-intremap", &["no-intremap"])]
 #[ignore = "tier 3: boots the lab; scripts/test runs it"]

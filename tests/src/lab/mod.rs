@@ -1,11 +1,14 @@
 //! The scenarios that run inside the lab host, and their tools.
 
+pub mod boot_display;
 pub mod canary;
 pub mod edu;
 pub mod guest;
 pub mod placement;
 pub mod scenarios;
 pub mod snapshot;
+pub mod two_gpus;
+pub mod uefi;
 pub mod vm;
 
 /// What a scenario comes to: nothing, or what did not hold.
