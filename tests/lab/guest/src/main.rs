@@ -69,5 +69,6 @@ fn examine(options: &Options, mut errors: Vec<String>) -> Report {
         keep(error);
         Vec::new()
     });
-    Report { gpuvm_guest: 1, cpus, memory_bytes, nodes, pci, edu, nvme, stray_dma, errors }
+    let firmware = system::firmware();
+    Report { gpuvm_guest: 1, firmware, cpus, memory_bytes, nodes, pci, edu, nvme, stray_dma, errors }
 }

@@ -12,6 +12,8 @@ use crate::pci::Device;
 pub(crate) struct Report {
     /// The version of this shape.
     pub(crate) gpuvm_guest: u32,
+    /// What started the kernel.
+    pub(crate) firmware: Firmware,
     /// CPUs online.
     pub(crate) cpus: usize,
     /// Memory that the guest's kernel has.
@@ -28,6 +30,16 @@ pub(crate) struct Report {
     pub(crate) stray_dma: Option<StrayDma>,
     /// What went wrong, in words.
     pub(crate) errors: Vec<String>,
+}
+
+/// What a guest's machine began with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Firmware {
+    /// SeaBIOS.
+    Bios,
+    /// OVMF; the kernel has its runtime services.
+    Uefi,
 }
 
 impl Report {
@@ -63,6 +75,7 @@ mod tests {
     fn the_line_begins_as_its_readers_expect() {
         let report = Report {
             gpuvm_guest: 1,
+            firmware: Firmware::Uefi,
             cpus: 2,
             memory_bytes: 4096,
             nodes: vec![Node { node: 0, cpus: vec![0, 1], memory_bytes: 4096 }],
@@ -74,10 +87,11 @@ mod tests {
         };
         let line = report.to_line();
         assert!(
-            line.starts_with(r#"{"gpuvm_guest":1,"cpus":2,"memory_bytes":4096,"nodes":[{"node":0,"#),
+            line.starts_with(r#"{"gpuvm_guest":1,"firmware":"uefi","cpus":2,"memory_bytes":4096,"#),
             "{line}"
         );
-        assert!(line.contains(r#""cpus":[0,1],"memory_bytes":4096}],"pci":[],"edu":null,"#), "{line}");
+        let nodes = r#""nodes":[{"node":0,"cpus":[0,1],"memory_bytes":4096}],"pci":[],"edu":null,"#;
+        assert!(line.contains(nodes), "{line}");
         assert!(!line.contains('\n'));
     }
 

@@ -2,11 +2,14 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
+
+use crate::report::Firmware;
 
 /// Reads a file of the kernel; the error names it.
 pub(crate) fn read(path: &str) -> Result<String, String> {
@@ -41,6 +44,11 @@ pub(crate) fn load_modules(name: &str) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// What started the kernel: it has this folder with UEFI only.
+pub(crate) fn firmware() -> Firmware {
+    if Path::new("/sys/firmware/efi").exists() { Firmware::Uefi } else { Firmware::Bios }
 }
 
 /// CPUs online.
