@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
+use nix::sys::termios::tcdrain;
 
 use crate::report::Firmware;
 
@@ -121,10 +122,12 @@ impl Console {
         Self(OpenOptions::new().write(true).open("/dev/console").ok())
     }
 
-    /// Writes a line. A console that can't be written to leaves nobody to tell.
+    /// Writes a line and waits until it is out: what the serial port still holds when the machine powers off is lost, and the
+    /// kernel's last message would land inside. A console that can't be written to leaves nobody to tell.
     pub(crate) fn line(&mut self, text: &str) {
         if let Some(file) = &mut self.0 {
             let _unheard = file.write_all(format!("{text}\n").as_bytes());
+            let _unheard = tcdrain(file);
         }
     }
 }
