@@ -6,7 +6,7 @@
 # What the lab uses, and the Debian package that has it.
 lab_needs=(
     qemu-system-x86_64=qemu-system-x86 qemu-img=qemu-utils /usr/share/OVMF=ovmf busybox=busybox-static cpio=cpio xz=xz-utils zstd=zstd objcopy=binutils
-    depmod=kmod mkfs.ext4=e2fsprogs ip=iproute2 setpci=pciutils numactl=numactl
+    depmod=kmod mkfs.ext4=e2fsprogs mcopy=mtools ip=iproute2 setpci=pciutils numactl=numactl
     perl=perl-base
 )
 kernel_metas=(linux-image-6.12-amd64 linux-image-amd64 linux-image-generic)
@@ -51,7 +51,7 @@ kernel_package() {
     kernel_adopt "$(echo "$dir"/root/boot/vmlinuz-*)" "$dir"
 }
 
-# kernel_adopt IMAGE DIR: fills DIR with kernel, release and modules (empty if the kernel has none), for an image with its modules in DIR/root.
+# kernel_adopt IMAGE DIR: fills DIR with kernel, bzImage, release and modules (empty if the kernel has none), for an image with its modules in DIR/root.
 kernel_adopt() {
     local image=$1 dir=$2 release
     release=$(kernel_release "$image") || return 1
@@ -62,6 +62,7 @@ kernel_adopt() {
         mkdir "$dir/modules"
     fi
     kernel_image "$image" "$dir/kernel" || return 1
+    cp "$image" "$dir/bzImage" || return 1
     printf '%s\n' "$release" > "$dir/release"
 }
 
@@ -159,6 +160,15 @@ build_guest_init() {
         cargo build -q --profile lab --target x86_64-unknown-linux-gnu -p gpuvm-lab-guest) >&2
 }
 
+# fat_image IMAGE FILE=NAME...: a disk that is one FAT file system, as UEFI reads it; without partitions, so that nobody needs to be root.
+fat_image() {
+    local image=$1 file bytes=0
+    shift
+    for file in "$@"; do bytes=$((bytes + $(stat -c %s "${file%=*}"))); done
+    truncate -s "$((bytes / 1048576 + 2))M" "$image" && mformat -i "$image" :: || return 1
+    for file in "$@"; do mcopy -i "$image" "${file%=*}" "::${file##*=}" || return 1; done
+}
+
 build_guest() {
     local dir=$1 tree=$1/tree
     mkdir -p "$tree/dev"
@@ -166,7 +176,11 @@ build_guest() {
     install -m 755 "$lab_dir/cargo/x86_64-unknown-linux-gnu/lab/gpuvm-lab-guest" "$tree/init"
     modules_into "$kernel_dir" "$tree" "${guest_modules[@]}" || return 1
     pack "$tree" "$dir/initrd" && rm -rf "$tree"
-    cp --reflink=auto "$kernel_dir/kernel" "$dir/kernel"
+    cp --reflink=auto "$kernel_dir/kernel" "$kernel_dir/bzImage" "$dir/"
+    fat_image "$dir/uefi-device.img" "$repo/tests/lab/uefi/read-device.nsh=startup.nsh" || return 1
+    # UEFI starts the bzImage, which is an EFI program too; it knows nothing of PVH.
+    fat_image "$dir/uefi-linux.img" "$repo/tests/lab/uefi/start-linux.nsh=startup.nsh" \
+        "$kernel_dir/bzImage=linux.efi" "$dir/initrd=initrd" || return 1
     printf '%s\n' "$guest_key" > "$dir/stamp"
 }
 
@@ -188,7 +202,7 @@ prepare_keys() {
     local tools=scripts/lib/lab-prepare.sh release
     release=$(cat "$kernel_dir/release" 2> /dev/null || true)
     host_key=$release-$(hash_of tests/lab/initramfs "$tools")-$(all_host_modules | cksum)
-    guest_key=$release-$(hash_of tests/lab/guest \
+    guest_key=$release-$(hash_of tests/lab/guest tests/lab/uefi \
         crates/gpuvm-sys/src/mmio.rs Cargo.lock Cargo.toml "$tools")
 }
 
@@ -200,7 +214,7 @@ prepared() {
 # prepare_kernel DIR: the newest kernel of the machine's sources, unless DIR has one.
 prepare_kernel() {
     local dir=$1 name
-    [ ! -f "$dir/release" ] || return 0
+    [ ! -f "$dir/bzImage" ] || return 0
     if ! name=$(newest_kernel "${kernel_metas[@]}"); then
         # The package lists may be absent.
         packages_as_root apt-get -qq update >&2 || true
@@ -223,7 +237,7 @@ prepare() {
     if [ -z "$kernel_file" ]; then
         prepare_kernel "$kernel_dir" || return 1
     else
-        [ -f "$kernel_dir/release" ] || into "$kernel_dir" kernel_given "$kernel_file" || return 1
+        [ -f "$kernel_dir/bzImage" ] || into "$kernel_dir" kernel_given "$kernel_file" || return 1
     fi
     prepare_keys
     stamped "$host_dir" "$host_key" || into "$host_dir" build_host || return 1

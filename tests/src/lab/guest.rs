@@ -9,6 +9,8 @@ pub struct GuestReport {
     pub cpus: u32,
     /// Memory.
     pub memory_bytes: u64,
+    /// NUMA nodes, in order of number.
+    pub nodes: Vec<GuestNode>,
     /// PCI functions.
     pub pci: Vec<GuestFunction>,
     /// What the accelerator did.
@@ -19,6 +21,17 @@ pub struct GuestReport {
     pub stray_dma: Option<StrayDma>,
     /// What went wrong in the guest.
     pub errors: Vec<String>,
+}
+
+/// A NUMA node as the guest sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct GuestNode {
+    /// Its number.
+    pub node: u32,
+    /// Its CPUs that are online.
+    pub cpus: Vec<u32>,
+    /// Its memory.
+    pub memory_bytes: u64,
 }
 
 /// A PCI function as the guest sees it.
@@ -32,6 +45,8 @@ pub struct GuestFunction {
     pub device: String,
     /// Class.
     pub class: String,
+    /// Its NUMA node; -1 for none.
+    pub numa_node: i32,
 }
 
 /// The accelerator's work.
@@ -74,7 +89,8 @@ impl GuestReport {
     /// # Errors
     /// That there is none, with the output, or that it makes no sense.
     pub fn find(console: &str) -> Result<Self, String> {
-        let line = console.lines().find(|line| line.starts_with("{\"gpuvm_guest\":1,"));
+        // UEFI clears its screen by a line without an end, and the report comes after it.
+        let line = console.lines().find_map(|line| Some(&line[line.find("{\"gpuvm_guest\":1,")?..]));
         let line = line.ok_or_else(|| format!("the guest reported nothing; its console:\n{console}"))?;
         serde_json::from_str(line).map_err(|error| format!("the guest's report: {error}\n{line}"))
     }

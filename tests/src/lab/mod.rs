@@ -1,6 +1,7 @@
 //! The scenarios that run inside the lab host, and their tools.
 
 pub mod bad_hosts;
+pub mod boot_display;
 pub mod canary;
 pub mod edu;
 pub mod guest;
@@ -9,6 +10,8 @@ pub mod placement;
 pub mod scenarios;
 mod shared;
 pub mod snapshot;
+pub mod two_gpus;
+pub mod uefi;
 pub mod vm;
 
 /// What a scenario comes to: nothing, or what did not hold.

@@ -23,7 +23,15 @@ impl Placed {
     /// # Errors
     /// What failed.
     pub fn planned(profile: &str) -> Result<Plan, String> {
-        let output = gpuvm(&["plan", "--json", profile])?;
+        Self::planned_with(&[profile])
+    }
+
+    /// Takes the plan for a profile and what else `gpuvm up` will be given.
+    ///
+    /// # Errors
+    /// What failed.
+    pub fn planned_with(args: &[&str]) -> Result<Plan, String> {
+        let output = gpuvm(&[&["plan", "--json"], args].concat())?;
         let text = String::from_utf8_lossy(&output.stdout);
         let document: serde_json::Value = serde_json::from_str(&text).map_err(|error| {
             format!("gpuvm plan: {error}\n{text}{}", String::from_utf8_lossy(&output.stderr))
@@ -58,6 +66,37 @@ impl Placed {
         Ok(threads)
     }
 
+    /// Returns the plan that was followed.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Returns the CPUs that a vCPU's thread may run on.
+    ///
+    /// # Errors
+    /// What failed, or that there is no such vCPU.
+    pub fn cpus_of_vcpu(&self, vcpu: u32) -> Result<CpuSet, String> {
+        let thread = self.vcpu_threads()?.get(&vcpu).copied().ok_or_else(|| format!("no vCPU {vcpu}"))?;
+        self.allowed(thread)
+    }
+
+    /// Returns the words of QEMU's command line.
+    ///
+    /// # Errors
+    /// What failed.
+    pub fn argv(&self) -> Result<Vec<String>, String> {
+        let path = format!("/proc/{}/cmdline", self.qemu);
+        let text = fs::read_to_string(&path).map_err(doing(&path))?;
+        Ok(text.split_terminator('\0').map(str::to_owned).collect())
+    }
+
+    fn allowed(&self, thread: i32) -> Result<CpuSet, String> {
+        let path = format!("/proc/{}/task/{thread}/status", self.qemu);
+        let status = fs::read_to_string(&path).map_err(doing(&path))?;
+        let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        allowed.unwrap_or_default().parse().map_err(doing(&path))
+    }
+
     fn threads(&self) -> Result<Vec<(i32, String)>, String> {
         let folder = PathBuf::from(format!("/proc/{}/task", self.qemu));
         let mut threads = Vec::new();
@@ -79,10 +118,7 @@ impl Placed {
             format!("{} vCPU threads, {} planned", vcpus.len(), placement.vcpus.len())
         })?;
         for (tid, name) in self.threads()? {
-            let path = format!("/proc/{}/task/{tid}/status", self.qemu);
-            let status = fs::read_to_string(&path).map_err(doing(&path))?;
-            let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-            let allowed: CpuSet = allowed.unwrap_or_default().parse().map_err(doing(&path))?;
+            let allowed = self.allowed(tid)?;
             let vcpu = vcpus.iter().find(|(_, thread)| **thread == tid).map(|(vcpu, _)| *vcpu);
             let planned = match vcpu {
                 Some(vcpu) => {
@@ -97,27 +133,62 @@ impl Placed {
         Ok(())
     }
 
-    /// Checks that every page of guest memory is on the planned node, and is a hugepage.
+    /// Checks that every page of guest memory is on the planned node of its cell, and is a hugepage.
     ///
     /// # Errors
     /// What `numa_maps` says instead.
     pub fn check_memory(&self) -> Result<(), String> {
         let path = format!("/proc/{}/numa_maps", self.qemu);
         let text = fs::read_to_string(&path).map_err(doing(&path))?;
-        let line = text.lines().find(|line| line.contains("memory-backend-memfd"));
-        let line = line.ok_or_else(|| format!("no guest memory in {path}:\n{text}"))?;
-        let pages: Vec<(u32, u64)> = line
-            .split(' ')
-            .filter_map(|word| {
-                let (node, pages) = word.strip_prefix('N')?.split_once('=')?;
-                Some((node.parse().ok()?, pages.parse().ok()?))
-            })
-            .collect();
-        let cell = &self.plan.memory[0];
-        let page = cell.hugepages.ok_or("no hugepages were planned")?;
-        let planned = vec![(cell.host_node.ok_or("no node was planned")?, page.pages_for(cell.size))];
-        ensure(pages == planned && line.contains(&format!("kernelpagesize_kB={}", page.as_kib())), || {
-            format!("planned {planned:?} of {page}, but: {line}")
+        let mut found: Vec<CellPages> =
+            text.lines().filter(|line| line.contains("memory-backend-memfd")).map(CellPages::parse).collect();
+        let planned = self.plan.memory.iter().map(|cell| {
+            let page = cell.hugepages.ok_or("no hugepages were planned")?;
+            let node = cell.host_node.ok_or("no node was planned")?;
+            Ok(CellPages { page_kib: page.as_kib(), by_node: vec![(node, page.pages_for(cell.size))] })
+        });
+        let mut planned = planned.collect::<Result<Vec<_>, String>>()?;
+        // The order of the mappings is QEMU's affair.
+        found.sort();
+        planned.sort();
+        ensure(found == planned, || {
+            format!("planned {planned:?}, but there are {found:?} in {path}:\n{text}")
         })
+    }
+}
+
+/// The pages of one memory cell's mapping.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct CellPages {
+    page_kib: u64,
+    /// Nodes and the pages on each, as the kernel lists them.
+    by_node: Vec<(u32, u64)>,
+}
+
+impl CellPages {
+    /// Reads a line of `numa_maps` (Documentation/filesystems/proc.rst), which ends in words like `N1=256 kernelpagesize_kB=2048`.
+    fn parse(line: &str) -> Self {
+        let mut cell = Self { page_kib: 0, by_node: Vec::new() };
+        for (key, value) in line.split(' ').filter_map(|word| word.split_once('=')) {
+            let Ok(value) = value.parse() else { continue };
+            match key.strip_prefix('N').and_then(|node| node.parse().ok()) {
+                Some(node) => cell.by_node.push((node, value)),
+                None if key == "kernelpagesize_kB" => cell.page_kib = value,
+                None => {}
+            }
+        }
+        cell
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_counted_by_node() {
+        let line = "7f40 bind:1 file=/memfd:memory-backend-memfd\\040(deleted) huge dirty=256 N0=1 N1=255 kernelpagesize_kB=2048";
+        let cell = CellPages { page_kib: 2048, by_node: vec![(0, 1), (1, 255)] };
+        assert_eq!(CellPages::parse(line), cell);
     }
 }

@@ -36,15 +36,18 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("two-vms", super::shared::two_vms),
     ("no-iommu", no_iommu),
     ("no-intremap", no_intremap),
+    ("uefi", super::uefi::uefi),
+    ("two-gpus", super::two_gpus::two_gpus),
+    ("boot-display", super::boot_display::boot_display),
 ];
 
-const GPU: &str = "0000:81:00.0";
+pub(super) const GPU: &str = "0000:81:00.0";
 const AUDIO: &str = "0000:81:00.1";
-const EDU: &str = "0000:82:00.0";
+pub(super) const EDU: &str = "0000:82:00.0";
 const NVME: &str = "0000:83:00.0";
 const NVME_PORT: &str = "0000:80:02.0";
 /// A guest's whole cycle, with much to spare for a machine that does other things.
-const CYCLE: Duration = Duration::from_secs(150);
+pub(super) const CYCLE: Duration = Duration::from_secs(150);
 
 /// Runs something and checks that the host is the same after it.
 ///
@@ -226,13 +229,13 @@ fn set_secondary_bus(port: &str, bus: u8) -> Result<u8, String> {
     Ok(former[0])
 }
 
-fn driver_of(bdf: &str) -> Option<String> {
+pub(super) fn driver_of(bdf: &str) -> Option<String> {
     let link = fs::read_link(format!("/sys/bus/pci/devices/{bdf}/driver")).ok()?;
     Some(link.file_name()?.to_string_lossy().into_owned())
 }
 
 /// Runs `gpuvm up` with other devices, and checks that it refuses with a code and names what it must.
-fn refused(devices: &[&str], code: i32, names: &[&str]) -> Outcome {
+pub(super) fn refused(devices: &[&str], code: i32, names: &[&str]) -> Outcome {
     let listed: Vec<String> = devices.iter().map(|bdf| format!("{{bdf = \"{bdf}\"}}")).collect();
     let set = format!("device=[{}]", listed.join(", "));
     refused_with(&["--set", &set], code, names)

@@ -50,6 +50,13 @@ pub fn guest_words(words: &str) -> String {
     format!("kernel.cmdline=\"{CMDLINE} {words}\"")
 }
 
+/// Spells the `--set` that gives any profile the lab's guest, with its own words.
+pub fn guest_kernel(words: &str) -> String {
+    format!(
+        "kernel={{path = \"/lab/guest/kernel\", initrd = \"/lab/guest/initrd\", cmdline = \"{CMDLINE} {words}\"}}"
+    )
+}
+
 impl Vm {
     /// Starts `gpuvm up` of the lab's profile, with words for the guest.
     ///
@@ -64,14 +71,24 @@ impl Vm {
     /// # Errors
     /// That it could not be started.
     pub fn start_with(words: &str, settings: &[&str]) -> Result<Self, String> {
+        let words = guest_words(words);
+        let set = settings.iter().flat_map(|setting| ["--set", setting]);
+        Self::up(&[PROFILE, "--set", &words].into_iter().chain(set).collect::<Vec<_>>())
+    }
+
+    /// Starts `gpuvm up` with a profile and what else is asked for.
+    ///
+    /// # Errors
+    /// That it could not be started.
+    pub fn up(args: &[&str]) -> Result<Self, String> {
         let unique =
             format!("{}-{:?}", std::process::id(), Instant::now()).replace(|c: char| !c.is_ascii_digit(), "");
         let (console, told) =
             (PathBuf::from(format!("/tmp/console-{unique}")), PathBuf::from(format!("/tmp/told-{unique}")));
         let file = |path: &Path| File::create(path).map_err(doing("make a file"));
         let child = Command::new("gpuvm")
-            .args(["up", PROFILE, "--set", &guest_words(words)])
-            .args(settings.iter().flat_map(|setting| ["--set", setting]))
+            .arg("up")
+            .args(args)
             .stdin(Stdio::null())
             .stdout(file(&console)?)
             .stderr(file(&told)?)

@@ -6,6 +6,7 @@
 mod button;
 mod cmdline;
 mod edu;
+mod nodes;
 mod nvme;
 mod pci;
 mod report;
@@ -64,5 +65,10 @@ fn examine(options: &Options, mut errors: Vec<String>) -> Report {
         keep(error);
         0
     });
-    Report { gpuvm_guest: 1, cpus, memory_bytes, pci, edu, nvme, stray_dma, errors }
+    let nodes = nodes::nodes().unwrap_or_else(|error| {
+        keep(error);
+        Vec::new()
+    });
+    let firmware = system::firmware();
+    Report { gpuvm_guest: 1, firmware, cpus, memory_bytes, nodes, pci, edu, nvme, stray_dma, errors }
 }

@@ -25,6 +25,8 @@ pub(crate) struct Device {
     pub(crate) device: String,
     /// As in sysfs: `0x030000`.
     pub(crate) class: String,
+    /// The NUMA node that the guest's firmware tells of it; -1 for none, as in sysfs.
+    pub(crate) numa_node: i32,
     /// The base address registers that have a size.
     pub(crate) bars: Vec<Bar>,
 }
@@ -71,8 +73,11 @@ pub(crate) fn devices() -> Result<Vec<Device>, String> {
 fn device(bdf: String) -> Result<Device, String> {
     let attribute = |name: &str| read(&format!("{DEVICES}/{bdf}/{name}")).map(|text| text.trim().to_owned());
     let (vendor, device, class) = (attribute("vendor")?, attribute("device")?, attribute("class")?);
+    let numa_node = attribute("numa_node")?;
+    let numa_node =
+        numa_node.parse().map_err(|_| format!("{bdf}: NUMA node {numa_node:?} isn't a number"))?;
     let bars = parse_resource(&attribute("resource")?);
-    Ok(Device { bdf, vendor, device, class, bars })
+    Ok(Device { bdf, vendor, device, class, numa_node, bars })
 }
 
 /// The BARs in a `resource` file: one line `start end flags` per resource, the first six are BARs, unused ones are zero.

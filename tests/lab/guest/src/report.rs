@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::edu::{Edu, StrayDma};
+use crate::nodes::Node;
 use crate::nvme::Nvme;
 use crate::pci::Device;
 
@@ -11,10 +12,14 @@ use crate::pci::Device;
 pub(crate) struct Report {
     /// The version of this shape.
     pub(crate) gpuvm_guest: u32,
+    /// What started the kernel.
+    pub(crate) firmware: Firmware,
     /// CPUs online.
     pub(crate) cpus: usize,
     /// Memory that the guest's kernel has.
     pub(crate) memory_bytes: u64,
+    /// All NUMA nodes, in order of number.
+    pub(crate) nodes: Vec<Node>,
     /// All PCI functions, in order of address.
     pub(crate) pci: Vec<Device>,
     /// The accelerator, if it is there.
@@ -25,6 +30,16 @@ pub(crate) struct Report {
     pub(crate) stray_dma: Option<StrayDma>,
     /// What went wrong, in words.
     pub(crate) errors: Vec<String>,
+}
+
+/// What a guest's machine began with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Firmware {
+    /// SeaBIOS.
+    Bios,
+    /// OVMF; the kernel has its runtime services.
+    Uefi,
 }
 
 impl Report {
@@ -60,8 +75,10 @@ mod tests {
     fn the_line_begins_as_its_readers_expect() {
         let report = Report {
             gpuvm_guest: 1,
+            firmware: Firmware::Uefi,
             cpus: 2,
             memory_bytes: 4096,
+            nodes: vec![Node { node: 0, cpus: vec![0, 1], memory_bytes: 4096 }],
             pci: vec![],
             edu: None,
             nvme: None,
@@ -70,9 +87,11 @@ mod tests {
         };
         let line = report.to_line();
         assert!(
-            line.starts_with(r#"{"gpuvm_guest":1,"cpus":2,"memory_bytes":4096,"pci":[],"edu":null,"#),
+            line.starts_with(r#"{"gpuvm_guest":1,"firmware":"uefi","cpus":2,"memory_bytes":4096,"#),
             "{line}"
         );
+        let nodes = r#""nodes":[{"node":0,"cpus":[0,1],"memory_bytes":4096}],"pci":[],"edu":null,"#;
+        assert!(line.contains(nodes), "{line}");
         assert!(!line.contains('\n'));
     }
 

@@ -2,11 +2,15 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
+use nix::sys::termios::tcdrain;
+
+use crate::report::Firmware;
 
 /// Reads a file of the kernel; the error names it.
 pub(crate) fn read(path: &str) -> Result<String, String> {
@@ -43,20 +47,31 @@ pub(crate) fn load_modules(name: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// What started the kernel: it has this folder with UEFI only.
+pub(crate) fn firmware() -> Firmware {
+    if Path::new("/sys/firmware/efi").exists() { Firmware::Uefi } else { Firmware::Bios }
+}
+
 /// CPUs online.
 pub(crate) fn cpus() -> Result<usize, String> {
     let text = read("/sys/devices/system/cpu/online")?;
-    parse_cpu_count(&text).ok_or_else(|| format!("CPU list {text:?} isn't understood"))
+    let cpus = parse_cpu_list(&text).ok_or_else(|| format!("CPU list {text:?} isn't understood"))?;
+    Ok(cpus.len())
 }
 
-/// Counts the CPUs of a kernel list such as `0-3,6`.
-fn parse_cpu_count(text: &str) -> Option<usize> {
+/// The CPUs of a kernel list such as `0-3,6`; a node without CPUs has an empty one.
+pub(crate) fn parse_cpu_list(text: &str) -> Option<Vec<u32>> {
     let range = |part: &str| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
-        last.checked_sub(first).map(|more| more + 1)
+        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+        (first <= last).then_some(first..=last)
     };
-    text.trim().split(',').map(range).sum()
+    let text = text.trim();
+    if text.is_empty() {
+        return Some(Vec::new());
+    }
+    let ranges: Option<Vec<_>> = text.split(',').map(range).collect();
+    Some(ranges?.into_iter().flatten().collect())
 }
 
 /// The memory that the kernel has.
@@ -65,7 +80,7 @@ pub(crate) fn memory_bytes() -> Result<u64, String> {
 }
 
 /// MemTotal, in bytes.
-fn parse_mem_total(text: &str) -> Option<u64> {
+pub(crate) fn parse_mem_total(text: &str) -> Option<u64> {
     let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     kib.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
 }
@@ -107,10 +122,12 @@ impl Console {
         Self(OpenOptions::new().write(true).open("/dev/console").ok())
     }
 
-    /// Writes a line. A console that can't be written to leaves nobody to tell.
+    /// Writes a line and waits until it is out: what the serial port still holds when the machine powers off is lost, and the
+    /// kernel's last message would land inside. A console that can't be written to leaves nobody to tell.
     pub(crate) fn line(&mut self, text: &str) {
         if let Some(file) = &mut self.0 {
             let _unheard = file.write_all(format!("{text}\n").as_bytes());
+            let _unheard = tcdrain(file);
         }
     }
 }
@@ -120,11 +137,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cpu_lists_are_counted() {
-        assert_eq!(parse_cpu_count("0\n"), Some(1));
-        assert_eq!(parse_cpu_count("0-3,6,8-9\n"), Some(7));
-        for text in ["", "a", "3-1", "0-"] {
-            assert_eq!(parse_cpu_count(text), None, "{text}");
+    fn cpu_lists_are_read() {
+        assert_eq!(parse_cpu_list("0\n"), Some(vec![0]));
+        assert_eq!(parse_cpu_list("0-3,6,8-9\n"), Some(vec![0, 1, 2, 3, 6, 8, 9]));
+        assert_eq!(parse_cpu_list("\n"), Some(vec![]));
+        for text in ["a", "3-1", "0-", "0,"] {
+            assert_eq!(parse_cpu_list(text), None, "{text}");
         }
     }
 
