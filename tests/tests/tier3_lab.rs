@@ -21,6 +21,7 @@ fn tier3_slow_lab_host_survives_a_fallen_card() {
 #[case::endings("default", &["sigterm", "sigkill", "panic"])]
 #[case::refusals("default", &["refusals", "native-driver", "aperture"])]
 #[case::uefi("default", &["uefi"])]
+#[case::two_gpus("default", &["two-gpus", "boot-display"])]
 #[case::no_iommu("no-iommu", &["no-iommu"])]
 #[case::no_intremap("no-intremap", &["no-intremap"])]
 #[ignore = "tier 3: boots the lab; scripts/test runs it"]
