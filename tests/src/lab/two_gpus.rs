@@ -25,6 +25,8 @@ fn overrides() -> Vec<String> {
     let cards: Vec<String> = CARDS.iter().map(|(bdf, _)| format!("{{bdf = \"{bdf}\"}}")).collect();
     vec![
         "firmware=bios".to_owned(),
+        "network=none".to_owned(),
+        "disk=[]".to_owned(),
         "memory.size=1G".to_owned(),
         "memory.hugepages=2M".to_owned(),
         "cpu.count=4".to_owned(),
