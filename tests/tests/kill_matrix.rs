@@ -203,6 +203,23 @@ fn a_cleanup_that_is_killed_at_each_of_its_first_writes_comes_to_its_end() {
     bench.assert_cleanup_restores("killed over and over");
 }
 
+#[test]
+fn an_up_after_a_reboot_removes_the_overlay_of_the_run_before_and_makes_its_own() {
+    let fake = FakeHost::new();
+    fake.file("/images/base.img", "x");
+    let bench = Bench::new(fake, "off", "[[disk]]\npath = \"/images/base.img\"\nmode = \"overlay\"\n");
+    assert!(killed(&bench.up(KillPoint::AfterStep(0))));
+    let boot = "/proc/sys/kernel/random/boot_id";
+    let former = std::fs::read(bench.fake.path(boot)).unwrap();
+    bench.fake.file(boot, "00000000-0000-4000-8000-000000000002\n");
+    let again = bench.up(KillPoint::Never);
+    assert_eq!(again.status.code(), Some(PREPARED), "{again:?}");
+    let cleaned = bench.run(Verb::Cleanup, KillPoint::Never);
+    assert!(cleaned.status.success(), "{cleaned:?}");
+    bench.fake.file(boot, former);
+    assert_eq!(bench.before.differences(&bench.fake.snapshot().unwrap()), [""; 0]);
+}
+
 struct Silent;
 
 impl Observer for Silent {

@@ -323,20 +323,130 @@ mod tests {
         assert!(Journal::reopen(&path, "boot-1").unwrap_err().to_string().contains("version 3"));
     }
 
+    /// A folder where a sync costs nothing, if the machine has one.
+    fn in_memory() -> tempfile::TempDir {
+        let shm = Path::new("/dev/shm");
+        if shm.is_dir() { tempfile::tempdir_in(shm).unwrap() } else { tempfile::tempdir().unwrap() }
+    }
+
+    /// What a journal can be told, with numbers that are brought into range.
+    #[derive(Debug, Clone)]
+    enum Told {
+        Intend(u8),
+        Mark(usize, u8),
+        Reopen,
+    }
+
+    fn told() -> impl Strategy<Value = Told> {
+        prop_oneof![
+            any::<u8>().prop_map(Told::Intend),
+            (0usize..8, any::<u8>()).prop_map(|(seq, state)| Told::Mark(seq, state)),
+            Just(Told::Reopen),
+        ]
+    }
+
+    fn some_op(number: u8) -> (HostOp, Option<Saved>) {
+        use gpuvm_core::host_ops::{D3cold, ImageFormat, PowerControl};
+
+        let bdf = "81:00.0".parse().unwrap();
+        let policy = PowerPolicy { control: Some(PowerControl::Auto), d3cold: Some(D3cold::Allowed) };
+        match number % 4 {
+            0 => (unbind(), None),
+            1 => (HostOp::KeepAwake { bdf }, Some(Saved::Power(policy))),
+            2 => (
+                HostOp::SetDriverOverride { bdf, driver: DriverName::vfio_pci() },
+                DriverName::new("nvidia").map(Saved::Driver),
+            ),
+            _ => {
+                let (path, backing, qemu_img) = ("/a \"b\"\n".into(), "/c, d".into(), "/e".into());
+                (HostOp::CreateOverlay { path, backing, format: ImageFormat::Qcow2, qemu_img }, None)
+            }
+        }
+    }
+
+    fn some_state(number: u8) -> OpState {
+        match number % 4 {
+            0 => OpState::Applied,
+            1 => OpState::InFlight { child: ProcessId { pid: 7, start_time: 9 } },
+            2 => OpState::Undone,
+            _ => OpState::Stuck { message: "line\nbreak".to_owned() },
+        }
+    }
+
+    /// Tells a journal all of it, opening it anew where that is said; returns its records after each line.
+    fn tell(path: &Path, told: &[Told]) -> Vec<Vec<Record>> {
+        let mut journal = Journal::begin(path, "boot-1").unwrap();
+        let mut states = vec![Vec::new()];
+        for told in told {
+            match told {
+                Told::Intend(number) => {
+                    let (op, saved) = some_op(*number);
+                    journal.intend(&op, saved).unwrap();
+                }
+                Told::Mark(_, _) if journal.records().is_empty() => continue,
+                Told::Mark(seq, state) => {
+                    journal.mark(seq % journal.records().len(), some_state(*state)).unwrap();
+                }
+                Told::Reopen => {
+                    journal = Journal::reopen(path, "boot-1").unwrap().unwrap();
+                    continue;
+                }
+            }
+            states.push(journal.records().to_vec());
+        }
+        states
+    }
+
     proptest! {
         #[test]
-        fn a_journal_cut_anywhere_reopens_and_goes_on(cut in 0usize..600) {
-            let dir = tempfile::tempdir().unwrap();
-            let path = written(dir.path());
+        fn a_journal_cut_anywhere_reads_as_it_was_after_its_last_whole_line_and_goes_on(
+            told in prop::collection::vec(told(), 0..12),
+            cut in 0.0..=1.0,
+        ) {
+            let dir = in_memory();
+            let path = dir.path().join("journal");
+            let states = tell(&path, &told);
             let text = fs::read(&path).unwrap();
-            let cut = cut.min(text.len());
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+            let cut = (cut * text.len() as f64) as usize;
             fs::write(&path, &text[..cut]).unwrap();
-            if let Some(mut journal) = Journal::reopen(&path, "boot-1").unwrap() {
-                let known = journal.open_records().len();
-                journal.intend(&unbind(), None).unwrap();
-                let again = Journal::reopen(&path, "boot-1").unwrap().unwrap();
-                prop_assert_eq!(again.open_records().len(), known + 1);
+            let lines = text[..cut].iter().filter(|byte| **byte == b'\n').count();
+            let mut journal = Journal::reopen(&path, "boot-1").unwrap().unwrap();
+            // The first line begins the journal; each further one is a state of its own.
+            prop_assert_eq!(journal.records(), states[lines.saturating_sub(1)].as_slice());
+            journal.intend(&unbind(), None).unwrap();
+            let again = Journal::reopen(&path, "boot-1").unwrap().unwrap();
+            prop_assert_eq!(again.records(), journal.records());
+        }
+
+        #[test]
+        fn a_damaged_byte_is_read_or_refused_by_name_and_never_panics(
+            told in prop::collection::vec(told(), 1..8),
+            at in any::<prop::sample::Index>(),
+            byte: u8,
+        ) {
+            let dir = in_memory();
+            let path = dir.path().join("journal");
+            tell(&path, &told);
+            let mut text = fs::read(&path).unwrap();
+            let at = at.index(text.len());
+            text[at] = byte;
+            fs::write(&path, &text).unwrap();
+            if let Err(error) = left(&path, "boot-1") {
+                prop_assert!(error.to_string().contains(&path.display().to_string()), "{}", error);
             }
+        }
+
+        #[test]
+        fn a_journal_of_another_boot_is_never_replayed(told in prop::collection::vec(told(), 0..8)) {
+            let dir = in_memory();
+            let path = dir.path().join("journal");
+            let states = tell(&path, &told);
+            prop_assert!(Journal::reopen(&path, "boot-2").unwrap().is_none());
+            prop_assert_eq!(left(&path, "boot-2").unwrap(), 0);
+            let open: Vec<Record> = open(states.last().unwrap()).cloned().collect();
+            prop_assert_eq!(of_other_boot(&path, "boot-2").unwrap(), open);
+            prop_assert_eq!(of_other_boot(&path, "boot-1").unwrap(), []);
         }
     }
 }

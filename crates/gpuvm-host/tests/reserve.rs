@@ -1,0 +1,62 @@
+//! Reservations: what two VMs can't both have.
+
+#![allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
+
+use gpuvm_core::cpulist::CpuSet;
+use gpuvm_core::pci::GroupId;
+use gpuvm_core::profile::VmName;
+use gpuvm_core::reset::ResetDomain;
+use gpuvm_host::HostError;
+use gpuvm_host::places::Places;
+use gpuvm_host::process::ProcessId;
+use gpuvm_host::reservation::{Reservation, check, reserve};
+use rstest::rstest;
+
+const BOOT: &str = "boot-1";
+
+/// What a VM of this process has: one device in a group of its own, on a bus and below others.
+fn reservation(vm: &str, bdf: &str, group: u32, buses: &[&str]) -> Reservation {
+    let mut buses = buses.iter().map(|bus| bus.parse().unwrap());
+    let domain = buses.next().map(|bus| ResetDomain { bus, above: buses.collect() });
+    Reservation {
+        vm: VmName::new(vm).unwrap(),
+        boot_id: BOOT.to_owned(),
+        groups: vec![GroupId(group)],
+        devices: vec![bdf.parse().unwrap()],
+        supervisor: ProcessId::own(),
+        qemu: None,
+        in_flight: Vec::new(),
+        cpus: CpuSet::default(),
+        reset_domains: domain.into_iter().collect(),
+    }
+}
+
+#[rstest]
+#[case::same_device("0000:81:00.0", 7, &[], "0000:81:00.0")]
+#[case::same_group("0000:82:00.0", 7, &[], "group 7")]
+#[case::other_function_on_the_bus("0000:81:00.1", 8, &["0000:81"], "bus 0000:81, whose reset")]
+#[case::behind_a_bridge_on_the_bus("0000:85:00.0", 8, &["0000:85", "0000:81"], "bus 0000:81, whose reset")]
+fn what_another_vm_has_is_refused_by_name(
+    #[case] bdf: &str,
+    #[case] group: u32,
+    #[case] buses: &[&str],
+    #[case] says: &str,
+) {
+    let dir = tempfile::tempdir().unwrap();
+    let places = Places::below(dir.path());
+    reserve(&places, &reservation("first", "0000:81:00.0", 7, &["0000:81"])).unwrap();
+    let error = reserve(&places, &reservation("second", bdf, group, buses)).unwrap_err();
+    assert!(matches!(&error, HostError::Reserved { vm, .. } if vm == "first"), "{error}");
+    assert!(error.to_string().contains(says), "{error}");
+}
+
+#[rstest]
+#[case::another_bus(&["0000:82"])]
+#[case::the_same_number_in_another_segment(&["0001:81"])]
+#[case::no_bus_that_can_be_reset(&[])]
+fn what_no_other_vm_has_is_given(#[case] buses: &[&str]) {
+    let dir = tempfile::tempdir().unwrap();
+    let places = Places::below(dir.path());
+    reserve(&places, &reservation("first", "0000:81:00.0", 7, &["0000:81"])).unwrap();
+    assert_eq!(check(&places, &reservation("second", "0000:90:00.0", 8, buses)).unwrap(), []);
+}
