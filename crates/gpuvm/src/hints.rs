@@ -2,7 +2,8 @@
 
 use gpuvm_core::lifecycle::Exit;
 use gpuvm_core::pci::Bdf;
-use gpuvm_core::plan::{FileRole, Refusal};
+use gpuvm_core::plan::{FileRole, MemoryMeasure, Refusal};
+use gpuvm_core::profile::GUEST_MEMORY_MIN;
 use gpuvm_core::units::{ByteSize, PageSize};
 use gpuvm_host::HostError;
 use gpuvm_host::reservation::ProcessRole;
@@ -20,6 +21,7 @@ pub(crate) fn refusal(refusal: &Refusal) -> Option<String> {
 fn of_device(refusal: &Refusal) -> Option<String> {
     Some(match refusal {
         Refusal::UnknownDevice { .. } => "list the devices: lspci -D".to_owned(),
+        Refusal::Bridge { .. } => "list what is behind it instead: lspci -tv".to_owned(),
         Refusal::NoIommu { .. } => {
             "switch on VT-d or AMD-Vi in the firmware's setup; on Intel also boot with intel_iommu=on. \
              Then look: ls /sys/class/iommu"
@@ -64,7 +66,9 @@ fn of_host(refusal: &Refusal) -> Option<String> {
         Refusal::NoVfioDriver => "load it: modprobe vfio-pci".to_owned(),
         Refusal::NoVfio => "load it: modprobe vfio_iommu_type1 && modprobe vfio-pci".to_owned(),
         Refusal::IommufdOnly => "load the group API: modprobe vfio_iommu_type1".to_owned(),
-        Refusal::Denied { path } => format!("run gpuvm as root, or see who may: ls -l {}", path.display()),
+        Refusal::Denied { path } | Refusal::FileDenied { path, .. } => {
+            format!("run gpuvm as root, or see who may: ls -l {}", path.display())
+        }
         Refusal::NoKvm => {
             "switch on VT-x or AMD-V in the firmware's setup and load kvm_intel or kvm_amd; accel = \"tcg\" \
              runs anywhere, slowly"
@@ -92,10 +96,16 @@ fn of_host(refusal: &Refusal) -> Option<String> {
             format!("{count}write pin = \"off\" to use the CPUs of all nodes, or pin-policy = \"prefer\"")
         }
         Refusal::TooFewCpusOnHost { have, .. } => format!("write [cpu] count = {have}"),
-        Refusal::NodeTooSmall { size, need, have, .. } => {
+        Refusal::NodeTooSmall { size, need, have, measure, .. } => {
             let nodes = size.as_bytes() / need.as_bytes().max(1);
-            let most = have.as_bytes().saturating_mul(nodes);
-            format!("write less than [memory] size = \"{}M\"", ByteSize::bytes(most).as_mib_ceil())
+            let most = ByteSize::bytes(have.as_bytes().saturating_mul(nodes) >> 20 << 20);
+            let less = format!("write less than [memory] size = \"{most}\"");
+            let prefer = "write node-policy = \"prefer\", which takes the rest from other nodes";
+            match measure {
+                MemoryMeasure::Total => less,
+                MemoryMeasure::Available if most < GUEST_MEMORY_MIN => format!("free memory there, or {prefer}"),
+                MemoryMeasure::Available => format!("{less}, or {prefer}"),
+            }
         }
         Refusal::AddressSpace { .. } => {
             "pass fewer devices or give less memory; on a host that has the choice, raise the CPU's physical address bits in \
