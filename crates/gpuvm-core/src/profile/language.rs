@@ -55,11 +55,6 @@ pub enum Kind {
     Tables(&'static [Key]),
 }
 
-/// Returns the keys of a profile; those of its tables hang below them.
-pub fn keys() -> &'static [Key] {
-    super::raw::KEYS
-}
-
 impl Kind {
     /// Says what is expected, as in "expected an array of strings".
     pub(super) fn expected(&self) -> String {
