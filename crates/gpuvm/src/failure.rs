@@ -123,6 +123,7 @@ fn host_code(error: &HostError) -> Exit {
         | HostError::NotAnswering { .. }
         | HostError::DriverGone { .. }
         | HostError::PoolNotRestored { .. }
+        | HostError::ChangedByOthers { .. }
         | HostError::QemuStuck { .. } => Exit::NotGivenBack,
         HostError::NoInterruptRemapping { .. } => Exit::Unfit,
         error => match error.errno() {

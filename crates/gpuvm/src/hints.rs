@@ -1,5 +1,8 @@
 //! What to do next, with the command: added here, at the edge, and nowhere else.
 
+use std::io::ErrorKind;
+use std::path::Path;
+
 use gpuvm_core::lifecycle::Exit;
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::{FileRole, MemoryMeasure, Refusal};
@@ -150,6 +153,12 @@ pub(crate) fn host(error: &HostError) -> Option<String> {
         HostError::QemuStuck { pid, .. } => {
             format!("see what it waits for: cat /proc/{pid}/task/*/stack; dmesg | tail. Once it is gone: gpuvm cleanup")
         }
+        HostError::AlreadyUp { .. } => "each name runs once; --set name=OTHER runs another beside it".to_owned(),
+        HostError::Aperture { .. } => "write a smaller [memory] size, which fits below the gap or the end".to_owned(),
+        HostError::PoolNotRestored { page, .. } => format!(
+            "somebody uses pages of it still; see who: grep -l 'KernelPageSize: *{} kB' /proc/*/smaps. Once they are free: gpuvm cleanup",
+            page.as_kib()
+        ),
         HostError::Stale { .. } => "try again: it is planned anew then".to_owned(),
         HostError::Reserved { vm, state, .. } if state.starts_with("ended") => format!("gpuvm cleanup {vm}"),
         HostError::DriverGone { bdf, driver } => {
@@ -165,11 +174,12 @@ pub(crate) fn host(error: &HostError) -> Option<String> {
                  /sys/bus/pci/rescan; gpuvm cleanup"
             )
         }
-        HostError::File { source, .. } | HostError::Refused { source, .. }
-            if source.kind() == std::io::ErrorKind::PermissionDenied =>
+        HostError::File { source, .. } | HostError::Refused { source, .. } | HostError::Vfio { source, .. }
+            if source.kind() == ErrorKind::PermissionDenied =>
         {
             "run gpuvm as root".to_owned()
         }
+        HostError::File { path, source, .. } if source.kind() == ErrorKind::StorageFull => disk_full(path),
         _ => return None,
     })
 }
@@ -177,7 +187,11 @@ pub(crate) fn host(error: &HostError) -> Option<String> {
 /// What to do about a QEMU that didn't get to run the guest.
 pub(crate) fn launch(error: &LaunchError) -> Option<String> {
     Some(match error {
+        LaunchError::Spawn { qemu, source } if source.source.kind() == ErrorKind::PermissionDenied => {
+            format!("see who may run it: ls -l {}", qemu.display())
+        }
         LaunchError::Spawn { .. } => "install it: apt-get install qemu-system-x86".to_owned(),
+        LaunchError::File { path, source, .. } if source.kind() == ErrorKind::StorageFull => disk_full(path),
         LaunchError::TooOld { .. } => "install a newer one, from your distribution's backports".to_owned(),
         LaunchError::NotPinned { .. } => {
             "a cpuset holds gpuvm back; look: cat /proc/self/status | grep Cpus_allowed_list".to_owned()
@@ -190,6 +204,10 @@ pub(crate) fn launch(error: &LaunchError) -> Option<String> {
         }
         _ => return None,
     })
+}
+
+fn disk_full(path: &Path) -> String {
+    format!("make room there: df -h {}", path.parent().unwrap_or(path).display())
 }
 
 /// What to do about a device that doesn't answer.

@@ -5,6 +5,7 @@
 use std::io;
 use std::time::Duration;
 
+use gpuvm_core::cpulist::CpuSet;
 use gpuvm_core::lifecycle::Exit as Ended;
 use gpuvm_core::pci::{Bdf, DriverName, GroupId};
 use gpuvm_core::reset::Finding;
@@ -101,6 +102,12 @@ fn host_errors() -> Vec<(&'static str, HostError)> {
         }
         PoolNotRestored {
             "pool-not-restored" => { node: 1, page: PageSize::M2, want: 0, have: 12 }
+        }
+        Overlay {
+            "overlay" => {
+                path: "/var/lib/gpuvm/vm/x/overlay-0.qcow2".into(), backing: "/srv/a.qcow2".into(), qemu_img: "/usr/bin/qemu-img".into(),
+                problem: "Could not write qcow2 header: No space left on device".into(),
+            }
         }
         Locked {
             "locked" => { path: "/run/gpuvm/lock".into(), seconds: 10 }
@@ -214,6 +221,19 @@ fn spelt(failure: &Failure) -> String {
     format!("exit {}\n{}\n", failure.code as u8, items.join("\n"))
 }
 
+/// Refusals that no host in files brings about: other VMs are seen on a live host alone, and nobody lists so many devices.
+fn rare_refusals() -> Vec<(&'static str, Refusal)> {
+    let cpus = |list: &str| list.parse::<CpuSet>().unwrap();
+    vec![
+        ("refusal-taken-cpus", Refusal::TakenCpus { key: "cpu.pin", taken: cpus("4-5") }),
+        (
+            "refusal-too-few-cpus-beside-other-vms",
+            Refusal::TooFewCpus { node: 1, need: 4, count: 8, cpus: cpus("6-7"), taken: cpus("4-5") },
+        ),
+        ("refusal-too-many-ports", Refusal::TooManyPorts { need: 240, have: 232 }),
+    ]
+}
+
 fn failed_up(cause: Cause, left: Vec<HostError>) -> Failure {
     UpError { cause: Box::new(cause), left }.into()
 }
@@ -227,7 +247,13 @@ fn each_error_is_told_as_it_was() {
     let launches =
         launches.map(|(name, error)| (format!("launch-{name}"), failed_up(Cause::Launch(error), Vec::new())));
     let causes = causes().into_iter().map(|(name, cause)| (name.to_owned(), failed_up(cause, Vec::new())));
-    let all = hosts.chain(launches).chain(causes).chain([("up-and-not-given-back".to_owned(), also_left)]);
+    let rare = rare_refusals().into_iter();
+    let rare = rare.map(|(name, refusal)| (name.to_owned(), Failure::from(vec![refusal])));
+    let all = hosts
+        .chain(rare)
+        .chain(launches)
+        .chain(causes)
+        .chain([("up-and-not-given-back".to_owned(), also_left)]);
     golden::compare("errors", all.map(|(name, failure)| (name, spelt(&failure))));
 }
 
