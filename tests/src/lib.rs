@@ -6,3 +6,4 @@
 
 pub mod killed;
 pub mod lab;
+pub mod record;

@@ -2,3 +2,4 @@
 
 pub mod fake_host;
 pub mod fake_qemu;
+pub mod recorded;

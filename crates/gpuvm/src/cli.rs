@@ -14,7 +14,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::exit::Exit;
 use crate::out;
 
-const EXIT_CODES: &str = "\
+/// What each exit code means.
+pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0   all went well
   1   the guest ended badly: it panicked, or QEMU died

@@ -53,10 +53,12 @@ impl Failure {
 
 /// Prints a message and its remedy.
 pub(crate) fn print_item(level: &str, item: &Item) {
-    out::note(&format!("{level}: {}", item.message));
-    for line in item.hint.iter().flat_map(|hint| hint.lines()) {
-        out::note(&format!("  hint: {line}"));
-    }
+    out::note(&spell(level, item));
+}
+
+fn spell(level: &str, item: &Item) -> String {
+    let hints = item.hint.iter().flat_map(|hint| hint.lines()).map(|line| format!("\n  hint: {line}"));
+    format!("{level}: {}{}", item.message, hints.collect::<String>())
 }
 
 /// Describes what of the host could not be given back.
@@ -121,6 +123,7 @@ fn host_code(error: &HostError) -> Exit {
         | HostError::NotAnswering { .. }
         | HostError::DriverGone { .. }
         | HostError::PoolNotRestored { .. }
+        | HostError::ChangedByOthers { .. }
         | HostError::QemuStuck { .. } => Exit::NotGivenBack,
         HostError::NoInterruptRemapping { .. } => Exit::Unfit,
         error => match error.errno() {
@@ -139,3 +142,7 @@ fn launch_code(error: &LaunchError) -> Exit {
         LaunchError::Vcpus { .. } => Exit::Internal,
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
+mod tests;

@@ -1,8 +1,12 @@
 //! What to do next, with the command: added here, at the edge, and nowhere else.
 
+use std::io::ErrorKind;
+use std::path::Path;
+
 use gpuvm_core::lifecycle::Exit;
 use gpuvm_core::pci::Bdf;
-use gpuvm_core::plan::{FileRole, Refusal};
+use gpuvm_core::plan::{FileRole, MemoryMeasure, Refusal};
+use gpuvm_core::profile::GUEST_MEMORY_MIN;
 use gpuvm_core::units::{ByteSize, PageSize};
 use gpuvm_host::HostError;
 use gpuvm_host::reservation::ProcessRole;
@@ -20,6 +24,7 @@ pub(crate) fn refusal(refusal: &Refusal) -> Option<String> {
 fn of_device(refusal: &Refusal) -> Option<String> {
     Some(match refusal {
         Refusal::UnknownDevice { .. } => "list the devices: lspci -D".to_owned(),
+        Refusal::Bridge { .. } => "list what is behind it instead: lspci -tv".to_owned(),
         Refusal::NoIommu { .. } => {
             "switch on VT-d or AMD-Vi in the firmware's setup; on Intel also boot with intel_iommu=on. \
              Then look: ls /sys/class/iommu"
@@ -64,7 +69,9 @@ fn of_host(refusal: &Refusal) -> Option<String> {
         Refusal::NoVfioDriver => "load it: modprobe vfio-pci".to_owned(),
         Refusal::NoVfio => "load it: modprobe vfio_iommu_type1 && modprobe vfio-pci".to_owned(),
         Refusal::IommufdOnly => "load the group API: modprobe vfio_iommu_type1".to_owned(),
-        Refusal::Denied { path } => format!("run gpuvm as root, or see who may: ls -l {}", path.display()),
+        Refusal::Denied { path } | Refusal::FileDenied { path, .. } => {
+            format!("run gpuvm as root, or see who may: ls -l {}", path.display())
+        }
         Refusal::NoKvm => {
             "switch on VT-x or AMD-V in the firmware's setup and load kvm_intel or kvm_amd; accel = \"tcg\" \
              runs anywhere, slowly"
@@ -92,10 +99,16 @@ fn of_host(refusal: &Refusal) -> Option<String> {
             format!("{count}write pin = \"off\" to use the CPUs of all nodes, or pin-policy = \"prefer\"")
         }
         Refusal::TooFewCpusOnHost { have, .. } => format!("write [cpu] count = {have}"),
-        Refusal::NodeTooSmall { size, need, have, .. } => {
+        Refusal::NodeTooSmall { size, need, have, measure, .. } => {
             let nodes = size.as_bytes() / need.as_bytes().max(1);
-            let most = have.as_bytes().saturating_mul(nodes);
-            format!("write less than [memory] size = \"{}M\"", ByteSize::bytes(most).as_mib_ceil())
+            let most = ByteSize::bytes(have.as_bytes().saturating_mul(nodes) >> 20 << 20);
+            let less = format!("write less than [memory] size = \"{most}\"");
+            let prefer = "write node-policy = \"prefer\", which takes the rest from other nodes";
+            match measure {
+                MemoryMeasure::Total => less,
+                MemoryMeasure::Available if most < GUEST_MEMORY_MIN => format!("free memory there, or {prefer}"),
+                MemoryMeasure::Available => format!("{less}, or {prefer}"),
+            }
         }
         Refusal::AddressSpace { .. } => {
             "pass fewer devices or give less memory; on a host that has the choice, raise the CPU's physical address bits in \
@@ -140,6 +153,12 @@ pub(crate) fn host(error: &HostError) -> Option<String> {
         HostError::QemuStuck { pid, .. } => {
             format!("see what it waits for: cat /proc/{pid}/task/*/stack; dmesg | tail. Once it is gone: gpuvm cleanup")
         }
+        HostError::AlreadyUp { .. } => "each name runs once; --set name=OTHER runs another beside it".to_owned(),
+        HostError::Aperture { .. } => "write a smaller [memory] size, which fits below the gap or the end".to_owned(),
+        HostError::PoolNotRestored { page, .. } => format!(
+            "somebody uses pages of it still; see who: grep -l 'KernelPageSize: *{} kB' /proc/*/smaps. Once they are free: gpuvm cleanup",
+            page.as_kib()
+        ),
         HostError::Stale { .. } => "try again: it is planned anew then".to_owned(),
         HostError::Reserved { vm, state, .. } if state.starts_with("ended") => format!("gpuvm cleanup {vm}"),
         HostError::DriverGone { bdf, driver } => {
@@ -155,11 +174,12 @@ pub(crate) fn host(error: &HostError) -> Option<String> {
                  /sys/bus/pci/rescan; gpuvm cleanup"
             )
         }
-        HostError::File { source, .. } | HostError::Refused { source, .. }
-            if source.kind() == std::io::ErrorKind::PermissionDenied =>
+        HostError::File { source, .. } | HostError::Refused { source, .. } | HostError::Vfio { source, .. }
+            if source.kind() == ErrorKind::PermissionDenied =>
         {
             "run gpuvm as root".to_owned()
         }
+        HostError::File { path, source, .. } if source.kind() == ErrorKind::StorageFull => disk_full(path),
         _ => return None,
     })
 }
@@ -167,7 +187,11 @@ pub(crate) fn host(error: &HostError) -> Option<String> {
 /// What to do about a QEMU that didn't get to run the guest.
 pub(crate) fn launch(error: &LaunchError) -> Option<String> {
     Some(match error {
+        LaunchError::Spawn { qemu, source } if source.source.kind() == ErrorKind::PermissionDenied => {
+            format!("see who may run it: ls -l {}", qemu.display())
+        }
         LaunchError::Spawn { .. } => "install it: apt-get install qemu-system-x86".to_owned(),
+        LaunchError::File { path, source, .. } if source.kind() == ErrorKind::StorageFull => disk_full(path),
         LaunchError::TooOld { .. } => "install a newer one, from your distribution's backports".to_owned(),
         LaunchError::NotPinned { .. } => {
             "a cpuset holds gpuvm back; look: cat /proc/self/status | grep Cpus_allowed_list".to_owned()
@@ -180,6 +204,10 @@ pub(crate) fn launch(error: &LaunchError) -> Option<String> {
         }
         _ => return None,
     })
+}
+
+fn disk_full(path: &Path) -> String {
+    format!("make room there: df -h {}", path.parent().unwrap_or(path).display())
 }
 
 /// What to do about a device that doesn't answer.

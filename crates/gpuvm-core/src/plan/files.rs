@@ -4,10 +4,14 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::obstacle::Obstacles;
+use super::refusal::errno_words;
 use super::{DiskKind, FileRole, PlannedDisk, Refusal};
 use crate::facts::{FileFacts, HostFacts};
 use crate::firmware::choose_uefi;
 use crate::profile::{Disk, DiskMode, FirmwareKind, Profile};
+
+const EPERM: i32 = 1;
+const EACCES: i32 = 13;
 
 /// Lists every file that a profile needs, with what it is for.
 pub fn named(profile: &Profile) -> Vec<(FileRole, &Path)> {
@@ -72,13 +76,11 @@ pub(super) fn check(profile: &Profile, facts: &HostFacts, obstacles: &mut Obstac
             Some(FileFacts::Usable { .. } | FileFacts::BlockDevice) => {}
             Some(FileFacts::BlockInUse) => obstacles.refuse(Refusal::DiskInUse { path: path.to_owned() }),
             Some(FileFacts::NotAFile) => refuse("it is neither a file nor a block device"),
+            Some(FileFacts::Unusable { errno: errno @ (EPERM | EACCES) }) => {
+                obstacles.refuse(Refusal::FileDenied { role, path: path.to_owned(), errno });
+            }
             Some(FileFacts::Unusable { errno }) => refuse(&errno_words(errno)),
             None => refuse("it was not looked at"),
         }
     }
-}
-
-/// Spells an errno as the C library does, with its number.
-fn errno_words(errno: i32) -> String {
-    std::io::Error::from_raw_os_error(errno).to_string()
 }

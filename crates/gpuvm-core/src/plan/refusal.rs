@@ -190,9 +190,10 @@ pub enum Refusal {
     },
     /// The node has too few CPUs.
     #[error(
-        "cpu.count is {count}{share}, but node {node} has {have} CPUs online{taken} ({cpus})",
+        "cpu.count is {count}{share}, but node {node} has {have} CPUs online{taken}{cpus}",
         share = if need == count { String::new() } else { format!(", {need} of them on node {node}") },
         have = cpus.len(),
+        cpus = if cpus.is_empty() { String::new() } else { format!(" ({cpus})") },
         taken = if taken.is_empty() { String::new() } else { format!(" beside those that other VMs have pinned, {taken}") }
     )]
     TooFewCpus {
@@ -251,7 +252,7 @@ pub enum Refusal {
     },
     /// The guest's addresses don't reach far enough for its memory and its BARs.
     #[error(
-        "the guest needs addresses up to {need:#x} for its memory and {bars} of BARs, but CPUs of this host have {bits} address bits"
+        "the guest needs addresses up to {need:#x} for its memory and {bars} of BARs, but its CPUs have {bits} address bits"
     )]
     AddressSpace {
         /// The last address that is needed.
@@ -280,6 +281,21 @@ pub enum Refusal {
         /// What is wrong with it.
         problem: String,
     },
+    /// A file that the profile names is not for this user.
+    #[error("{role} {path}: {}", errno_words(*errno), path = path.display())]
+    FileDenied {
+        /// What the file is for, by its key.
+        role: FileRole,
+        /// The file.
+        path: PathBuf,
+        /// EACCES or EPERM.
+        errno: i32,
+    },
+}
+
+/// Spells an errno as the C library does, with its number.
+pub(super) fn errno_words(errno: i32) -> String {
+    std::io::Error::from_raw_os_error(errno).to_string()
 }
 
 /// What of a node's memory was counted.
@@ -344,6 +360,7 @@ impl Refusal {
     /// Returns what the refusal means for whoever started gpuvm.
     pub fn kind(&self) -> RefusalKind {
         match self {
+            Self::File { role: FileRole::Firmware, .. } => RefusalKind::Unfit,
             Self::File { .. }
             | Self::UnknownDevice { .. }
             | Self::Bridge { .. }
@@ -351,7 +368,7 @@ impl Refusal {
             | Self::UnevenCpus { .. }
             | Self::UnevenMemory { .. }
             | Self::MixedNodes { .. } => RefusalKind::Profile,
-            Self::Denied { .. } => RefusalKind::Permission,
+            Self::Denied { .. } | Self::FileDenied { .. } => RefusalKind::Permission,
             _ => RefusalKind::Unfit,
         }
     }

@@ -16,12 +16,13 @@ const SHUTDOWN_TIMEOUT: u32 = 60;
 /// Turns what was written into what is meant, or reports each rule that is broken.
 pub(super) fn check(raw: RawProfile, base: &Path, problems: &mut Vec<Problem>) -> Option<Profile> {
     let mut checker = Checker::new(raw.refused.clone(), base, problems);
-    checker.version(&raw);
+    let start = Place::default();
+    checker.version(&raw, &start);
     let accel = value_or(raw.accel, Accel::Kvm);
     let network = value_or(raw.network, Network::User);
-    let name = checker.required(raw.name, "name", r#"name = "compute-1""#);
-    let memory = memory::check(raw.memory, &mut checker);
-    let cpu = cpu::check(raw.cpu, accel, &mut checker);
+    let name = checker.required(raw.name, "name", r#"name = "compute-1""#, &start);
+    let memory = memory::check(raw.memory, &raw.end, &mut checker);
+    let cpu = cpu::check(raw.cpu, accel, &raw.end, &mut checker);
     let devices = device::check(raw.devices, &mut checker);
     let disks = disk::check(raw.disks, &mut checker);
     let kernel = raw.kernel.and_then(|kernel| kernel::check(kernel, &mut checker));
@@ -83,28 +84,23 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Asks for a leaf that has no default; one that was refused by its type isn't reported again.
-    pub(super) fn required<T>(&mut self, leaf: Leaf<T>, key: &str, example: &'static str) -> Leaf<T> {
-        self.required_in(leaf, key, example, Place::default())
-    }
-
-    /// Asks for a leaf of a table that stands somewhere.
-    pub(super) fn required_in<T>(
+    /// Asks for a leaf that has no default, and belongs at a place; one that was refused by its type isn't reported again.
+    pub(super) fn required<T>(
         &mut self,
         leaf: Leaf<T>,
         key: &str,
         example: &'static str,
-        place: Place,
+        place: &Place,
     ) -> Leaf<T> {
         let table_refused = |refused: &String| refused == key || key.starts_with(&format!("{refused}."));
         if leaf.is_none() && !self.refused.iter().filter(|key| !key.is_empty()).any(table_refused) {
-            self.report(key, place, ProblemKind::Missing { key: key.to_owned(), example });
+            self.report(key, place.clone(), ProblemKind::Missing { key: key.to_owned(), example });
         }
         leaf
     }
 
-    fn version(&mut self, raw: &RawProfile) {
-        let version = self.required(raw.version.clone(), "version", "version = 1");
+    fn version(&mut self, raw: &RawProfile, start: &Place) {
+        let version = self.required(raw.version.clone(), "version", "version = 1", start);
         if let Some(Located { value, place }) = version
             && value != i128::from(VERSION)
         {

@@ -55,6 +55,26 @@ pub enum Kind {
     Tables(&'static [Key]),
 }
 
+impl Kind {
+    /// Says what is expected, as in "expected an array of strings".
+    pub(super) fn expected(&self) -> String {
+        match self {
+            Self::Text | Self::Pattern(_) => "a string".to_owned(),
+            Self::Words(words) => {
+                let words: Vec<_> = words().iter().map(|word| format!("`{word}`")).collect();
+                format!("one of {}", words.join(", "))
+            }
+            Self::Integer { .. } => "an integer".to_owned(),
+            Self::Flag => "`true` or `false`".to_owned(),
+            Self::List(Self::Integer { .. }) => "an array of integers".to_owned(),
+            Self::List(_) => "an array of strings".to_owned(),
+            Self::Either(kinds) => kinds.iter().map(Self::expected).collect::<Vec<_>>().join(", or "),
+            Self::Table(_) => "a table".to_owned(),
+            Self::Tables(_) => "an array of tables".to_owned(),
+        }
+    }
+}
+
 impl Key {
     /// A key that must be there.
     pub(super) const fn required(name: &'static str, kind: Kind, doc: &'static str) -> Self {

@@ -45,17 +45,17 @@ pub enum ProblemKind {
         key: String,
         /// The type found, with its article.
         found: &'static str,
-        /// The type expected, with its article.
-        expected: &'static str,
+        /// What is expected, in words.
+        expected: String,
     },
     /// A string that is none of the words the key takes.
-    #[error("`{key}` is `{value}`, expected one of {expected}")]
+    #[error("`{key}` is `{value}`, expected {expected}")]
     Choice {
         /// The key's path.
         key: String,
         /// What was written.
         value: String,
-        /// The words, quoted, with commas.
+        /// What it takes, in words.
         expected: String,
     },
     /// A number outside its range.
@@ -131,7 +131,13 @@ impl ProblemKind {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::UnknownKey { nearest: Some(nearest), .. } => Some(format!("did you mean `{nearest}`?")),
-            Self::Missing { example, .. } => Some(format!("write, for example: {example}")),
+            Self::Missing { key, example } if key.contains('.') => {
+                Some(format!("write, for example:\n{example}"))
+            }
+            Self::Missing { example, .. } => {
+                Some(format!("write, above the first [table], for example:\n{example}"))
+            }
+            Self::Type { key, found, expected } => type_hint(key, found, expected),
             Self::Unaligned { size, page } => {
                 let whole = page.pages_for(*size) * page.as_bytes();
                 Some(format!("write `{}`", crate::units::ByteSize::bytes(whole)))
@@ -139,5 +145,19 @@ impl ProblemKind {
             Self::Pointless { .. } => Some("leave it out".to_owned()),
             _ => None,
         }
+    }
+}
+
+/// Says how a value is spelt that was written as another type.
+fn type_hint(key: &str, found: &str, expected: &str) -> Option<String> {
+    match (found, expected) {
+        ("a table", "an array of tables") => Some(format!("write [[{key}]]")),
+        ("an array", "a table") => Some(format!("write [{key}]")),
+        ("an integer" | "a float", "a string") => Some("put it in double quotes".to_owned()),
+        ("a number in quotes", "an integer") | ("`true` or `false` in quotes", "`true` or `false`") => {
+            Some("write it without quotes".to_owned())
+        }
+        (_, "an array of strings") => Some("write a list, as in [\"...\", \"...\"]".to_owned()),
+        _ => None,
     }
 }

@@ -4,7 +4,7 @@ use super::language::{Key, Kind, words};
 use super::problem::Problem;
 use super::read::{Choice, Cursor, Leaf, Located};
 use super::section::{cpu, device, disk, display, kernel, memory, network};
-use super::tree::Table;
+use super::tree::{Place, Table};
 use super::{Accel, FirmwareKind, Listen, Network, Policy, Rtc, SHUTDOWN_TIMEOUT_MAX, Serial, VmName};
 
 /// The keys of a profile.
@@ -80,6 +80,8 @@ pub(super) const KEYS: &[Key] = &[
 /// The profile as written.
 #[derive(Debug, Clone, Default)]
 pub struct RawProfile {
+    /// The end of the file, where tables that are missing are best added.
+    pub(super) end: Place,
     pub(super) version: Leaf<i128>,
     pub(super) name: Leaf<VmName>,
     pub(super) accel: Leaf<Accel>,
@@ -106,6 +108,7 @@ impl RawProfile {
     pub(super) fn read(table: &Table, problems: &mut Vec<Problem>) -> Self {
         let mut root = Cursor::new(table, String::new(), KEYS);
         let mut raw = Self {
+            end: table.place.end(),
             version: root.integer("version", problems),
             name: root.parsed("name", problems),
             accel: root.choice("accel", problems),

@@ -64,9 +64,13 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    fn wrong_type(&self, entry: &Entry, expected: &'static str) -> Problem {
+    fn expected(&self, key: &str) -> String {
+        self.known(key).map(|known| known.kind.expected()).unwrap_or_default()
+    }
+
+    fn wrong_type(&self, entry: &Entry) -> Problem {
         let key = self.key(&entry.key);
-        let found = entry.value.type_name();
+        let (found, expected) = (entry.value.type_name(), self.expected(&entry.key));
         Problem {
             key: key.clone(),
             place: entry.place.clone(),
@@ -80,7 +84,7 @@ impl<'a> Cursor<'a> {
         match &entry.value {
             Value::String(text) => Some(Located { value: text.clone(), place: entry.place.clone() }),
             _ => {
-                problems.push(self.wrong_type(entry, "a string"));
+                problems.push(self.wrong_type(entry));
                 None
             }
         }
@@ -96,7 +100,7 @@ impl<'a> Cursor<'a> {
         match &entry.value {
             Value::Integer(number) => Some(Located { value: *number, place: entry.place.clone() }),
             _ => {
-                problems.push(self.wrong_type(entry, "an integer"));
+                problems.push(self.wrong_type(entry));
                 None
             }
         }
@@ -149,8 +153,7 @@ impl<'a> Cursor<'a> {
         if let Some((_, choice)) = T::WORDS.iter().find(|(word, _)| *word == value) {
             return Some(Located { value: *choice, place });
         }
-        let key = self.key(key);
-        let expected = T::WORDS.iter().map(|(word, _)| format!("`{word}`")).collect::<Vec<_>>().join(", ");
+        let (key, expected) = (self.key(key), self.expected(key));
         problems.push(Problem {
             key: key.clone(),
             place,
@@ -165,7 +168,7 @@ impl<'a> Cursor<'a> {
         match &entry.value {
             Value::Boolean(value) => Some(Located { value: *value, place: entry.place.clone() }),
             _ => {
-                problems.push(self.wrong_type(entry, "`true` or `false`"));
+                problems.push(self.wrong_type(entry));
                 None
             }
         }
@@ -179,7 +182,7 @@ impl<'a> Cursor<'a> {
     fn list(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Option<&'a Entry> {
         let entry = self.entry(key)?;
         if !matches!(entry.value, Value::Array(_)) {
-            problems.push(self.wrong_type(entry, "an array"));
+            problems.push(self.wrong_type(entry));
             return None;
         }
         Some(entry)
@@ -206,9 +209,11 @@ impl<'a> Cursor<'a> {
                     }
                     Err(error) => ProblemKind::Value { key: key.clone(), message: error.to_string() },
                 },
-                other => {
-                    ProblemKind::Type { key: key.clone(), found: other.type_name(), expected: "a string" }
-                }
+                other => ProblemKind::Type {
+                    key: key.clone(),
+                    found: other.type_name(),
+                    expected: "a string".to_owned(),
+                },
             };
             problems.push(Problem { key, place: place.clone(), kind });
         }
@@ -241,9 +246,11 @@ impl<'a> Cursor<'a> {
                         }
                     }
                 }
-                other => {
-                    ProblemKind::Type { key: key.clone(), found: other.type_name(), expected: "an integer" }
-                }
+                other => ProblemKind::Type {
+                    key: key.clone(),
+                    found: other.type_name(),
+                    expected: "an integer".to_owned(),
+                },
             };
             problems.push(Problem { key, place: place.clone(), kind });
         }
@@ -256,7 +263,7 @@ impl<'a> Cursor<'a> {
         match &entry.value {
             Value::Table(table) => Some(Cursor::new(table, self.key(key), self.keys_below(key))),
             _ => {
-                problems.push(self.wrong_type(entry, "a table"));
+                problems.push(self.wrong_type(entry));
                 None
             }
         }
@@ -266,7 +273,7 @@ impl<'a> Cursor<'a> {
     pub(super) fn tables(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Vec<Cursor<'a>> {
         let Some(entry) = self.entry(key) else { return Vec::new() };
         let Value::Array(items) = &entry.value else {
-            problems.push(self.wrong_type(entry, "an array of tables"));
+            problems.push(self.wrong_type(entry));
             return Vec::new();
         };
         let mut cursors = Vec::new();
@@ -278,7 +285,7 @@ impl<'a> Cursor<'a> {
                     let kind = ProblemKind::Type {
                         key: path.clone(),
                         found: other.type_name(),
-                        expected: "a table",
+                        expected: "a table".to_owned(),
                     };
                     problems.push(Problem { key: path, place: place.clone(), kind });
                 }

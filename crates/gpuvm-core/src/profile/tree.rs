@@ -61,6 +61,11 @@ impl Place {
         Self { source, start: span.start, end: span.end }
     }
 
+    /// Returns the place right behind this one.
+    pub(super) fn end(&self) -> Self {
+        Self { source: self.source, start: self.end, end: self.end }
+    }
+
     /// Returns the stretch in bytes.
     pub fn span(&self) -> Range<usize> {
         self.start..self.end
@@ -98,6 +103,8 @@ impl Value {
     /// Returns the name of the value's type, as TOML calls it, with its article.
     pub(super) fn type_name(&self) -> &'static str {
         match self {
+            Self::String(text) if text.parse::<i128>().is_ok() => "a number in quotes",
+            Self::String(text) if text.parse::<bool>().is_ok() => "`true` or `false` in quotes",
             Self::String(_) => "a string",
             Self::Integer(_) => "an integer",
             Self::Boolean(_) => "a boolean",
@@ -143,7 +150,7 @@ pub(super) fn parse(sources: &Sources, problems: &mut Vec<Problem>) -> Option<Ta
             let message = error.message().to_owned();
             problems.push(Problem { key: String::new(), place, kind: ProblemKind::Syntax { message } });
         }
-        let table = convert_table(table.get_ref(), table.span(), source);
+        let table = convert_table(table.get_ref(), 0..text.len(), source);
         match &mut merged {
             Some(merged) => merged.overlay(table),
             None => merged = Some(table),

@@ -6,14 +6,14 @@ use std::path::Path;
 
 use gpuvm_core::facts::{BarFacts, BarKind, DeviceFacts, HostFacts, Presence};
 use gpuvm_core::pci::{Bdf, ClassCode, GroupId, PciId};
-use gpuvm_core::profile::Profile;
+use gpuvm_core::profile::{DeviceRequest, Profile};
 use gpuvm_core::units::ByteSize;
 
 use super::holders::Holders;
 use crate::HostError;
 use crate::root::{self, HostRoot, link_name, list, read_hex, read_text};
 
-/// Reads the devices asked for, the other functions of their slots, and the members of all groups touched.
+/// Reads the devices that the profile names, the other functions of their slots, and the members of all groups touched.
 pub(super) fn read(root: &HostRoot, profile: &Profile, facts: &mut HostFacts) -> Result<(), HostError> {
     if profile.devices.is_empty() {
         return Ok(());
@@ -21,7 +21,8 @@ pub(super) fn read(root: &HostRoot, profile: &Profile, facts: &mut HostFacts) ->
     let index: BTreeSet<Bdf> =
         list(&root.path("/sys/bus/pci/devices"))?.iter().filter_map(|name| name.parse().ok()).collect();
     let holders = Holders::read(root)?;
-    let asked: BTreeSet<_> = profile.devices.iter().map(|device| device.bdf.slot()).collect();
+    let named = |device: &DeviceRequest| std::iter::once(device.bdf).chain(device.hold.clone());
+    let asked: BTreeSet<_> = profile.devices.iter().flat_map(named).map(|bdf| bdf.slot()).collect();
     let mut scope: Vec<Bdf> = index.iter().copied().filter(|bdf| asked.contains(&bdf.slot())).collect();
     while let Some(bdf) = scope.pop() {
         if facts.devices.contains_key(&bdf) {

@@ -9,6 +9,7 @@ use crate::profile::check::{Checker, value_or};
 use crate::profile::language::{Key, Kind, words};
 use crate::profile::problem::{Problem, ProblemKind};
 use crate::profile::read::{Choice, Cursor, Leaf, Located};
+use crate::profile::tree::Place;
 use crate::profile::{Accel, Policy, VCPUS_MAX};
 
 /// The guest's CPUs.
@@ -185,6 +186,7 @@ impl Cpu {
 
 #[derive(Debug, Clone, Default)]
 pub(in crate::profile) struct RawCpu {
+    place: Option<Place>,
     count: Leaf<u32>,
     pin: Leaf<Pin>,
     pin_policy: Leaf<Policy>,
@@ -197,6 +199,7 @@ pub(in crate::profile) struct RawCpu {
 
 pub(in crate::profile) fn read(mut table: Cursor<'_>, problems: &mut Vec<Problem>) -> RawCpu {
     let cpu = RawCpu {
+        place: Some(table.place()),
         count: table.count("count", 1..=VCPUS_MAX, problems),
         pin: read_pin(&mut table, problems),
         pin_policy: table.choice("pin-policy", problems),
@@ -223,7 +226,12 @@ fn read_pin(table: &mut Cursor<'_>, problems: &mut Vec<Problem>) -> Leaf<Pin> {
     Some(Located { value: Pin::Cpus(value), place })
 }
 
-pub(in crate::profile) fn check(raw: RawCpu, accel: Accel, checker: &mut Checker<'_>) -> Option<Cpu> {
+pub(in crate::profile) fn check(
+    raw: RawCpu,
+    accel: Accel,
+    end: &Place,
+    checker: &mut Checker<'_>,
+) -> Option<Cpu> {
     check_kvm_only(&raw, accel, checker);
     check_flags(&raw.flags, checker);
     if let (Some(count), Some(pin)) = (&raw.count, &raw.pin) {
@@ -239,7 +247,10 @@ pub(in crate::profile) fn check(raw: RawCpu, accel: Accel, checker: &mut Checker
     {
         checker.value("cpu.emulator", place.clone(), "the list holds no CPU".to_owned());
     }
-    let count = checker.required(raw.count, "cpu.count", "[cpu] count = 16")?;
+    let count = match &raw.place {
+        Some(table) => checker.required(raw.count, "cpu.count", "count = 16", table),
+        None => checker.required(raw.count, "cpu.count", "[cpu]\ncount = 16", end),
+    }?;
     Some(Cpu {
         count: count.value,
         pin: value_or(raw.pin, Pin::Auto),

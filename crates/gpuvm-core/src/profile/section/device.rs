@@ -186,7 +186,7 @@ fn check_one(raw: RawDevice, seen: &mut Seen, checker: &mut Checker<'_>) -> Opti
     }
     let hold: Vec<Bdf> = raw.hold.iter().map(|held| held.value).collect();
     let hold_key = raw.sibling("hold");
-    let bdf = checker.required_in(raw.bdf.clone(), &key, r#"bdf = "0000:81:00.0""#, raw.place.clone())?;
+    let bdf = checker.required(raw.bdf.clone(), &key, r#"bdf = "0000:81:00.0""#, &raw.place)?;
     let listed = std::iter::once((&key, &bdf)).chain(raw.hold.iter().map(|held| (&hold_key, held)));
     for (key, Located { value, place }) in listed {
         if !seen.bdfs.insert(*value) {

@@ -174,7 +174,7 @@ fn check_one(raw: RawDisk, checker: &mut Checker<'_>) -> Option<Disk> {
     if let Some(boot) = &boot {
         checker.boot_place(&sibling("boot"), boot);
     }
-    let path = checker.required_in(path, &key, r#"path = "/var/lib/gpuvm/disk.img""#, place)?;
+    let path = checker.required(path, &key, r#"path = "/var/lib/gpuvm/disk.img""#, &place)?;
     Some(Disk {
         path: checker.path(&path, &key)?,
         format: value_or(format, DiskFormat::Raw),

@@ -48,7 +48,7 @@ pub(in crate::profile) fn read(mut table: Cursor<'_>, problems: &mut Vec<Problem
 
 pub(in crate::profile) fn check(raw: RawKernel, checker: &mut Checker<'_>) -> Option<KernelBoot> {
     let key = "kernel.path";
-    let path = checker.required_in(raw.path, key, r#"path = "/boot/vmlinuz""#, raw.place)?;
+    let path = checker.required(raw.path, key, r#"path = "/boot/vmlinuz""#, &raw.place)?;
     let initrd = raw.initrd.and_then(|initrd| checker.path(&initrd, "kernel.initrd"));
     let cmdline = raw.cmdline.map_or_else(String::new, |cmdline| {
         checker.argument("kernel.cmdline", &cmdline);

@@ -6,6 +6,7 @@ use crate::profile::check::{Checker, value_or};
 use crate::profile::language::{Key, Kind, SIZE, words};
 use crate::profile::problem::{Problem, ProblemKind};
 use crate::profile::read::{Choice, Cursor, Leaf};
+use crate::profile::tree::Place;
 use crate::profile::{GUEST_MEMORY_MIN, Policy};
 use crate::units::{ByteSize, PageSize};
 
@@ -61,6 +62,7 @@ pub(in crate::profile) const KEYS: &[Key] = &[
 
 #[derive(Debug, Clone, Default)]
 pub(in crate::profile) struct RawMemory {
+    place: Option<Place>,
     pub(in crate::profile) size: Leaf<ByteSize>,
     hugepages: Leaf<Hugepages>,
     hugepages_policy: Leaf<Policy>,
@@ -69,6 +71,7 @@ pub(in crate::profile) struct RawMemory {
 
 pub(in crate::profile) fn read(mut table: Cursor<'_>, problems: &mut Vec<Problem>) -> RawMemory {
     let memory = RawMemory {
+        place: Some(table.place()),
         size: table.parsed("size", problems),
         hugepages: table.choice("hugepages", problems),
         hugepages_policy: table.choice("hugepages-policy", problems),
@@ -78,9 +81,12 @@ pub(in crate::profile) fn read(mut table: Cursor<'_>, problems: &mut Vec<Problem
     memory
 }
 
-pub(in crate::profile) fn check(raw: RawMemory, checker: &mut Checker<'_>) -> Option<Memory> {
+pub(in crate::profile) fn check(raw: RawMemory, end: &Place, checker: &mut Checker<'_>) -> Option<Memory> {
     let key = "memory.size";
-    let size = checker.required(raw.size, key, r#"[memory] size = "64G""#);
+    let size = match &raw.place {
+        Some(table) => checker.required(raw.size, key, "size = \"64G\"", table),
+        None => checker.required(raw.size, key, "[memory]\nsize = \"64G\"", end),
+    };
     let hugepages = value_or(raw.hugepages, Hugepages::Off);
     if hugepages == Hugepages::Off && raw.hugepages_policy.is_some() {
         checker.pointless(raw.hugepages_policy.clone(), "memory.hugepages-policy", "memory.hugepages is off");

@@ -55,6 +55,19 @@ impl Protocol {
     }
 }
 
+/// An address of the host, as [`Forward::host_address`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct HostAddress(Ipv4Addr);
+
+impl std::str::FromStr for HostAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let error = |_| format!("`{text}` is no IPv4 address like 127.0.0.1 (names and IPv6 aren't taken)");
+        text.parse().map(Self).map_err(error)
+    }
+}
+
 impl Choice for Network {
     const WORDS: &'static [(&'static str, Self)] = &[("user", Self::User), ("none", Self::None)];
 }
@@ -82,7 +95,7 @@ pub(in crate::profile) struct RawForward {
     key: String,
     place: Place,
     protocol: Leaf<Protocol>,
-    host_address: Leaf<Ipv4Addr>,
+    host_address: Leaf<HostAddress>,
     host_port: Leaf<u32>,
     guest_port: Leaf<u32>,
 }
@@ -114,12 +127,12 @@ pub(in crate::profile) fn check(
             checker.report(&key, place.clone(), kind);
         }
         let guest_key = key.replace(".host-port", ".guest-port");
-        let host_port = checker.required_in(host_port, &key, "host-port = 2222", place.clone());
-        let guest_port = checker.required_in(guest_port, &guest_key, "guest-port = 22", place);
+        let host_port = checker.required(host_port, &key, "host-port = 2222", &place);
+        let guest_port = checker.required(guest_port, &guest_key, "guest-port = 22", &place);
         let (Some(host), Some(guest)) = (host_port, guest_port) else { continue };
         let forward = Forward {
             protocol: value_or(protocol, Protocol::Tcp),
-            host_address: value_or(host_address, Ipv4Addr::LOCALHOST),
+            host_address: host_address.map_or(Ipv4Addr::LOCALHOST, |address| address.value.0),
             // Both were read as 1 to 65535.
             host_port: u16::try_from(host.value).unwrap_or(0),
             guest_port: u16::try_from(guest.value).unwrap_or(0),

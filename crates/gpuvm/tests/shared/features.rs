@@ -1,0 +1,201 @@
+//! One case for each thing that a profile can ask for, on a host that has it.
+
+use super::hosts::{
+    kernel, lab, qcow2, with_cpuinfo, with_driver, with_files, with_large_bar, with_ovmf, with_slot,
+    with_small_node, with_smt, without_pools,
+};
+use super::{Case, Host};
+use gpuvm_testkit::fake_host::{FakeDevice, FakeHost, gpu, nvme};
+
+/// The lab's profile with changes.
+fn case(name: &str, host: FakeHost, set: &[&str]) -> Case {
+    Case {
+        name: name.to_owned(),
+        host: Host::Fake(host),
+        profile: "profiles/lab-compute.toml".to_owned(),
+        set: set.iter().map(|set| (*set).to_owned()).collect(),
+    }
+}
+
+/// Returns every case.
+pub(crate) fn all() -> Vec<Case> {
+    [machine(), cpus(), nodes_and_memory(), devices(), addresses(), disks(), displays_and_nets()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+fn machine() -> Vec<Case> {
+    // Commas, quotes of both kinds, spaces and newlines, in every file that a profile names.
+    let path = |end: &str| format!("/srv/it's a \"b,c\",,d=e\n{end}");
+    let quoted = |end: &str| serde_json::json!(path(end)).to_string();
+    let host = with_files(&[
+        (&path("kernel"), &kernel()),
+        (&path("initrd"), b"x"),
+        (&path("rom"), &[0x55, 0xaa, 1, 0]),
+        (&path("disk"), &[0; 512]),
+    ]);
+    let (kernel, initrd) = (quoted("kernel"), quoted("initrd"));
+    let odd = [
+        format!("kernel={{path={kernel}, initrd={initrd}, cmdline=\"a=\\\"b,c\\\" d='e'\"}}"),
+        format!("device=[{{bdf=\"82:00.0\", rom-file={}}}]", quoted("rom")),
+        format!("disk=[{{path={}}}]", quoted("disk")),
+    ];
+    vec![
+        case("lab-compute", lab(), &[]),
+        case("uefi", with_ovmf(lab()), &["firmware=uefi"]),
+        case("rtc-local", lab(), &["rtc=local", "serial=log", "shutdown-timeout=5"]),
+        case("extra-args-taint", lab(), &["extra-args=[\"-device\", \"edu,id=more,addr=1.7\"]"]),
+        case("paths-with-odd-letters", host, &odd.each_ref().map(String::as_str)),
+        case("no-devices", lab(), &["device=[]"]),
+    ]
+}
+
+fn cpus() -> Vec<Case> {
+    let hyperv = ["cpu.hyperv=true", "cpu.hv-vendor-id=\"Somebody, Co\"", "cpu.kvm-hidden=true"];
+    let amd = with_cpuinfo(with_smt(lab()), "AuthenticAMD", 48);
+    vec![
+        case("smt-siblings", with_smt(lab()), &["cpu.count=4"]),
+        case("smt-siblings-on-amd", amd, &["cpu.count=4"]),
+        case("smt-siblings-odd-count", with_smt(lab()), &["cpu.count=3"]),
+        case("all-cpus-of-the-node", lab(), &["cpu.count=4"]),
+        case("unpinned", lab(), &["cpu.pin=off", "memory.hugepages=off"]),
+        case("unpinned-with-hugepages-and-no-node", lab(), &["cpu.pin=off", "device=[]"]),
+        case("pinned-by-hand", lab(), &["cpu.pin=[7, 5, 4]"]),
+        case("pinned-by-hand-on-another-node", lab(), &["cpu.pin=[0, 1, 2]", "cpu.emulator=\"3\""]),
+        case("pinned-by-hand-on-two-nodes", lab(), &["cpu.count=4", "cpu.pin=[4, 5, 0, 1]"]),
+        case("emulator-elsewhere", lab(), &["cpu.emulator=\"0-3\""]),
+        case("hyperv", lab(), &hyperv),
+        case("cpu-flags", lab(), &["cpu.flags=[\"-x2apic\", \"+lahf-lm\"]"]),
+        case("pin-policy-prefer-too-few", lab(), &["cpu.count=5", "cpu.pin-policy=prefer"]),
+        case("pin-policy-prefer-offline", lab(), &["cpu.pin=[4, 5, 9]", "cpu.pin-policy=prefer"]),
+    ]
+}
+
+fn nodes_and_memory() -> Vec<Case> {
+    let two = r#"device=[{bdf="41:00.0"}, {bdf="81:00.0"}]"#;
+    let near = r#"device=[{bdf="41:00.0", guest-address="03.1"}, {bdf="81:00.0", guest-address="04.0"}]"#;
+    vec![
+        case("two-gpus", lab(), &[two, "cpu.count=4"]),
+        case(
+            "two-gpus-uefi-ordinary-pages",
+            with_ovmf(lab()),
+            &[two, "cpu.count=2", "firmware=uefi", "memory.hugepages=off"],
+        ),
+        case("two-gpus-guest-addresses", lab(), &[near, "cpu.count=4"]),
+        case("two-gpus-unpinned", lab(), &[two, "cpu.pin=off"]),
+        case("two-gpus-uneven-prefer", lab(), &[two, "cpu.count=3", "cpu.pin-policy=prefer"]),
+        case("hugepages-1g", lab(), &["memory.size=2G", "memory.hugepages=1G"]),
+        case("hugepages-policy-prefer", without_pools(lab()), &["memory.hugepages-policy=prefer"]),
+        case(
+            "node-policy-prefer",
+            with_small_node(lab()),
+            &["memory.hugepages=off", "memory.node-policy=prefer"],
+        ),
+        case("memory-above-4-gib", lab(), &["memory.size=8G"]),
+    ]
+}
+
+fn devices() -> Vec<Case> {
+    let bound = with_driver(lab(), "0000:82:00.0", "vfio-pci");
+    bound.remove("/sys/bus/pci/devices/0000:82:00.0/driver_override");
+    bound.file("/sys/bus/pci/devices/0000:82:00.0/driver_override", "vfio-pci\n");
+    let third = with_slot(lab(), &[&nvme("0000:84:00.3", 19, 1)]);
+    let virtual_function = with_slot(
+        lab(),
+        &[
+            &FakeDevice { driver: None, ..gpu("0000:85:00.1", 21, 1) },
+            &FakeDevice { driver: None, ..gpu("0000:85:00.2", 22, 1) },
+        ],
+    );
+    for function in ["0000:85:00.1", "0000:85:00.2"] {
+        virtual_function
+            .link(&format!("/sys/bus/pci/devices/{function}/physfn"), "/sys/bus/pci/devices/0000:83:00.0");
+    }
+    vec![
+        case("already-on-vfio", bound, &[]),
+        case("keeps-its-variant-driver", with_driver(lab(), "0000:81:00.0", "nvgrace-gpu-vfio-pci"), &[]),
+        case("whole-bridge", lab(), &[r#"device=[{bdf="0000:04:01.0"}, {bdf="0000:04:02.0"}]"#]),
+        case("hold-a-member", lab(), &[r#"device=[{bdf="04:01.0", hold=["04:02.0"]}]"#]),
+        case("hold-the-audio-function", lab(), &[r#"device=[{bdf="81:00.0", hold=["81:00.1"]}]"#]),
+        case(
+            "functions-listed-apart",
+            lab(),
+            &[r#"device=[{bdf="81:00.1"}, {bdf="82:00.0"}, {bdf="81:00.0"}]"#],
+        ),
+        case("function-3-alone-becomes-0", third, &[r#"device=[{bdf="84:00.3"}]"#]),
+        case("one-virtual-function-of-a-card", virtual_function, &[r#"device=[{bdf="85:00.1"}]"#]),
+        case("allow-boot-display", lab(), &[r#"device=[{bdf="00:01.0", allow-boot-display=true}]"#]),
+        case("rom-bar-off", lab(), &[r#"device=[{bdf="81:00.0", rombar=false}]"#]),
+        case("boot-from-a-passed-disk", lab(), &[r#"device=[{bdf="83:00.0", boot=1}]"#]),
+        case(
+            "guest-addresses",
+            lab(),
+            &[r#"device=[{bdf="82:00.0", guest-address="1c.0"}, {bdf="83:00.0", guest-address="1c.4"}]"#],
+        ),
+        case(
+            "guest-address-without-function-0",
+            lab(),
+            &[r#"device=[{bdf="82:00.0", guest-address="05.3"}]"#],
+        ),
+        case(
+            "guest-address-where-ports-begin",
+            lab(),
+            &[r#"device=[{bdf="81:00.0"}, {bdf="82:00.0", guest-address="02.0"}]"#],
+        ),
+    ]
+}
+
+fn addresses() -> Vec<Case> {
+    let gpu = r#"device=[{bdf="81:00.0"}]"#;
+    let large = || with_large_bar(with_ovmf(lab()), "0000:81:00.0", 128);
+    vec![
+        case("bar-of-128g-widths-unknown", large(), &[gpu, "firmware=uefi"]),
+        case("bar-of-128g-on-a-server", with_cpuinfo(large(), "GenuineIntel", 46), &[gpu, "firmware=uefi"]),
+        case("bar-of-128g-with-seabios", large(), &[gpu]),
+        case(
+            "bar-of-8g-on-a-desktop",
+            with_cpuinfo(with_large_bar(lab(), "0000:81:00.0", 8), "GenuineIntel", 39),
+            &[gpu],
+        ),
+    ]
+}
+
+fn disks() -> Vec<Case> {
+    let files: &[(&str, &[u8])] = &[
+        ("/srv/system.qcow2", &qcow2()),
+        ("/srv/data.img", &[0; 512]),
+        ("/srv/installer.iso", &[0; 2048]),
+        ("/srv/drivers.iso", &[0; 2048]),
+        ("/usr/bin/qemu-img", b"x"),
+    ];
+    let order = r#"disk=[
+        {path="/srv/system.qcow2", format="qcow2"}, {path="/srv/data.img", boot=2},
+        {path="/srv/installer.iso", media="cdrom", boot=1}, {path="/srv/drivers.iso", media="cdrom"}]"#
+        .replace('\n', "");
+    let overlays = r#"disk=[{path="/srv/data.img", mode="overlay"},
+        {path="/srv/system.qcow2", format="qcow2", mode="overlay", boot=1}]"#
+        .replace('\n', "");
+    vec![
+        case("disks-and-boot-order", with_files(files), &[&order]),
+        case("disk-read-only", with_files(files), &[r#"disk=[{path="/srv/data.img", mode="read-only"}]"#]),
+        case("overlays", with_files(files), &[&overlays]),
+        case(
+            "tcg-disk-and-net",
+            with_files(&[("/srv/a,b \"c\".img", b"x")]),
+            &["accel=tcg", "network=user", "device=[]", r#"disk=[{path = "/srv/a,b \"c\".img"}]"#],
+        ),
+    ]
+}
+
+fn displays_and_nets() -> Vec<Case> {
+    let forwards = r#"forward=[{host-port=2222, guest-port=22},
+        {protocol="udp", host-address="0.0.0.0", host-port=5353, guest-port=53}]"#
+        .replace('\n', "");
+    vec![
+        case("display-on-a-socket", lab(), &["display=virtual"]),
+        case("display-on-loopback", lab(), &["display=virtual", "display-listen=127.0.0.1:5977"]),
+        case("display-on-ipv6-loopback", lab(), &["display=virtual", "display-listen=[::1]:5977"]),
+        case("forwards", lab(), &["network=user", &forwards]),
+    ]
+}

@@ -1,0 +1,36 @@
+//! What the golden tests and tier 2 share: the fake hosts, and the profiles that are planned on them.
+
+pub(crate) mod features;
+pub(crate) mod golden;
+pub(crate) mod hosts;
+
+use std::path::PathBuf;
+
+use gpuvm_testkit::fake_host::FakeHost;
+
+/// A profile on a host.
+pub(crate) struct Case {
+    /// What it shows.
+    pub(crate) name: String,
+    /// The host; its files are there as long as the case is.
+    pub(crate) host: Host,
+    /// The profile, from the root of the repository.
+    pub(crate) profile: String,
+    /// What is set beside it.
+    pub(crate) set: Vec<String>,
+}
+
+/// A host in files.
+pub(crate) enum Host {
+    /// One that a test made up.
+    Fake(FakeHost),
+}
+
+impl Host {
+    /// Returns the folder that it lies in.
+    pub(crate) fn root(&self) -> PathBuf {
+        match self {
+            Self::Fake(host) => host.path("/"),
+        }
+    }
+}
