@@ -63,7 +63,17 @@ impl Places {
 
     /// Returns a VM's folder of what outlives a reboot, such as firmware variables.
     pub fn state(&self, vm: &VmName) -> PathBuf {
-        self.lib.join("vm").join(vm.as_str())
+        self.states().join(vm.as_str())
+    }
+
+    /// Returns a VM's folder of throw-away overlays.
+    pub fn overlays(&self, vm: &VmName) -> PathBuf {
+        self.state(vm).join(gpuvm_core::plan::files::OVERLAYS)
+    }
+
+    /// Returns the folder of what outlives a reboot, one folder per VM.
+    pub fn states(&self) -> PathBuf {
+        self.lib.join("vm")
     }
 
     /// Returns a VM's folder of logs.

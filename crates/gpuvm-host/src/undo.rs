@@ -1,6 +1,7 @@
 //! Gives the host back: undoes what the journal holds, last first, and only what is still as gpuvm left it.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use gpuvm_core::host_ops::{HostOp, PowerPolicy};
 use gpuvm_core::pci::{Bdf, DriverName};
@@ -15,6 +16,7 @@ use crate::ops::{bind, claim_awake, driver_override, keep_awake, unbind};
 use crate::places::Places;
 use crate::power::DriverChange;
 use crate::process::ProcessId;
+use crate::root;
 
 /// Undoes everything a journal holds, and returns what could not be undone.
 ///
@@ -128,7 +130,30 @@ pub fn clear_stale(
             Err(error) => left.push(error),
         }
     }
+    let words = |path: &Path| format!("overlay {} of a run before the reboot", path.display());
+    match create_overlay::clear_left(&places.overlays(vm)) {
+        Ok(paths) => cleared.extend(paths.iter().map(|path| words(path))),
+        Err(error) => left.push(error),
+    }
     Ok((cleared, left))
+}
+
+/// Lists the VMs that have overlays lying about; those of VMs that are up are among them.
+///
+/// # Errors
+/// Returns failures to list.
+pub fn with_overlays(places: &Places) -> Result<Vec<VmName>, HostError> {
+    let mut names: Vec<VmName> =
+        root::list(&places.states())?.iter().filter_map(|name| VmName::new(name)).collect();
+    let mut error = None;
+    names.retain(|name| match root::list(&places.overlays(name)) {
+        Ok(files) => !files.is_empty(),
+        Err(failed) => {
+            error = Some(failed);
+            false
+        }
+    });
+    error.map_or(Ok(names), Err)
 }
 
 fn still_in_flight(host: &Host<'_>, record: &Record, child: ProcessId) -> HostError {

@@ -81,6 +81,7 @@ pub fn cleanup(
     let mut names: Vec<VmName> =
         list(&places.run().join("vm"))?.iter().filter_map(|name| VmName::new(name)).collect();
     names.extend(reservation::names(places)?);
+    names.extend(undo::with_overlays(places)?);
     names.sort();
     names.dedup();
     let wanted = names.into_iter().filter(|name| only.is_none_or(|only| only == name));

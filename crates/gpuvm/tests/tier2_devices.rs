@@ -145,11 +145,38 @@ fn tier2_an_overlay_lives_as_long_as_its_guest_and_the_image_stays_as_it_is(#[ca
     let path = image.display().to_string().replace('"', "\\\"").replace('\n', "\\n");
     let disk = format!("[[disk]]\npath = \"{path}\"\nformat = \"{format}\"\nmode = \"overlay\"\n");
     let mut up = Up::start(folder.path(), "", &disk);
-    let overlay = folder.path().join("lib/vm/devices/overlay-0.qcow2");
+    let overlay = folder.path().join("lib/vm/devices/overlays/disk0.qcow2");
     assert!(overlay.exists(), "{}", up.told());
     assert!(up.stop().success(), "{}", up.told());
     assert!(!overlay.exists(), "the overlay is still there");
     assert_eq!(fs::read(&image).unwrap(), before, "the image has changed");
+}
+
+/// /run is empty after a reboot, so that nothing but the file tells of the run that made it.
+#[test]
+#[ignore = "tier 2: needs QEMU; scripts/test runs it"]
+fn tier2_an_overlay_that_a_power_failure_left_is_removed_by_cleanup_or_the_next_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("image");
+    fs::write(&image, [0; 4096]).unwrap();
+    let overlays = folder.path().join("lib/vm/devices/overlays");
+    fs::create_dir_all(&overlays).unwrap();
+    let lose_power = || fs::write(overlays.join("disk0.qcow2"), "half").unwrap();
+    lose_power();
+    let cleanup = || {
+        Command::new(env!("CARGO_BIN_EXE_gpuvm")).arg("cleanup").arg("--prefix").arg(folder.path()).output()
+    };
+    let told = String::from_utf8_lossy(&cleanup().unwrap().stdout).into_owned();
+    assert!(told.contains("removed overlay") && told.contains("disk0.qcow2"), "{told}");
+    assert!(!overlays.join("disk0.qcow2").exists());
+    assert_eq!(String::from_utf8_lossy(&cleanup().unwrap().stdout), "nothing is left behind\n");
+
+    lose_power();
+    let disk = format!("[[disk]]\npath = \"{}\"\nmode = \"overlay\"\n", image.display());
+    let mut up = Up::start(folder.path(), "", &disk);
+    let told = String::from_utf8_lossy(&cleanup().unwrap().stdout).into_owned();
+    assert!(told.contains("another gpuvm") && overlays.join("disk0.qcow2").exists(), "{told}");
+    assert!(up.stop().success(), "{}", up.told());
 }
 
 #[test]

@@ -141,7 +141,7 @@ pub fn bad_hosts() -> Outcome {
     }
     case("an overlay that fits", &overlay, 0, &["make overlay", "the host is as it was"]).holds()?;
     let left: Vec<_> =
-        fs::read_dir("/var/lib/gpuvm/vm/lab-compute").map_err(doing("list"))?.flatten().collect();
+        fs::read_dir("/var/lib/gpuvm/vm/lab-compute/overlays").map_err(doing("list"))?.flatten().collect();
     ensure(left.is_empty(), || format!("the overlay is left: {left:?}"))?;
     second_up()
 }

@@ -13,6 +13,10 @@ use crate::profile::{Disk, DiskMode, FirmwareKind, Profile};
 const EPERM: i32 = 1;
 const EACCES: i32 = 13;
 
+/// The folder of throw-away overlays in a VM's state folder. Nothing else is in it, so that what a power failure left there is
+/// known for what it is.
+pub const OVERLAYS: &str = "overlays";
+
 /// Lists every file that a profile needs, with what it is for.
 pub fn named(profile: &Profile) -> Vec<(FileRole, &Path)> {
     let mut files = Vec::new();
@@ -48,8 +52,8 @@ pub(super) fn disks(profile: &Profile, facts: &HostFacts) -> Vec<PlannedDisk> {
             Some(FileFacts::BlockDevice) => DiskKind::BlockDevice,
             _ => DiskKind::File,
         };
-        let overlay =
-            (disk.mode == DiskMode::Overlay).then(|| facts.state_dir.join(format!("overlay-{index}.qcow2")));
+        let overlay = (disk.mode == DiskMode::Overlay)
+            .then(|| facts.state_dir.join(OVERLAYS).join(format!("disk{index}.qcow2")));
         PlannedDisk { disk: disk.clone(), kind, overlay, bootindex: disk.boot.unwrap_or_else(&mut next) }
     };
     profile.disks.iter().enumerate().map(disk).collect()

@@ -10,7 +10,7 @@ use std::time::Duration;
 use gpuvm_core::host_ops::ImageFormat;
 use gpuvm_sys::process::{self, Signal, SpawnSpec};
 
-use crate::HostError;
+use crate::{HostError, lock};
 
 /// How long qemu-img may take: it writes a header and a few tables.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -60,6 +60,7 @@ pub(crate) fn check(overlay: &Overlay<'_>) -> Result<(), HostError> {
 /// Returns why qemu-img failed, in its words, and that something of that name has come up meanwhile.
 pub(crate) fn apply(overlay: &Overlay<'_>) -> Result<(), HostError> {
     let partial = overlay.partial();
+    lock::make_dir(partial.parent().unwrap_or(Path::new("/")))?;
     let made = run(overlay, &partial)
         // Unlike a rename, a link replaces nothing.
         .and_then(|()| {
@@ -88,6 +89,19 @@ pub(crate) fn undo(overlay: &Overlay<'_>) -> Result<(), HostError> {
         ours: format!("an overlay of {}", overlay.backing.display()),
         now: found.map_or("no overlay".to_owned(), |found| format!("an overlay of {}", found.display())),
     })
+}
+
+/// Removes the overlays that a VM's earlier runs have left, and returns their paths.
+///
+/// To be called for a VM that isn't up and has no journal of this boot: the journal of another boot may be gone with /run, and
+/// then the files alone are left.
+///
+/// # Errors
+/// Returns failures to list or remove.
+pub(crate) fn clear_left(folder: &Path) -> Result<Vec<PathBuf>, HostError> {
+    let left: Vec<PathBuf> = crate::root::list(folder)?.iter().map(|name| folder.join(name)).collect();
+    left.iter().try_for_each(|path| remove(path))?;
+    Ok(left)
 }
 
 fn remove(path: &Path) -> Result<(), HostError> {
