@@ -91,6 +91,37 @@ impl Bench {
     }
 }
 
+/// A launcher that is killed while the kernel lets it wait has noted no child; the child goes on, with the attribute open.
+#[test]
+fn a_write_that_outlives_its_launcher_keeps_everything_as_it_is_until_it_ends() {
+    let bench = Bench::before_a_reboot();
+    let record = &mut reservation::all(&bench.places, "before").unwrap()[0];
+    record.supervisor = ProcessId { pid: 1, start_time: 1 };
+    record.qemu = None;
+    reservation::update(&bench.places, record).unwrap();
+    let attribute = bench.fake.path("/sys/bus/pci/drivers/nvidia/unbind");
+    let mut writer = std::process::Command::new("sleep")
+        .arg("600")
+        .stdout(fs::File::options().append(true).open(attribute).unwrap())
+        .spawn()
+        .unwrap();
+    let writes = bench.fake.writes();
+    let clean = || {
+        let (kernel, mut told) = (bench.fake.kernel(), Told::default());
+        cleanup(&kernel, &bench.places, "before", None, &mut told).unwrap()
+    };
+    let reports = clean();
+    let pid = i32::try_from(writer.id()).unwrap();
+    assert!(
+        matches!(reports[0].left[..], [HostError::InFlight { pid: found, .. }] if found == pid),
+        "{reports:?}"
+    );
+    assert_eq!(bench.fake.writes(), writes, "something was written to");
+    writer.kill().unwrap();
+    writer.wait().unwrap();
+    assert_eq!(clean()[0].result, Cleaned::Done);
+}
+
 #[test]
 fn after_a_reboot_only_files_are_removed_and_told() {
     let bench = Bench::before_a_reboot();
