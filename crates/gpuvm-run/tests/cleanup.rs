@@ -17,6 +17,7 @@ use gpuvm_host::process::ProcessId;
 use gpuvm_host::reservation::{self, Reservation};
 use gpuvm_run::{Cleaned, CleanupReport, Note, Observer, Phase, cleanup};
 use gpuvm_testkit::fake_host::{FakeHost, gpu};
+use rstest::rstest;
 
 const GPU: &str = "0000:81:00.0";
 
@@ -89,6 +90,31 @@ impl Bench {
     fn overlay(&self) -> std::path::PathBuf {
         self.fake.path("/images/overlay.qcow2")
     }
+}
+
+/// The steps after the last change is undone: the journal is closed, its folder is removed, the devices are given free.
+#[rstest]
+#[case::journal_closed(Ended::Closed)]
+#[case::folder_removed(Ended::FolderRemoved)]
+fn a_run_that_died_while_it_ended_is_forgotten(#[case] ended: Ended) {
+    let fake = FakeHost::new();
+    let (places, vm) = (Places::below(&fake.prefix()), VmName::new("vm").unwrap());
+    let before = fake.snapshot().unwrap();
+    reservation::take_over(&places, "boot", &vm).unwrap();
+    if ended == Ended::Closed {
+        make_dir(&places.vm(&vm)).unwrap();
+        Journal::begin(&places.journal(&vm), "boot").unwrap().close().unwrap();
+    }
+    let reports = cleanup(&fake.kernel(), &places, "boot", None, &mut Told::default()).unwrap();
+    assert_eq!((reports.len(), reports[0].result), (1, Cleaned::Done), "{reports:?}");
+    assert_eq!(before.differences(&fake.snapshot().unwrap()), [""; 0]);
+}
+
+/// How far a run had got with its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Closed,
+    FolderRemoved,
 }
 
 /// A launcher that is killed while the kernel lets it wait has noted no child; the child goes on, with the attribute open.
