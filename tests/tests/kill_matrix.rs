@@ -203,6 +203,19 @@ fn a_cleanup_that_is_killed_at_each_of_its_first_writes_comes_to_its_end() {
     bench.assert_cleanup_restores("killed over and over");
 }
 
+/// Where no seam reaches: in the middle of a record's own replacement.
+#[test]
+fn records_that_were_written_in_part_are_gone_after_cleanup() {
+    let bench = every_kind();
+    for point in [KillPoint::BeforeWrite(0), KillPoint::AfterStep(1)] {
+        assert!(killed(&bench.up(point)), "{point:?}");
+        for record in ["claims.json", "reservations/vm.json", "vm/vm/run.json"] {
+            bench.fake.file(&format!("/gpuvm/run/{record}.partial"), "{\"boot");
+        }
+        bench.assert_cleanup_restores(&format!("{point:?}"));
+    }
+}
+
 #[test]
 fn an_up_after_a_reboot_removes_the_overlay_of_the_run_before_and_makes_its_own() {
     let fake = FakeHost::new();

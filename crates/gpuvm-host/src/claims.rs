@@ -1,7 +1,6 @@
 //! The table of claims on what VMs share: hugepage pools and the ports above devices.
 
 use std::collections::BTreeMap;
-use std::fs;
 
 use gpuvm_core::host_ops::{AwakeClaims, PoolClaims};
 use gpuvm_core::pci::Bdf;
@@ -33,12 +32,7 @@ pub(crate) fn edit(places: &Places, boot_id: &str, change: impl FnOnce(&mut Tabl
     let mut table = load(places, boot_id)?;
     change(&mut table);
     if table.hugepages.is_empty() && table.awake.is_empty() {
-        return match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(HostError::file("remove", &path)(error))
-            }
-            _ => Ok(()),
-        };
+        return lock::remove(&path);
     }
     let text = serde_json::to_vec_pretty(&table).map_err(|error| HostError::content(&path, "", error))?;
     lock::replace(&path, &text)

@@ -12,6 +12,7 @@ pub mod journal;
 pub mod kernel;
 pub mod lock;
 mod ops;
+pub mod orphans;
 pub mod places;
 mod power;
 pub mod process;

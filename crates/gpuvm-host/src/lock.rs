@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -80,17 +80,44 @@ pub fn make_dir(path: &Path) -> Result<(), HostError> {
 
 /// Replaces a file in one step and syncs it and its folder, so that a crash leaves the old or the new content.
 ///
+/// What a crash leaves beside it is replaced by the next try: the new content always has the same name until it is whole.
+///
 /// # Errors
 /// Returns failures to write, sync or rename.
 pub fn replace(path: &Path, content: &[u8]) -> Result<(), HostError> {
+    use std::os::unix::fs::OpenOptionsExt;
     let folder = path.parent().unwrap_or(Path::new("."));
     make_dir(folder)?;
+    let partial = partial(path);
     let write = || {
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        let mut options = File::options();
+        let mut file = options.create(true).truncate(true).write(true).mode(0o600).open(&partial)?;
         file.write_all(content)?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)?;
+        file.sync_all()?;
+        fs::rename(&partial, path)?;
         File::open(folder)?.sync_all()
     };
     write().map_err(HostError::file("write", path))
+}
+
+/// Removes a file that [`replace`] has made, and what a crash in the middle of it has left.
+///
+/// # Errors
+/// Returns failures to remove; that there is none is no failure.
+pub fn remove(path: &Path) -> Result<(), HostError> {
+    for path in [&partial(path), path] {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(HostError::file("remove", path)(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn partial(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".partial");
+    PathBuf::from(name)
 }

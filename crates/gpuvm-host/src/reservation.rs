@@ -4,7 +4,6 @@
 //! It is a record, not a lock: it outlives a launcher that was killed, and is free when supervisor, QEMU and children
 //! that still wait for the kernel are dead and the journal is closed.
 
-use std::fs;
 use std::path::PathBuf;
 
 use gpuvm_core::cpulist::CpuSet;
@@ -251,11 +250,5 @@ fn store(places: &Places, reservation: &Reservation) -> Result<(), HostError> {
 }
 
 fn remove(places: &Places, vm: &VmName) -> Result<(), HostError> {
-    let path = file(places, vm);
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(HostError::file("remove", &path)(error))
-        }
-        _ => Ok(()),
-    }
+    lock::remove(&file(places, vm))
 }

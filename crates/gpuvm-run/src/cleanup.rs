@@ -17,7 +17,7 @@ use gpuvm_host::places::Places;
 use gpuvm_host::process::ProcessId;
 use gpuvm_host::reservation::{self, Reservation};
 use gpuvm_host::root::{list, read_text};
-use gpuvm_host::{HostError, undo};
+use gpuvm_host::{HostError, orphans, undo};
 use gpuvm_sys::process::{Signal, pidfd_open, pidfd_send_signal};
 use serde::Serialize;
 
@@ -149,6 +149,7 @@ fn give_back(
             return Err(HostError::GroupBusy { group: *group, holder });
         }
     }
+    orphans::check(&kernel.root, &journal.open_records())?;
     let baselines = baselines(&places.baselines(vm))?;
     let host = Host { kernel, places, boot_id, vm, baselines: &baselines };
     let mut told = |op: &HostOp| observer.phase(&Phase::Undoing { what: op.to_string() });

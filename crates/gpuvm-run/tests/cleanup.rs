@@ -17,6 +17,7 @@ use gpuvm_host::process::ProcessId;
 use gpuvm_host::reservation::{self, Reservation};
 use gpuvm_run::{Cleaned, CleanupReport, Note, Observer, Phase, cleanup};
 use gpuvm_testkit::fake_host::{FakeHost, gpu};
+use rstest::rstest;
 
 const GPU: &str = "0000:81:00.0";
 
@@ -89,6 +90,62 @@ impl Bench {
     fn overlay(&self) -> std::path::PathBuf {
         self.fake.path("/images/overlay.qcow2")
     }
+}
+
+/// The steps after the last change is undone: the journal is closed, its folder is removed, the devices are given free.
+#[rstest]
+#[case::journal_closed(Ended::Closed)]
+#[case::folder_removed(Ended::FolderRemoved)]
+fn a_run_that_died_while_it_ended_is_forgotten(#[case] ended: Ended) {
+    let fake = FakeHost::new();
+    let (places, vm) = (Places::below(&fake.prefix()), VmName::new("vm").unwrap());
+    let before = fake.snapshot().unwrap();
+    reservation::take_over(&places, "boot", &vm).unwrap();
+    if ended == Ended::Closed {
+        make_dir(&places.vm(&vm)).unwrap();
+        Journal::begin(&places.journal(&vm), "boot").unwrap().close().unwrap();
+    }
+    let reports = cleanup(&fake.kernel(), &places, "boot", None, &mut Told::default()).unwrap();
+    assert_eq!((reports.len(), reports[0].result), (1, Cleaned::Done), "{reports:?}");
+    assert_eq!(before.differences(&fake.snapshot().unwrap()), [""; 0]);
+}
+
+/// How far a run had got with its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Closed,
+    FolderRemoved,
+}
+
+/// A launcher that is killed while the kernel lets it wait has noted no child; the child goes on, with the attribute open.
+#[test]
+fn a_write_that_outlives_its_launcher_keeps_everything_as_it_is_until_it_ends() {
+    let bench = Bench::before_a_reboot();
+    let record = &mut reservation::all(&bench.places, "before").unwrap()[0];
+    record.supervisor = ProcessId { pid: 1, start_time: 1 };
+    record.qemu = None;
+    reservation::update(&bench.places, record).unwrap();
+    let attribute = bench.fake.path("/sys/bus/pci/drivers/nvidia/unbind");
+    let mut writer = std::process::Command::new("sleep")
+        .arg("600")
+        .stdout(fs::File::options().append(true).open(attribute).unwrap())
+        .spawn()
+        .unwrap();
+    let writes = bench.fake.writes();
+    let clean = || {
+        let (kernel, mut told) = (bench.fake.kernel(), Told::default());
+        cleanup(&kernel, &bench.places, "before", None, &mut told).unwrap()
+    };
+    let reports = clean();
+    let pid = i32::try_from(writer.id()).unwrap();
+    assert!(
+        matches!(reports[0].left[..], [HostError::InFlight { pid: found, .. }] if found == pid),
+        "{reports:?}"
+    );
+    assert_eq!(bench.fake.writes(), writes, "something was written to");
+    writer.kill().unwrap();
+    writer.wait().unwrap();
+    assert_eq!(clean()[0].result, Cleaned::Done);
 }
 
 #[test]

@@ -508,3 +508,33 @@ async fn cleanup_gives_back_what_a_dead_launcher_left() {
         cleanup(&bench.kernel, &bench.places, &bench.boot_id, None, &mut Told::default()).unwrap().is_empty()
     );
 }
+
+/// Two functions of one bus whose groups differ: each could be had alone, and a bus reset of one would hit the other's guest.
+#[tokio::test]
+async fn a_second_vm_on_the_same_bus_is_told_who_has_it_though_the_groups_differ() {
+    let fake = FakeHost::new();
+    let port = Some("0000:80:02.0");
+    for (bdf, group) in [("0000:83:00.0", 8), ("0000:83:00.1", 9)] {
+        fake.device(&FakeDevice { port, class: 0x01_0802, ..gpu(bdf, group, 1) });
+    }
+    fake.qemu(Path::new("/bin/true"));
+    let planned = |name: &str, bdf: &str| {
+        let text = format!(
+            "version = 1\nname = \"{name}\"\nfirmware = \"bios\"\n[memory]\nsize = \"64M\"\n\
+             [cpu]\ncount = 1\npin = \"off\"\n[[device]]\nbdf = \"{bdf}\"\n"
+        );
+        let profile = parse(&Sources::new("vm.toml", text), Path::new("/")).unwrap();
+        plan(&profile, &facts::read(&fake.root(), &profile).unwrap()).unwrap()
+    };
+    let (kernel, places) = (fake.kernel(), Places::below(&fake.prefix()));
+    let first = gpuvm_host::reservation::Reservation::new(&planned("first", "0000:83:00.0"), "boot");
+    gpuvm_host::reservation::reserve(&places, &first).unwrap();
+    let second = planned("second", "0000:83:00.1");
+    let patience = Patience::default();
+    let run = Run { plan: &second, profile: "", kernel: &kernel, places: &places, boot_id: "boot", patience };
+    let error = up(&run, &mut nobody(), None, &mut Told::default()).await.unwrap_err();
+    let text = error.cause.to_string();
+    assert!(matches!(*error.cause, Cause::Host(HostError::Reserved { .. })), "{text}");
+    assert!(text.contains("bus 0000:83") && text.contains("VM first"), "{text}");
+    assert_eq!(fake.writes(), [""; 0]);
+}

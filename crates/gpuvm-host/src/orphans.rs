@@ -1,0 +1,85 @@
+//! Writes to the kernel that go on although the launcher that began them is dead.
+//!
+//! The children that wait for the kernel are never signalled and outlive their launcher. One that was killed before its
+//! deadline had no time to note them; but each has the attribute that it writes to open, and nothing else.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use gpuvm_core::host_ops::HostOp;
+
+use crate::HostError;
+use crate::journal::Record;
+use crate::root::HostRoot;
+
+/// How long a write is waited for: a driver's attribute may be written to for another VM's device, which takes a second or so.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Checks that nothing is being written that undoing these operations would run into.
+///
+/// While an unbind hangs, the device's `driver` link is gone and its lock is held: it looks free, and whatever is written to it
+/// hangs too.
+///
+/// # Errors
+/// Returns the write that goes on, with the process that waits in it.
+pub fn check(root: &HostRoot, records: &[Record]) -> Result<(), HostError> {
+    let mut attributes = BTreeMap::new();
+    for record in records {
+        for path in attributes_of(root, &record.op) {
+            // What isn't there can't be written to.
+            if let Ok(real) = fs::canonicalize(path) {
+                attributes.insert(real, record.op.to_string());
+            }
+        }
+    }
+    let begun = Instant::now();
+    while let Some((path, pid)) = open_file_among(&attributes) {
+        if begun.elapsed() > PATIENCE {
+            return Err(HostError::InFlight {
+                doing: attributes.remove(&path).unwrap_or_default(),
+                path,
+                value: String::new(),
+                seconds: PATIENCE.as_secs(),
+                pid,
+                state: crate::process::describe(pid),
+            });
+        }
+        sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// Lists what is written to make or undo an operation.
+fn attributes_of(root: &HostRoot, op: &HostOp) -> Vec<PathBuf> {
+    let of_device = |bdf, names: &[&str]| names.iter().map(|name| root.device(bdf).join(name)).collect();
+    match op {
+        HostOp::ClaimHugepages { node, page, .. } => {
+            vec![root.hugepage_pool(*node, *page).join("nr_hugepages")]
+        }
+        HostOp::CreateOverlay { .. } => Vec::new(),
+        HostOp::ClaimAwake { port: bdf } | HostOp::KeepAwake { bdf } => {
+            of_device(*bdf, &["power/control", "d3cold_allowed"])
+        }
+        HostOp::SetDriverOverride { bdf, .. } => of_device(*bdf, &["driver_override"]),
+        HostOp::Unbind { driver, .. } | HostOp::Bind { driver, .. } => {
+            ["bind", "unbind"].map(|name| root.driver(driver).join(name)).to_vec()
+        }
+    }
+}
+
+/// Finds a process that has one of these files open.
+fn open_file_among(files: &BTreeMap<PathBuf, String>) -> Option<(PathBuf, i32)> {
+    for process in fs::read_dir("/proc").ok()?.flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // A process that ends while it is looked at has nothing open.
+        let Ok(fds) = fs::read_dir(process.path().join("fd")) else { continue };
+        let mut targets = fds.flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
+        if let Some(path) = targets.find(|target| files.contains_key(target)) {
+            return Some((path, pid));
+        }
+    }
+    None
+}
