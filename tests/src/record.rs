@@ -87,8 +87,7 @@ pub fn record(root: &HostRoot, scope: Scope, profiles: &[PathBuf]) -> Result<Rec
     recorder.iommus()?;
     let all = recorder.list("/sys/bus/pci/devices")?;
     let all = all.iter().filter_map(|name| name.parse::<Bdf>().ok());
-    let wanted: BTreeSet<Bdf> =
-        all.filter(|bdf| scope == Scope::Host || concerned.contains(bdf)).collect();
+    let wanted: BTreeSet<Bdf> = all.filter(|bdf| scope == Scope::Host || concerned.contains(bdf)).collect();
     recorder.devices(&wanted)?;
     recorder.groups(&wanted)?;
     recorder.blocks()?;
@@ -197,7 +196,7 @@ impl Recorder<'_> {
     fn nodes(&mut self) -> Result<()> {
         let folder = "/sys/devices/system/node";
         for node in self.list(folder)? {
-            if !node.strip_prefix("node").is_some_and(|number| number.parse::<u32>().is_ok()) {
+            if node.strip_prefix("node").is_none_or(|number| number.parse::<u32>().is_err()) {
                 continue;
             }
             self.attributes(&format!("{folder}/{node}"), &NODE);
@@ -266,7 +265,8 @@ impl Recorder<'_> {
     fn blocks(&mut self) -> Result<()> {
         for name in self.list("/sys/class/block")? {
             let path = format!("/sys/class/block/{name}");
-            let Some(real) = self.real(&path).filter(|_| !name.starts_with("loop") && !name.starts_with("ram"))
+            let Some(real) =
+                self.real(&path).filter(|_| !name.starts_with("loop") && !name.starts_with("ram"))
             else {
                 continue;
             };
@@ -274,8 +274,9 @@ impl Recorder<'_> {
             self.link(&path);
             self.attributes(&real, &["partition"]);
             for slave in self.list(&format!("{real}/slaves"))? {
-                self.link(&format!("{real}/slaves/{slave}"))
-                    .unwrap_or_else(|| self.recording.insert(&format!("{real}/slaves/{slave}"), Entry::Folder));
+                self.link(&format!("{real}/slaves/{slave}")).unwrap_or_else(|| {
+                    self.recording.insert(&format!("{real}/slaves/{slave}"), Entry::Folder)
+                });
             }
             self.multipath(&real)?;
             self.size(&format!("/dev/{name}"));
@@ -307,7 +308,8 @@ impl Recorder<'_> {
         let read = |path: &str| read_text(&self.root.path(path)).map_err(|error| error.to_string());
         let (mounts, swaps) = (read("/proc/self/mountinfo")?, read("/proc/swaps")?);
         let (mounts, swaps) = (mounts.unwrap_or_default(), swaps.unwrap_or_default());
-        let on_block: Vec<(&str, &str)> = mounts.lines().filter_map(|line| Some((line, device(line)?))).collect();
+        let on_block: Vec<(&str, &str)> =
+            mounts.lines().filter_map(|line| Some((line, device(line)?))).collect();
         let kept: String = on_block.iter().map(|(line, _)| format!("{line}\n")).collect();
         let swaps = swaps.lines().skip(1).filter_map(|line| line.split_ascii_whitespace().next());
         for node in on_block.iter().map(|(_, device)| *device).chain(swaps) {

@@ -31,7 +31,9 @@ fn main() -> ExitCode {
             "--scoped" => scope = Scope::Profiles,
             "--remark" => remarks.extend(args.next()),
             "-h" | "--help" => return print(USAGE),
-            option if option.starts_with('-') => return fail(&format!("unknown option {option}\n{USAGE}"), 64),
+            option if option.starts_with('-') => {
+                return fail(&format!("unknown option {option}\n{USAGE}"), 64);
+            }
             profile => profiles.push(PathBuf::from(profile)),
         }
     }
