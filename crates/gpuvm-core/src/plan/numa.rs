@@ -103,9 +103,12 @@ pub(super) fn place(
             obstacles.refuse(Refusal::TooFewCpusOnHost { need: count, have: facts.cpus.online.len() });
         }
         let topology = CpuTopology::flat(count, facts.cpus.vendor);
-        // A guest whose vCPUs wander has one node, and memory of one host node at most.
+        let refused = profile.cpu.pin != Pin::Off && profile.cpu.pin_policy == Policy::Strict;
+        // A guest whose vCPUs wander has one node, and memory of one host node at most. One that is refused for its vCPUs is told
+        // what the nodes lack that it was meant for.
         let (nodes, reason) = match home.nodes.len() {
             0 | 1 => (home.nodes, home.reason),
+            _ if refused => (home.nodes, home.reason),
             _ => (Vec::new(), format!("{}, and vCPUs aren't pinned", home.reason)),
         };
         Placement { nodes, reason, topology, ..Placement::default() }

@@ -51,8 +51,18 @@ fn transcript(output: &Output, temporary: &str) -> String {
 }
 
 /// Folders of golden files, `errors` being that of the unit tests of `failure`.
-const FOLDERS: [&str; 8] =
-    ["argv", "calls", "errors", "help", "plan", "profile-errors", "refusals", "schema"];
+const FOLDERS: [&str; 10] = [
+    "argv",
+    "argv-matrix",
+    "calls",
+    "errors",
+    "help",
+    "plan",
+    "plan-matrix",
+    "profile-errors",
+    "refusals",
+    "schema",
+];
 
 #[test]
 fn no_folder_of_golden_files_is_left_over() {

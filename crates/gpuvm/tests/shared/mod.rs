@@ -3,10 +3,12 @@
 pub(crate) mod features;
 pub(crate) mod golden;
 pub(crate) mod hosts;
+pub(crate) mod matrix;
 
 use std::path::PathBuf;
 
 use gpuvm_testkit::fake_host::FakeHost;
+use gpuvm_testkit::recorded::TempHost;
 
 /// A profile on a host.
 pub(crate) struct Case {
@@ -24,6 +26,8 @@ pub(crate) struct Case {
 pub(crate) enum Host {
     /// One that a test made up.
     Fake(FakeHost),
+    /// One that was recorded.
+    Recorded(TempHost),
 }
 
 impl Host {
@@ -31,6 +35,7 @@ impl Host {
     pub(crate) fn root(&self) -> PathBuf {
         match self {
             Self::Fake(host) => host.path("/"),
+            Self::Recorded(host) => host.path().to_owned(),
         }
     }
 }
