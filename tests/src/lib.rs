@@ -4,6 +4,6 @@
 //! program, `lab-scenarios`, that runs inside the lab host and asks its kernel; the tests boot the host and read what the
 //! program says.
 
-pub mod killed;
+pub mod bench;
 pub mod lab;
 pub mod record;

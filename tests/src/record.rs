@@ -196,7 +196,7 @@ impl Recorder<'_> {
     fn nodes(&mut self) -> Result<()> {
         let folder = "/sys/devices/system/node";
         for node in self.list(folder)? {
-            if !node.strip_prefix("node").is_some_and(|number| number.parse::<u32>().is_ok()) {
+            if node.strip_prefix("node").is_none_or(|number| number.parse::<u32>().is_err()) {
                 continue;
             }
             self.attributes(&format!("{folder}/{node}"), &NODE);

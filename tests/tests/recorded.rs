@@ -68,7 +68,7 @@ struct Expected {
     ],
     vendor: CpuVendor::Amd,
     core: "0",
-    nodes: &[64, 64],
+    nodes: &[63, 63],
 })]
 fn a_recorded_host_reads_as_the_host_that_it_was(#[case] name: &str, #[case] expected: Expected) {
     let host = recorded::lay_out(name).unwrap();

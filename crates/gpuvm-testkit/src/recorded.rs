@@ -9,14 +9,14 @@
 //! class = 0x030000
 //! driver -> ../../../../bus/pci/drivers/bochs-drm
 //! resource:
-//! 	0x00000000c0000000 0x00000000c0ffffff 0x0000000000042208
-//! 	0x0000000000000000 0x0000000000000000 0x0000000000000000
+//!     0x00000000c0000000 0x00000000c0ffffff 0x0000000000042208
+//!     0x0000000000000000 0x0000000000000000 0x0000000000000000
 //!
 //! [/dev]
 //! kvm (0 bytes)
 //! ```
 //!
-//! `NAME = LINE` and `NAME:` with lines behind tabs are text files, `->` is a link, and of a file in bytes only the size is kept: so
+//! `NAME = LINE` and `NAME:` with indented lines are text files, `->` is a link, and of a file in bytes only the size is kept: so
 //! is a device node, with 0 bytes. A folder without entries is empty.
 
 use std::collections::BTreeMap;
@@ -29,6 +29,9 @@ use std::str::FromStr;
 
 use gpuvm_host::root::HostRoot;
 use tempfile::TempDir;
+
+/// What the lines of a text begin with.
+const INDENT: &str = "    ";
 
 /// What is at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +71,16 @@ impl TempHost {
     pub fn root(&self) -> HostRoot {
         HostRoot::new(self.dir.path())
     }
+
+    /// Adds what the recording lacks, such as the disk that a profile names.
+    ///
+    /// # Errors
+    /// Returns failures to write.
+    pub fn put(&self, absolute: &str, entry: &Entry) -> io::Result<()> {
+        let path = self.root().path(absolute);
+        fs::create_dir_all(path.parent().unwrap_or(self.path()))?;
+        entry.write(&self.root(), &path)
+    }
 }
 
 fn folder() -> PathBuf {
@@ -102,7 +115,7 @@ pub fn lay_out(name: &str) -> io::Result<TempHost> {
 }
 
 impl Recording {
-    /// Adds what is at an absolute path of the host; what was there before is replaced, but by nothing less than it.
+    /// Adds what is at an absolute path of the host. A folder keeps what it holds.
     pub fn insert(&mut self, path: &str, entry: Entry) {
         let path = path.trim_end_matches('/');
         if entry == Entry::Folder {
@@ -164,7 +177,7 @@ impl fmt::Display for Recording {
                         Some(line) => writeln!(f, "{name} = {line}")?,
                         None => {
                             writeln!(f, "{name}:")?;
-                            text.lines().try_for_each(|line| writeln!(f, "\t{line}"))?;
+                            text.lines().try_for_each(|line| writeln!(f, "{INDENT}{line}"))?;
                         }
                     },
                 }
@@ -194,8 +207,8 @@ impl FromStr for Recording {
                 folder = Some(path);
             } else if !line.is_empty() {
                 let mut behind = String::new();
-                while let Some((_, more)) = lines.next_if(|(_, line)| line.starts_with('\t')) {
-                    behind.push_str(&more[1..]);
+                while let Some((_, more)) = lines.next_if(|(_, line)| line.starts_with(INDENT)) {
+                    behind.push_str(&more[INDENT.len()..]);
                     behind.push('\n');
                 }
                 let entry = entry(line, behind);
@@ -207,7 +220,7 @@ impl FromStr for Recording {
     }
 }
 
-/// Reads a line with the ones behind tabs that follow it.
+/// Reads a line with the indented ones that follow it.
 fn entry(line: &str, behind: String) -> Option<(&str, Entry)> {
     let size = |line: &str| line.strip_suffix(" bytes)")?.rsplit_once('(')?.1.parse().ok();
     let (link, text) = (line.find(" -> "), line.find(" = "));

@@ -29,6 +29,8 @@ use super::{Result, doing};
 const TRY_AGAIN: Duration = Duration::from_micros(100);
 /// How long any one step may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// What a guest under emulation uses of 10 ms at least while its firmware works; a paused QEMU uses some 0.1 ms.
+const RUNS: Duration = Duration::from_millis(2);
 /// The lines of `gpuvm up` that are timed, each by a part of it, and what has been done when it comes.
 const STAGES: [(&str, &str); 4] = [
     ("reserving the devices", "process up, host read, plan made"),
@@ -149,10 +151,12 @@ struct Bare {
 impl Bare {
     /// Starts QEMU and waits for its greeting.
     fn start(setup: &Setup<'_>, words: &[String]) -> Result<Self> {
-        let socket = words.iter().find_map(|word| word.split("path=").nth(1).filter(|path| path.contains("qmp.sock")));
+        let socket =
+            words.iter().find_map(|word| word.split("path=").nth(1).filter(|path| path.contains("qmp.sock")));
         let socket = socket.and_then(|path| path.split(',').next()).ok_or("no monitor in gpuvm argv")?;
         let socket = PathBuf::from(socket);
-        fs::create_dir_all(socket.parent().unwrap_or(setup.prefix)).map_err(doing("make the socket's folder"))?;
+        fs::create_dir_all(socket.parent().unwrap_or(setup.prefix))
+            .map_err(doing("make the socket's folder"))?;
         fs::remove_file(&socket).ok();
         let begun = Instant::now();
         let child = Command::new(&words[0])
@@ -165,7 +169,9 @@ impl Bare {
         let stream = loop {
             match UnixStream::connect(&socket) {
                 Ok(stream) => break stream,
-                Err(error) if begun.elapsed() > PATIENCE => return Err(format!("{}: {error}", socket.display())),
+                Err(error) if begun.elapsed() > PATIENCE => {
+                    return Err(format!("{}: {error}", socket.display()));
+                }
                 Err(_) => sleep(TRY_AGAIN),
             }
         };
@@ -224,23 +230,67 @@ fn run_up(setup: &Setup<'_>) -> Result<[Duration; STAGES.len()]> {
     let mut lines = BufReader::new(stderr).lines();
     let mut told = String::new();
     let mut times = [Duration::ZERO; STAGES.len()];
-    let mut left = STAGES.iter().zip(&mut times);
-    let mut next = left.next();
-    while let Some(((part, _), time)) = next.take() {
-        let line = lines.next().ok_or_else(|| format!("gpuvm up ended early:\n{told}"))?;
-        let (line, now) = (line.map_err(doing("read what gpuvm tells"))?, begun.elapsed());
-        next = if line.contains(part) {
-            *time = now;
-            left.next()
-        } else {
-            Some((STAGES.iter().find(|(known, _)| known == part).ok_or("no such stage")?, time))
+    for (time, (part, _)) in times.iter_mut().zip(STAGES) {
+        *time = loop {
+            let line = lines.next().ok_or_else(|| format!("gpuvm up ended early:\n{told}"))?;
+            let now = begun.elapsed();
+            let line = line.map_err(doing("read what gpuvm tells"))?;
+            let found = line.contains(part);
+            told.push_str(&line);
+            told.push('\n');
+            if found {
+                break now;
+            }
         };
-        told.push_str(&line);
-        told.push('\n');
     }
     let pid = told.rsplit("process ").next().and_then(|rest| rest.trim_end().strip_suffix(')'));
     let pid = pid.and_then(|pid| pid.parse().ok()).ok_or_else(|| format!("which process? {told}"))?;
     ensure_runs(pid)?;
-    stop(&mut process.0, lines.map_while(std::result::Result::ok).collect::<Vec<_>>())?;
-    Ok(times)
+    let gpuvm = i32::try_from(process.0.id()).map_err(doing("name gpuvm's process"))?;
+    let pidfd = pidfd_open(gpuvm).map_err(doing("open gpuvm's process"))?;
+    pidfd_send_signal(pidfd.as_fd(), Signal::SIGTERM).map_err(doing("end gpuvm"))?;
+    for line in lines.map_while(std::result::Result::ok) {
+        told.push_str(&line);
+        told.push('\n');
+    }
+    let status = process.0.wait().map_err(doing("wait for gpuvm"))?;
+    if status.success() { Ok(times) } else { Err(format!("gpuvm up ended with {status}:\n{told}")) }
+}
+
+/// Shows that the witness can tell: a QEMU that is paused must not seem to run.
+fn check_witness(setup: &Setup<'_>, words: &[String]) -> Result<()> {
+    let bare = Bare::start(setup, words)?;
+    match used_in_a_while(bare.process.0.id())? {
+        used if used < RUNS => bare.quit(),
+        used => Err(format!(
+            "a paused QEMU used {used:?} of processor time: its use doesn't tell whether a guest runs"
+        )),
+    }
+}
+
+/// Looks from outside whether a guest runs.
+fn ensure_runs(qemu: u32) -> Result<()> {
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        if used_in_a_while(qemu)? >= RUNS {
+            return Ok(());
+        }
+    }
+    Err(format!("the guest of QEMU {qemu} doesn't run"))
+}
+
+/// Measures the processor time of a process in the next 10 ms.
+fn used_in_a_while(pid: u32) -> Result<Duration> {
+    let before = used(pid)?;
+    sleep(Duration::from_millis(10));
+    Ok(used(pid)?.saturating_sub(before))
+}
+
+/// Sums up the processor time of a process's threads (Documentation/scheduler/sched-stats.rst: the first field of schedstat, in ns).
+fn used(pid: u32) -> Result<Duration> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).map_err(doing("list QEMU's threads"))?;
+    // A thread that has ended meanwhile used nothing since.
+    let texts = tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("schedstat")).ok());
+    let ns = texts.filter_map(|text| text.split_ascii_whitespace().next()?.parse::<u64>().ok());
+    Ok(Duration::from_nanos(ns.sum()))
 }
