@@ -20,17 +20,23 @@ pub struct Figures {
 impl Figures {
     /// Sums up measurements; all zero if there are none.
     pub fn of(measured: &[Duration]) -> Self {
-        let mut ms: Vec<f64> = measured.iter().map(|took| took.as_secs_f64() * 1000.0).collect();
-        ms.sort_by(f64::total_cmp);
-        let at = |index: usize| ms.get(index).copied().unwrap_or(0.0);
-        let runs = ms.len();
-        Self {
-            runs,
-            min_ms: at(0),
-            median_ms: f64::midpoint(at(runs.saturating_sub(1) / 2), at(runs / 2)),
-            p95_ms: at((runs * 95).div_ceil(100).saturating_sub(1)),
-        }
+        let mut all: Vec<f64> = measured.iter().copied().map(ms).collect();
+        let (runs, median_ms) = (all.len(), median(&mut all));
+        let at = |index: usize| all.get(index).copied().unwrap_or(0.0);
+        Self { runs, min_ms: at(0), median_ms, p95_ms: at((runs * 95).div_ceil(100).saturating_sub(1)) }
     }
+}
+
+/// Returns a time in ms.
+pub fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+/// Sorts, and returns the middle one or the mean of the two in the middle; zero if there are none.
+pub fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let at = |index: usize| values.get(index).copied().unwrap_or(0.0);
+    f64::midpoint(at(values.len().saturating_sub(1) / 2), at(values.len() / 2))
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use gpuvm_sys::process::{Signal, pidfd_open, pidfd_send_signal};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::figures::Figures;
+use super::figures::{Figures, median, ms};
 use super::{Result, doing};
 
 /// How often a socket that isn't there yet is tried again: the most by which a bare start seems longer than it is.
@@ -65,6 +65,8 @@ pub struct Overhead {
     pub stages: Vec<StageFigures>,
     /// The difference of the medians to `cont`.
     pub overhead_ms: f64,
+    /// The median of the differences within each pair: on a busy machine neighbours in time are more alike than all runs.
+    pub paired_ms: f64,
 }
 
 /// `gpuvm up`, to one of its lines.
@@ -103,11 +105,14 @@ pub fn measure(setup: &Setup<'_>) -> Result<Overhead> {
         }
     }
     let [.., last] = &stages;
+    let mut differences: Vec<f64> = last.iter().zip(&conts).map(|(up, bare)| ms(*up) - ms(*bare)).collect();
+    let paired_ms = median(&mut differences);
     let (bare_cont, up_cont) = (Figures::of(&conts), Figures::of(last));
     let stages = STAGES.iter().zip(&stages);
     Ok(Overhead {
         bare_greeting: Figures::of(&greetings),
         overhead_ms: up_cont.median_ms - bare_cont.median_ms,
+        paired_ms,
         bare_cont,
         up_cont,
         stages: stages.map(|((_, done), times)| StageFigures { done, figures: Figures::of(times) }).collect(),

@@ -16,12 +16,13 @@ const OVERHEAD_MS: f64 = 20.0;
 /// What the whole of a plan may take on the largest host, in ms.
 const PLAN_MS: f64 = 50.0;
 /// The guest: no device, under emulation, which runs anywhere.
-const GUEST: [&str; 3] = ["profiles/dev.toml", "--set", "memory.size=512M"];
+const GUEST: &str = "profiles/dev.toml";
 
 /// What was asked for.
 struct Options {
     gpuvm: PathBuf,
     pairs: usize,
+    memory: String,
     json: Option<PathBuf>,
     check: Check,
 }
@@ -37,6 +38,8 @@ enum Check {
 #[derive(Serialize)]
 struct Document {
     machine: Machine,
+    /// The guest's memory.
+    memory: String,
     overhead: Overhead,
     plan: Vec<PlanTime>,
     binary: Binary,
@@ -64,7 +67,7 @@ fn main() -> ExitCode {
         // There is no other place to tell it.
         writeln!(
             std::io::stderr(),
-            "usage: bench GPUVM PAIRS [--json FILE] [--check]; see scripts/bench --help"
+            "usage: bench GPUVM PAIRS [--memory SIZE] [--json FILE] [--check]; see scripts/bench --help"
         )
         .ok();
         return ExitCode::from(64);
@@ -82,9 +85,11 @@ fn main() -> ExitCode {
 fn options() -> Option<Options> {
     let mut args = std::env::args().skip(1);
     let (gpuvm, pairs) = (args.next()?.into(), args.next()?.parse().ok()?);
-    let mut options = Options { gpuvm, pairs, json: None, check: Check::Tell };
+    let memory = "512M".to_owned();
+    let mut options = Options { gpuvm, pairs, memory, json: None, check: Check::Tell };
     while let Some(arg) = args.next() {
         match arg.as_str() {
+            "--memory" => options.memory = args.next()?,
             "--json" => options.json = Some(args.next()?.into()),
             "--check" => options.check = Check::Fail,
             _ => return None,
@@ -95,10 +100,13 @@ fn options() -> Option<Options> {
 
 fn run(options: &Options) -> Result<Vec<String>> {
     let before = load();
-    let folder = tempfile::tempdir().map_err(doing("make a folder"))?;
+    // A folder on a disk, as /var is.
+    let folder = tempfile::tempdir_in("/var/tmp").map_err(doing("make a folder in /var/tmp"))?;
     let prefix = folder.path();
     let volatile = run_folder(prefix)?;
-    let setup = Setup { gpuvm: &options.gpuvm, profile: &GUEST, prefix, pairs: options.pairs };
+    let size = format!("memory.size={}", options.memory);
+    let profile = [GUEST, "--set", &size];
+    let setup = Setup { gpuvm: &options.gpuvm, profile: &profile, prefix, pairs: options.pairs };
     let overhead = overhead::measure(&setup)?;
     drop(volatile);
     let plan = SIZES.iter().map(|size| plan_time::measure(&options.gpuvm, *size, options.pairs));
@@ -106,7 +114,8 @@ fn run(options: &Options) -> Result<Vec<String>> {
     let bytes = fs::metadata(&options.gpuvm).map_err(doing("look at gpuvm"))?.len();
     let missed = missed(&overhead, &plan);
     let machine = machine([before, load()]);
-    let document = Document { machine, overhead, plan, binary: Binary { bytes }, missed };
+    let memory = options.memory.clone();
+    let document = Document { machine, memory, overhead, plan, binary: Binary { bytes }, missed };
     let text = table(&document);
     std::io::stdout().write_all(text.as_bytes()).map_err(doing("write the table"))?;
     if let Some(path) = &options.json {
@@ -165,7 +174,7 @@ macro_rules! line {
 
 fn table(document: &Document) -> String {
     let mut text = String::new();
-    let Document { machine, overhead, plan, binary, missed } = document;
+    let Document { machine, memory, overhead, plan, binary, missed } = document;
     let [before, after] = &machine.load;
     line!(
         &mut text,
@@ -175,7 +184,7 @@ fn table(document: &Document) -> String {
         machine.kernel
     );
     line!(&mut text, "{:<56} {:>8} {:>8} {:>8}", "ms", "median", "p95", "min");
-    line!(&mut text, "A guest of 512 MiB without devices, TCG, {} runs each way", overhead.up_cont.runs);
+    line!(&mut text, "A guest of {memory} without devices, TCG, {} runs each way", overhead.up_cont.runs);
     row(&mut text, "  QEMU alone, to its greeting", &overhead.bare_greeting);
     row(&mut text, "  QEMU alone, to the answer to cont", &overhead.bare_cont);
     row(&mut text, "  gpuvm up, to the answer to cont", &overhead.up_cont);
@@ -183,6 +192,7 @@ fn table(document: &Document) -> String {
         row(&mut text, &format!("    {}", stage.done), &stage.figures);
     }
     line!(&mut text, "  overhead (target {OVERHEAD_MS}){:>41.1}", overhead.overhead_ms);
+    line!(&mut text, "  overhead, by pairs of neighbours{:>32.1}", overhead.paired_ms);
     for time in plan {
         line!(&mut text, "A plan for {} GPUs, {} VFs beside them", time.size.gpus, time.size.vfs);
         row(&mut text, "  the facts read", &time.facts);
