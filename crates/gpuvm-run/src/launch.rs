@@ -16,7 +16,7 @@ use gpuvm_core::qemu::cmdline::{Start, quote};
 use gpuvm_core::qemu::{Handle, Handles, argv};
 use gpuvm_qmp::{Events, Qmp};
 use gpuvm_sys::process::{self, Child, Signal, SpawnSpec};
-use gpuvm_sys::socket::listen_unix;
+use gpuvm_sys::socket::{listen_unix, stream_pair};
 use tokio::net::UnixStream;
 use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
 
@@ -56,7 +56,7 @@ pub(crate) struct Greeted {
 }
 
 /// Starts QEMU. To be called on the main thread: QEMU dies with the thread that started it.
-pub(crate) fn spawn(plan: &Plan, paths: &Paths, sockets: Listeners) -> Result<Process, LaunchError> {
+pub(crate) fn spawn(plan: &Plan, paths: &Paths, sockets: Sockets) -> Result<Process, LaunchError> {
     let vars = paths.state.join(UEFI_VARS);
     if let Firmware::Uefi(firmware) = &plan.firmware {
         copy_vars(&firmware.vars_template, &vars)?;
@@ -100,8 +100,8 @@ fn log_command(mut log: &File, command: &[OsString]) -> io::Result<u64> {
     Ok(line.len() as u64)
 }
 
-/// The sockets that QEMU listens on, made for it.
-pub(crate) struct Listeners {
+/// QEMU's ends of the sockets: the monitor's listens, the serial port's is connected.
+pub(crate) struct Sockets {
     monitor: OwnedFd,
     serial: OwnedFd,
 }
@@ -112,22 +112,27 @@ pub(crate) struct Connections {
     pub(crate) serial: UnixStream,
 }
 
+/// How much the guest may print that was not read yet: QEMU writes each character apart, and this holds some 20,000 of them. A serial port that is
+/// held up for longer than 190 us makes OVMF's boot options fail.
+const SERIAL_BYTES: usize = 8 << 20;
+
 /// Makes the sockets of monitor and serial port, and connects to them before QEMU is there: it accepts when it gets to it, and if it
 /// dies before, the connections end.
-pub(crate) fn sockets(paths: &Paths) -> Result<(Listeners, Connections), LaunchError> {
-    let pair = |name: &str| {
-        let path = paths.run.join(name);
-        let listener = listen_unix(&path).map_err(file("listen on", &path))?;
-        let stream = std::os::unix::net::UnixStream::connect(&path).and_then(|stream| {
-            stream.set_nonblocking(true)?;
-            UnixStream::from_std(stream)
-        });
-        Ok::<_, LaunchError>((listener, stream.map_err(file("connect to", &path))?))
-    };
-    let (monitor_listener, monitor) = pair("qmp.sock")?;
-    let (serial_listener, serial) = pair("serial.sock")?;
-    let listeners = Listeners { monitor: monitor_listener, serial: serial_listener };
-    Ok((listeners, Connections { monitor, serial }))
+pub(crate) fn sockets(paths: &Paths) -> Result<(Sockets, Connections), LaunchError> {
+    let path = paths.run.join("qmp.sock");
+    let monitor_listener = listen_unix(&path).map_err(file("listen on", &path))?;
+    let monitor = std::os::unix::net::UnixStream::connect(&path).and_then(async_stream);
+    let monitor = monitor.map_err(file("connect to", &path))?;
+    let path = paths.run.join("serial.sock");
+    let (serial, serial_end) = stream_pair(SERIAL_BYTES)
+        .and_then(|(near, far)| Ok((async_stream(near)?, far)))
+        .map_err(file("make a socket for", &path))?;
+    Ok((Sockets { monitor: monitor_listener, serial: serial_end }, Connections { monitor, serial }))
+}
+
+fn async_stream(stream: std::os::unix::net::UnixStream) -> io::Result<UnixStream> {
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
 }
 
 fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LaunchError {

@@ -1,13 +1,14 @@
-//! Listening unix sockets that a child takes over by descriptor number.
+//! Unix sockets that a child takes over by descriptor number.
 
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, getsockopt, listen, socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, getsockopt, listen, setsockopt, socket,
+    sockopt,
 };
 use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 /// The longest path of a unix socket in bytes: `sun_path` holds 108 with its closing zero (unix(7)).
@@ -47,23 +48,52 @@ pub fn listen_unix(path: &Path) -> io::Result<OwnedFd> {
 /// # Errors
 /// EBADF when the number is not open, ENOTSOCK when it is no socket, `InvalidInput` when it is no listening unix socket.
 pub fn adopt_listener(fd: RawFd) -> io::Result<UnixListener> {
-    if fd < 0 {
-        return Err(io::Error::from_raw_os_error(libc::EBADF));
-    }
-    // SAFETY: F_GETFD takes no pointer and changes nothing; a number that is not open gives EBADF.
-    nix::errno::Errno::result(unsafe { libc::fcntl(fd, libc::F_GETFD) })?;
-    // SAFETY: the number is not negative and was open a line above; the borrow ends with this function, and what is returned is a duplicate.
-    let inherited = unsafe { BorrowedFd::borrow_raw(fd) };
+    let inherited = duplicate(fd)?;
     if !getsockopt(&inherited, sockopt::AcceptConn)? {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             format!("descriptor {fd} is not a listening socket"),
         ));
     }
-    let listener = UnixListener::from(inherited.try_clone_to_owned()?);
+    let listener = UnixListener::from(inherited);
     // Fails for a listening socket of another family.
     listener.local_addr()?;
     Ok(listener)
+}
+
+/// A connected unix socket that this process inherited as descriptor `fd`, as a descriptor of its own.
+///
+/// # Errors
+/// EBADF when the number is not open, ENOTSOCK when it is no socket, ENOTCONN when nobody is at its other end.
+pub fn adopt_stream(fd: RawFd) -> io::Result<UnixStream> {
+    let stream = UnixStream::from(duplicate(fd)?);
+    stream.peer_addr()?;
+    Ok(stream)
+}
+
+fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
+    if fd < 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: F_GETFD takes no pointer and changes nothing; a number that is not open gives EBADF.
+    nix::errno::Errno::result(unsafe { libc::fcntl(fd, libc::F_GETFD) })?;
+    // SAFETY: the number is not negative and was open a line above; the borrow ends with this function, and what is returned is a duplicate.
+    unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()
+}
+
+/// Connects two stream sockets, closed on exec, of which the second can send that many bytes that nobody has read yet.
+///
+/// The kernel counts its own overhead too, some 760 bytes a write: a writer of single bytes is held up by the 208 KiB that are usual after 278
+/// of them. Without `CAP_NET_ADMIN` the size ends at `net.core.wmem_max` (socket(7)), and is taken as it comes.
+///
+/// # Errors
+/// The errno of the call that failed.
+pub fn stream_pair(send_bytes: usize) -> io::Result<(UnixStream, OwnedFd)> {
+    let (near, far) = UnixStream::pair()?;
+    let far = OwnedFd::from(far);
+    setsockopt(&far, sockopt::SndBufForce, &send_bytes)
+        .or_else(|_| setsockopt(&far, sockopt::SndBuf, &send_bytes))?;
+    Ok((near, far))
 }
 
 fn check_path(path: &Path) -> io::Result<()> {
@@ -90,7 +120,28 @@ mod tests {
     use rstest::rstest;
     use std::io::{Read as _, Write as _};
     use std::os::unix::fs::PermissionsExt as _;
-    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn the_far_end_of_a_pair_sends_many_single_bytes_that_nobody_reads() {
+        let (mut near, far) = stream_pair(8 << 20).unwrap();
+        let mut far = adopt_stream(far.as_raw_fd()).unwrap();
+        far.set_nonblocking(true).unwrap();
+        let sent = (0..100_000).take_while(|_| far.write(b"x").is_ok()).count();
+        // Without the right to more than net.core.wmem_max, which is no less than the usual size.
+        let least = if nix::unistd::geteuid().is_root() { 10_000 } else { 278 };
+        assert!(sent >= least, "{sent}");
+        let mut first = [0; 2];
+        near.read_exact(&mut first).unwrap();
+        assert_eq!(&first, b"xx");
+    }
+
+    #[test]
+    fn only_a_connected_socket_is_adopted_as_a_stream() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = listen_unix(&dir.path().join("s")).unwrap();
+        assert_eq!(adopt_stream(listener.as_raw_fd()).unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
+        assert_eq!(adopt_stream(-1).unwrap_err().raw_os_error(), Some(libc::EBADF));
+    }
 
     #[test]
     fn a_listener_is_private_and_can_be_adopted() {

@@ -24,7 +24,7 @@ pub enum Handle {
 pub struct Handles {
     /// The QMP monitor's listening socket.
     pub monitor: Handle,
-    /// The serial port's listening socket.
+    /// The serial port's socket: a path to listen at, or a descriptor that is connected.
     pub serial: Handle,
     /// The VM's own copy of the firmware's variables; used with UEFI only.
     pub vars: Handle,

@@ -23,13 +23,15 @@ pub(crate) struct Args {
     pub(crate) console: Option<Listen>,
 }
 
-/// A chardev of type socket with `server=on`.
+/// A chardev of type socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Listen {
     /// A socket that listens already.
     Fd(RawFd),
     /// A path to listen at.
     Path(PathBuf),
+    /// A socket that is connected already: it has no `server=on`.
+    Connected(RawFd),
 }
 
 type Keys = BTreeMap<String, String>;
@@ -91,15 +93,16 @@ fn serial_chardev(device: &str) -> Option<String> {
 
 fn listener(id: &str, chardev: Option<&Keys>) -> Result<Listen, String> {
     let chardev = chardev.ok_or_else(|| format!("chardev \"{id}\" not found"))?;
-    if chardev.get("backend").is_none_or(|backend| backend != "socket")
-        || chardev.get("server").is_none_or(|on| on != "on")
-    {
-        return Err(format!("chardev \"{id}\": the fake knows listening sockets only"));
+    if chardev.get("backend").is_none_or(|backend| backend != "socket") {
+        return Err(format!("chardev \"{id}\": the fake knows sockets only"));
     }
+    let listens = chardev.get("server").is_some_and(|on| on == "on");
     match (chardev.get("fd"), chardev.get("path")) {
         (Some(fd), None) => {
-            fd.parse().map(Listen::Fd).map_err(|_| format!("chardev \"{id}\": bad fd '{fd}'"))
+            let number = fd.parse().map_err(|_| format!("chardev \"{id}\": bad fd '{fd}'"))?;
+            Ok(if listens { Listen::Fd(number) } else { Listen::Connected(number) })
         }
+        (None, Some(_)) if !listens => Err(format!("chardev \"{id}\": the fake connects to no path")),
         (None, Some(path)) => Ok(Listen::Path(path.into())),
         _ => Err(format!("chardev \"{id}\": one of fd and path is needed")),
     }
@@ -163,6 +166,7 @@ mod tests {
     #[rstest]
     #[case("qemu -smp sockets=1,cpus=3 -action shutdown=pause", Args { smp: Some(3), stay: true, ..Args::default() })]
     #[case("qemu -chardev socket,id=c,fd=4,server=on -serial chardev:c", Args { console: Some(Listen::Fd(4)), ..Args::default() })]
+    #[case("qemu -chardev socket,id=c,fd=4 -serial chardev:c", Args { console: Some(Listen::Connected(4)), ..Args::default() })]
     #[case("qemu -chardev socket,id=c,fd=4,server=on -device isa-serial,chardev=c", Args { console: Some(Listen::Fd(4)), ..Args::default() })]
     #[case("qemu -device virtio-rng-pci,chardev=c -mon chardev=m,mode=readline --version", Args { version: true, ..Args::default() })]
     fn other_forms_too(#[case] line: &str, #[case] expected: Args) {
@@ -176,10 +180,7 @@ mod tests {
         "chardev \"m\": one of fd and path is needed"
     )]
     #[case("qemu -chardev socket,id=m,fd=x,server=on -mon m,mode=control", "chardev \"m\": bad fd 'x'")]
-    #[case(
-        "qemu -chardev null,id=m -mon m,mode=control",
-        "chardev \"m\": the fake knows listening sockets only"
-    )]
+    #[case("qemu -chardev null,id=m -mon m,mode=control", "chardev \"m\": the fake knows sockets only")]
     #[case("qemu -chardev null", "chardev: no id specified")]
     #[case("qemu -chardev", "-chardev: requires an argument")]
     fn mistakes_are_told(#[case] line: &str, #[case] text: &str) {

@@ -3,7 +3,7 @@
 use super::args::{Args, Listen};
 use super::record::Recorder;
 use super::script::{Action, OnSignal, Script};
-use gpuvm_sys::socket::{adopt_listener, listen_unix};
+use gpuvm_sys::socket::{adopt_listener, adopt_stream, listen_unix};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{Pid, gettid};
 use serde_json::{Value, json};
@@ -113,18 +113,26 @@ impl Machine {
     /// Takes console clients, one after the other.
     pub(crate) fn serve_console(self: &Arc<Self>) -> io::Result<()> {
         let Some(listen) = &self.args.console else { return Ok(()) };
-        let listener = open(listen)?;
         let machine = Arc::clone(self);
+        if let Listen::Connected(fd) = listen {
+            let client = adopt_stream(*fd)?;
+            thread::spawn(move || machine.talk(client));
+            return Ok(());
+        }
+        let listener = open(listen)?;
         thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                let reader = client.try_clone();
-                machine.state().greet_console(client);
-                // What is typed goes nowhere; the end of it is the end of this client.
-                let _ = reader.and_then(|mut typed| io::copy(&mut typed, &mut io::sink()));
-                machine.state().console = None;
-            }
+            listener.incoming().map_while(Result::ok).for_each(|client| machine.talk(client))
         });
         Ok(())
+    }
+
+    /// Gives the console to a client until it goes.
+    fn talk(&self, client: UnixStream) {
+        let reader = client.try_clone();
+        self.state().greet_console(client);
+        // What is typed goes nowhere; the end of it is the end of this client.
+        let _ = reader.and_then(|mut typed| io::copy(&mut typed, &mut io::sink()));
+        self.state().console = None;
     }
 
     /// The guest writes.
@@ -250,6 +258,7 @@ fn open(listen: &Listen) -> io::Result<UnixListener> {
     match listen {
         Listen::Fd(fd) => adopt_listener(*fd),
         Listen::Path(path) => listen_unix(path).map(UnixListener::from),
+        Listen::Connected(_) => Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket doesn't listen")),
     }
 }
 
