@@ -1,6 +1,6 @@
 //! A device's power attributes in sysfs.
 
-use gpuvm_core::host_ops::{D3cold, PowerControl, PowerPolicy};
+use gpuvm_core::host_ops::{D3cold, PowerControl, PowerPolicy, Undoing, undoing};
 use gpuvm_core::pci::Bdf;
 
 use crate::HostError;
@@ -125,8 +125,6 @@ pub(crate) fn put_back(
     saved: PowerPolicy,
     change: DriverChange,
 ) -> Result<(), HostError> {
-    use gpuvm_core::host_ops::{Undoing, undoing};
-
     let doing = format!("put the power policy of {bdf} back");
     let now = read(&kernel.root, bdf)?;
     let changed = |ours: &str, now: &str| HostError::ChangedByOthers {

@@ -187,7 +187,7 @@ fn a_record_without_a_folder_is_cleared_and_one_vm_can_be_named() {
     let (kernel, other) = (bench.fake.kernel(), VmName::new("other").unwrap());
     let mut told = Told::default();
     assert!(cleanup(&kernel, &bench.places, "after", Some(&other), &mut told).unwrap().is_empty());
-    assert_eq!(reservation::names(&bench.places).unwrap(), [bench.vm.clone()]);
+    assert_eq!(reservation::names(&bench.places).unwrap(), std::slice::from_ref(&bench.vm));
     cleanup(&kernel, &bench.places, "after", Some(&bench.vm), &mut told).unwrap();
     assert_eq!(reservation::names(&bench.places).unwrap(), []);
 }

@@ -12,6 +12,7 @@ use gpuvm_sys::process::{self, Signal, SpawnSpec};
 
 use crate::{HostError, lock};
 
+const EEXIST: i32 = 17;
 /// How long qemu-img may take: it writes a header and a few tables.
 const DEADLINE: Duration = Duration::from_secs(60);
 /// The most that is quoted of what it says.
@@ -48,7 +49,7 @@ pub(crate) fn check(overlay: &Overlay<'_>) -> Result<(), HostError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(HostError::file("look for", overlay.path)(error)),
         Ok(_) => {
-            let error = io::Error::from_raw_os_error(17 /* EEXIST */);
+            let error = io::Error::from_raw_os_error(EEXIST);
             Err(HostError::file("make overlay", overlay.path)(error))
         }
     }
