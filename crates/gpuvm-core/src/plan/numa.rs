@@ -10,7 +10,7 @@ use super::obstacle::{Obstacles, Topic};
 use crate::cpulist::{CpuSet, NodeSet};
 use crate::facts::{CpuVendor, HostFacts};
 use crate::pci::Bdf;
-use crate::profile::{Pin, Policy, Profile};
+use crate::profile::{Accel, Pin, Policy, Profile};
 
 /// What is done where vCPUs can't be pinned as asked for.
 const UNPINNED: &str = "vCPUs run anywhere";
@@ -188,9 +188,10 @@ fn auto(profile: &Profile, facts: &HostFacts, home: &Home, obstacles: &mut Obsta
         (None, false) => rest_all.into_iter().collect(),
         (None, true) => usable_all.into_iter().collect(),
     };
-    // Sockets that differ in their threads can't be told to a guest.
+    // Sockets that differ in their threads can't be told to a guest, and QEMU's translator has no CPU with threads on every host
+    // ("This family of AMD CPU doesn't support hyperthreading").
     let first = topologies.first().copied().unwrap_or_default();
-    let alike = topologies.iter().all(|topology| *topology == first);
+    let alike = profile.accel == Accel::Kvm && topologies.iter().all(|topology| *topology == first);
     let shape = if alike { first } else { CpuTopology::flat(each, CpuVendor::Other) };
     Some(Placement {
         nodes: home.nodes.clone(),

@@ -67,7 +67,7 @@ pub(super) const KEYS: &[Key] = &[
         "extra-args",
         Kind::List(&Kind::Text),
         "[]",
-        "Words that are added to QEMU's command line as they are; the VM counts as tainted.",
+        "Words that are added to QEMU's command line as they are; the VM counts as tainted. Write a -device in JSON: QEMU makes those that are not before gpuvm's own, in their places.",
     ),
     Key::required("memory", Kind::Table(memory::KEYS), "The guest's memory."),
     Key::required("cpu", Kind::Table(cpu::KEYS), "The guest's CPUs."),

@@ -17,12 +17,13 @@ fn case(name: &str, host: FakeHost, set: &[&str]) -> Case {
     }
 }
 
+/// The cases by what they are about.
+pub(crate) const GROUPS: [fn() -> Vec<Case>; 7] =
+    [machine, cpus, nodes_and_memory, devices, addresses, disks, displays_and_nets];
+
 /// Returns every case.
 pub(crate) fn all() -> Vec<Case> {
-    [machine(), cpus(), nodes_and_memory(), devices(), addresses(), disks(), displays_and_nets()]
-        .into_iter()
-        .flatten()
-        .collect()
+    GROUPS.iter().flat_map(|group| group()).collect()
 }
 
 fn machine() -> Vec<Case> {
@@ -45,18 +46,19 @@ fn machine() -> Vec<Case> {
         case("lab-compute", lab(), &[]),
         case("uefi", with_ovmf(lab()), &["firmware=uefi"]),
         case("rtc-local", lab(), &["rtc=local", "serial=log", "shutdown-timeout=5"]),
-        case("extra-args-taint", lab(), &["extra-args=[\"-device\", \"edu,id=more,addr=1.7\"]"]),
+        case("extra-args-taint", lab(), &[r#"extra-args=["-device", '{"driver":"edu","id":"more"}']"#]),
         case("paths-with-odd-letters", host, &odd.each_ref().map(String::as_str)),
         case("no-devices", lab(), &["device=[]"]),
     ]
 }
 
 fn cpus() -> Vec<Case> {
-    let hyperv = ["cpu.hyperv=true", "cpu.hv-vendor-id=\"Somebody, Co\"", "cpu.kvm-hidden=true"];
+    let hyperv = ["cpu.hyperv=true", "cpu.hv-vendor-id=\"Some = Body\"", "cpu.kvm-hidden=true"];
     let amd = with_cpuinfo(with_smt(lab()), "AuthenticAMD", 48);
     vec![
         case("smt-siblings", with_smt(lab()), &["cpu.count=4"]),
         case("smt-siblings-on-amd", amd, &["cpu.count=4"]),
+        case("smt-siblings-with-tcg", with_smt(lab()), &["cpu.count=4", "accel=tcg"]),
         case("smt-siblings-odd-count", with_smt(lab()), &["cpu.count=3"]),
         case("all-cpus-of-the-node", lab(), &["cpu.count=4"]),
         case("unpinned", lab(), &["cpu.pin=off", "memory.hugepages=off"]),

@@ -63,10 +63,12 @@ pub(crate) fn lab() -> FakeHost {
 pub(crate) fn kernel() -> Vec<u8> {
     const SECTORS: usize = 0x1f1;
     const MAGIC: usize = 0x202;
+    const INITRD_MAX: usize = 0x22c;
     let mut image = vec![0; 16 << 10];
     image[SECTORS] = 4;
     image[MAGIC..MAGIC + 4].copy_from_slice(b"HdrS");
     image[MAGIC + 4..MAGIC + 6].copy_from_slice(&0x20c_u16.to_le_bytes());
+    image[INITRD_MAX..INITRD_MAX + 4].copy_from_slice(&0x7fff_ffff_u32.to_le_bytes());
     image
 }
 

@@ -65,10 +65,11 @@ impl std::str::FromStr for HvVendorId {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let printable = text.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
+        // QEMU splits -cpu at each comma, and has no way to write one there (target/i386/cpu.c, x86_cpu_parse_featurestr).
+        let printable = text.bytes().all(|b| (b.is_ascii_graphic() || b == b' ') && b != b',');
         match printable && (1..=12).contains(&text.len()) {
             true => Ok(Self(text.to_owned())),
-            false => Err(format!("`{text}` is no vendor id: 1 to 12 printable ASCII characters")),
+            false => Err(format!("`{text}` is no vendor id: 1 to 12 printable ASCII characters but commas")),
         }
     }
 }
@@ -168,7 +169,7 @@ pub(in crate::profile) const KEYS: &[Key] = &[
     ),
     Key::optional(
         "hv-vendor-id",
-        Kind::Pattern("^[ -~]{1,12}$"),
+        Kind::Pattern("^[ -+\\--~]{1,12}$"),
         "The vendor that the Hyper-V interfaces name, for drivers that look at it.",
     ),
     Key::default(
