@@ -25,7 +25,7 @@ pub(super) fn read(root: &HostRoot) -> Result<CpuFacts, HostError> {
     Ok(CpuFacts { online, vendor, taken: CpuSet::default(), cores: cores.into_iter().collect(), phys_bits })
 }
 
-/// Reads `address sizes	: 46 bits physical, 48 bits virtual`.
+/// Reads `address sizes : 46 bits physical, 48 bits virtual`.
 fn phys_bits(cpuinfo: &str) -> Option<u8> {
     let line = cpuinfo.lines().find(|line| line.starts_with("address sizes"))?;
     line.split_once(':')?.1.split_ascii_whitespace().next()?.parse().ok()
