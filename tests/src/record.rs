@@ -390,7 +390,9 @@ impl Recorder<'_> {
     fn qemu(&mut self) {
         let path = std::env::var_os("PATH").unwrap_or_default();
         for folder in std::env::split_paths(&path) {
-            self.size(&folder.join("qemu-system-x86_64").display().to_string());
+            for program in ["qemu-img", "qemu-system-x86_64"] {
+                self.size(&folder.join(program).display().to_string());
+            }
         }
     }
 }

@@ -52,8 +52,32 @@ struct Machine {
     cpu: String,
     cpus: usize,
     kernel: String,
+    /// Whether other work could take the CPUs away.
+    priority: Priority,
     /// How many processes wanted to run on average in the last minute, at the beginning and at the end.
     load: [String; 2],
+}
+
+/// How this program and those that it starts are scheduled.
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Priority {
+    /// Before all others (SCHED_FIFO, SCHED_RR).
+    RealTime,
+    /// As any other.
+    Ordinary,
+}
+
+impl Priority {
+    /// Reads the policy of this process (proc_pid_stat(5), field 41).
+    fn own() -> Self {
+        let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        let policy = stat.rsplit(')').next().and_then(|rest| rest.split_ascii_whitespace().nth(38));
+        match policy {
+            Some("1" | "2") => Self::RealTime,
+            _ => Self::Ordinary,
+        }
+    }
 }
 
 /// The program itself.
@@ -158,6 +182,7 @@ fn machine(load: [String; 2]) -> Machine {
         cpu: field("model name").unwrap_or("unknown").to_owned(),
         cpus: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
         kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+        priority: Priority::own(),
         load,
     }
 }
@@ -176,9 +201,13 @@ fn table(document: &Document) -> String {
     let mut text = String::new();
     let Document { machine, memory, overhead, plan, binary, missed } = document;
     let [before, after] = &machine.load;
+    let priority = match machine.priority {
+        Priority::RealTime => "real-time priority",
+        Priority::Ordinary => "ordinary priority",
+    };
     line!(
         &mut text,
-        "{} CPUs {}, Linux {}; load {before} to {after}\n",
+        "{} CPUs {}, Linux {}; {priority}, load {before} to {after}\n",
         machine.cpus,
         machine.cpu,
         machine.kernel
