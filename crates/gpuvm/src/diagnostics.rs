@@ -39,6 +39,7 @@ pub(crate) fn to_json(profile: &BadProfile) -> Vec<serde_json::Value> {
             "file": profile.sources.at(&problem.place).map(|(name, _)| name),
             "line": profile.sources.line(&problem.place),
             "key": problem.key,
+            "kind": crate::failure::kind(&problem.kind),
             "message": problem.kind.to_string(),
             "hint": problem.kind.hint(),
         })

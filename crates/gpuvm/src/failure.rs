@@ -1,5 +1,7 @@
 //! A failed verb: what failed, what to do about it, and how gpuvm ends.
 
+use std::fmt::{Debug, Display};
+
 use serde_json::json;
 
 use crate::diagnostics;
@@ -23,14 +25,38 @@ pub(crate) struct Failure {
 /// One thing that failed, and its remedy.
 #[derive(Debug)]
 pub(crate) struct Item {
+    /// The kind of error, as programs tell it from others.
+    pub(crate) kind: String,
     pub(crate) message: String,
     pub(crate) hint: Option<String>,
+}
+
+impl Item {
+    fn new(error: &(impl Debug + Display), hint: Option<String>) -> Self {
+        Self { kind: kind(error), message: error.to_string(), hint }
+    }
+}
+
+/// Names an error's variant in the manner of JSON keys: `TooFewCpus` is `too-few-cpus`.
+///
+/// It is what derived `Debug` begins with, so that no variant can be without one.
+pub(crate) fn kind(error: &impl Debug) -> String {
+    let text = format!("{error:?}");
+    let name = text.chars().take_while(char::is_ascii_alphanumeric);
+    let mut kind = String::new();
+    for letter in name {
+        if letter.is_ascii_uppercase() && !kind.is_empty() {
+            kind.push('-');
+        }
+        kind.push(letter.to_ascii_lowercase());
+    }
+    kind
 }
 
 impl Failure {
     /// A failure of one thing.
     pub(crate) fn one(code: Exit, message: impl Into<String>, hint: Option<String>) -> Self {
-        Self { code, items: vec![Item { message: message.into(), hint }], profile: None }
+        Self { code, items: vec![Item { kind: kind(&code), message: message.into(), hint }], profile: None }
     }
 
     /// Prints it for a person.
@@ -46,7 +72,11 @@ impl Failure {
     /// Renders it for a program.
     pub(crate) fn to_json(&self) -> serde_json::Value {
         let mut problems: Vec<_> = self.profile.iter().flat_map(diagnostics::to_json).collect();
-        problems.extend(self.items.iter().map(|item| json!({ "message": item.message, "hint": item.hint })));
+        problems.extend(
+            self.items
+                .iter()
+                .map(|item| json!({ "kind": item.kind, "message": item.message, "hint": item.hint })),
+        );
         json!({ "error": { "exit_code": self.code, "problems": problems } })
     }
 }
@@ -63,7 +93,7 @@ fn spell(level: &str, item: &Item) -> String {
 
 /// Describes what of the host could not be given back.
 pub(crate) fn left(error: &HostError) -> Item {
-    Item { message: error.to_string(), hint: hints::host(error) }
+    Item::new(error, hints::host(error))
 }
 
 impl From<BadProfile> for Failure {
@@ -81,7 +111,7 @@ impl From<Vec<Refusal>> for Failure {
             Some(RefusalKind::Unfit) => Exit::Unfit,
             None => Exit::Internal,
         };
-        let item = |refusal: &Refusal| Item { message: refusal.to_string(), hint: hints::refusal(refusal) };
+        let item = |refusal: &Refusal| Item::new(refusal, hints::refusal(refusal));
         Self { code, items: refusals.iter().map(item).collect(), profile: None }
     }
 }
@@ -94,14 +124,16 @@ impl From<HostError> for Failure {
 
 impl From<UpError> for Failure {
     fn from(error: UpError) -> Self {
-        let (code, hint) = match &*error.cause {
-            Cause::Host(cause) => (host_code(cause), hints::host(cause)),
-            Cause::Launch(cause) => (launch_code(cause), hints::launch(cause)),
-            Cause::SickBefore { bdf, .. } => (Exit::NotGivenBack, Some(hints::sick(*bdf))),
-            Cause::Interrupted { .. } => (Exit::Guest, None),
+        let (code, item) = match &*error.cause {
+            Cause::Host(cause) => (host_code(cause), left(cause)),
+            Cause::Launch(cause) => (launch_code(cause), Item::new(cause, hints::launch(cause))),
+            cause @ Cause::SickBefore { bdf, .. } => {
+                (Exit::NotGivenBack, Item::new(cause, Some(hints::sick(*bdf))))
+            }
+            cause @ Cause::Interrupted { .. } => (Exit::Guest, Item::new(cause, None)),
         };
         let code = if error.left.is_empty() { code } else { Exit::NotGivenBack };
-        let mut items = vec![Item { message: error.cause.to_string(), hint }];
+        let mut items = vec![item];
         items.extend(error.left.iter().map(left));
         Self { code, items, profile: None }
     }

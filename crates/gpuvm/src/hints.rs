@@ -17,7 +17,7 @@ const SIGKILL: i32 = 9;
 
 /// What to do about a refusal of the plan.
 pub(crate) fn refusal(refusal: &Refusal) -> Option<String> {
-    of_device(refusal).or_else(|| of_host(refusal))
+    of_device(refusal).or_else(|| of_size(refusal)).or_else(|| of_host(refusal))
 }
 
 /// What to do about a device that can't be taken.
@@ -63,22 +63,9 @@ fn of_device(refusal: &Refusal) -> Option<String> {
     })
 }
 
-/// What to do about what the host lacks.
-fn of_host(refusal: &Refusal) -> Option<String> {
+/// What to do about a guest that doesn't fit.
+fn of_size(refusal: &Refusal) -> Option<String> {
     Some(match refusal {
-        Refusal::NoVfioDriver => "load it: modprobe vfio-pci".to_owned(),
-        Refusal::NoVfio => "load it: modprobe vfio_iommu_type1 && modprobe vfio-pci".to_owned(),
-        Refusal::IommufdOnly => "load the group API: modprobe vfio_iommu_type1".to_owned(),
-        Refusal::Denied { path } | Refusal::FileDenied { path, .. } => {
-            format!("run gpuvm as root, or see who may: ls -l {}", path.display())
-        }
-        Refusal::NoKvm => {
-            "switch on VT-x or AMD-V in the firmware's setup and load kvm_intel or kvm_amd; accel = \"tcg\" \
-             runs anywhere, slowly"
-                .to_owned()
-        }
-        Refusal::NoQemu => "install it: apt-get install qemu-system-x86".to_owned(),
-        Refusal::NoUefi { .. } => "install it: apt-get install ovmf; or write firmware = \"bios\"".to_owned(),
         Refusal::UnevenCpus { count, nodes } => {
             let nodes = u32::try_from(nodes.len()).unwrap_or(1);
             format!("write [cpu] count = {}, or give the guest the devices of one node", count.div_ceil(nodes) * nodes)
@@ -115,6 +102,26 @@ fn of_host(refusal: &Refusal) -> Option<String> {
              the firmware's setup"
                 .to_owned()
         }
+        _ => return None,
+    })
+}
+
+/// What to do about what the host lacks.
+fn of_host(refusal: &Refusal) -> Option<String> {
+    Some(match refusal {
+        Refusal::NoVfioDriver => "load it: modprobe vfio-pci".to_owned(),
+        Refusal::NoVfio => "load it: modprobe vfio_iommu_type1 && modprobe vfio-pci".to_owned(),
+        Refusal::IommufdOnly => "load the group API: modprobe vfio_iommu_type1".to_owned(),
+        Refusal::Denied { path } | Refusal::FileDenied { path, .. } => {
+            format!("run gpuvm as root, or see who may: ls -l {}", path.display())
+        }
+        Refusal::NoKvm => {
+            "switch on VT-x or AMD-V in the firmware's setup and load kvm_intel or kvm_amd; accel = \"tcg\" \
+             runs anywhere, slowly"
+                .to_owned()
+        }
+        Refusal::NoQemu => "install it: apt-get install qemu-system-x86".to_owned(),
+        Refusal::NoUefi { .. } => "install it: apt-get install ovmf; or write firmware = \"bios\"".to_owned(),
         Refusal::NoQemuImg => "install it: apt-get install qemu-utils".to_owned(),
         Refusal::NoPool { page: PageSize::G1, .. } => {
             "boot with hugepagesz=1G, or write [memory] hugepages = \"2M\"".to_owned()

@@ -152,7 +152,8 @@ fn summary(report: &Report) {
                 for finding in findings {
                     let message = format!("{} is sick: {finding}", device.bdf);
                     let hint = Some(crate::hints::sick(device.bdf));
-                    failure::print_item("error", &failure::Item { message, hint });
+                    let kind = failure::kind(finding);
+                    failure::print_item("error", &failure::Item { kind, message, hint });
                 }
             }
         }

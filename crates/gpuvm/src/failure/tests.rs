@@ -53,6 +53,7 @@ macro_rules! examples {
     }};
 }
 
+#[allow(clippy::too_many_lines, reason = "a table of all there are")]
 fn host_errors() -> Vec<(&'static str, HostError)> {
     let file = |doing, path: &str, number| (doing, path.into(), errno(number));
     let (read, dmar, denied) = file("read", "/sys/class/iommu", EACCES);
