@@ -14,7 +14,7 @@ run_files() {
     shift 2
     mkdir -p "$tree/lab"
     printf '%s' "$repo" > "$tree/lab/repo"
-    printf '%s' "$guest_dir" > "$tree/lab/guest-dir"
+    printf '%s' "$(realpath "$guest_dir")" > "$tree/lab/guest-dir"
     printf '%s' "$bin_dir" > "$tree/lab/bin-dir"
     printf '%s' "$(realpath "$kernel_dir/modules")" > "$tree/lab/modules-dir"
     printf '%s' "$mode" > "$tree/lab/mode"
