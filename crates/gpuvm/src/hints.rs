@@ -25,6 +25,9 @@ fn of_device(refusal: &Refusal) -> Option<String> {
     Some(match refusal {
         Refusal::UnknownDevice { .. } => "list the devices: lspci -D".to_owned(),
         Refusal::Bridge { .. } => "list what is behind it instead: lspci -tv".to_owned(),
+        Refusal::ExpanderThere { .. } => {
+            "write another guest-address: expander bridges have the last device numbers, from 1e down".to_owned()
+        }
         Refusal::NoIommu { .. } => {
             "switch on VT-d or AMD-Vi in the firmware's setup; on Intel also boot with intel_iommu=on. \
              Then look: ls /sys/class/iommu"

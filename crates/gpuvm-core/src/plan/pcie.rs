@@ -208,6 +208,13 @@ fn assign(needs: Vec<Need>, expanders: &[Expander], obstacles: &mut Obstacles) -
     free.insert(RootBus::Main, every(&reserved));
     free.extend(expanders.iter().map(|e| (RootBus::Expander(e.node), every(&BTreeSet::new()))));
     for need in &needs {
+        if let (Some(address), RootBus::Main, SlotUse::Passthrough { functions }) =
+            (need.address, need.root, &need.holds)
+            && reserved.contains(&address.slot)
+        {
+            let bdfs = functions.iter().map(|(_, bdf)| *bdf).collect();
+            obstacles.refuse(Refusal::ExpanderThere { bdfs, address });
+        }
         if let (Some(address), Some(free)) = (need.address, free.get_mut(&need.root)) {
             free.remove(&address);
         }

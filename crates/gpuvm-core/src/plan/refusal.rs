@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::cpulist::{CpuSet, NodeSet};
 use crate::facts::Holder;
 use crate::pci::{Bdf, ClassCode, DriverName, GroupId, PciId};
+use crate::profile::PortAddress;
 use crate::units::{ByteSize, PageSize};
 
 /// One reason why this host can't run this profile.
@@ -250,6 +251,17 @@ pub enum Refusal {
         /// Ports there are.
         have: usize,
     },
+    /// A root port where an expander bridge sits.
+    #[error(
+        "{} can't be at guest-address {address}: an expander bridge is there, one for each node of the guest",
+        list(bdfs)
+    )]
+    ExpanderThere {
+        /// The functions of the card.
+        bdfs: Vec<Bdf>,
+        /// The place asked for.
+        address: PortAddress,
+    },
     /// The guest's addresses don't reach far enough for its memory and its BARs.
     #[error(
         "the guest needs addresses up to {need:#x} for its memory and {bars} of BARs, but its CPUs have {bits} address bits"
@@ -365,6 +377,7 @@ impl Refusal {
             | Self::UnknownDevice { .. }
             | Self::Bridge { .. }
             | Self::HeldElsewhere { .. }
+            | Self::ExpanderThere { .. }
             | Self::UnevenCpus { .. }
             | Self::UnevenMemory { .. }
             | Self::MixedNodes { .. } => RefusalKind::Profile,

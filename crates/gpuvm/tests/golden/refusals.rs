@@ -72,6 +72,18 @@ const DEVICES: &[Unfit] = &[
 ];
 
 const PLACEMENT: &[Unfit] = &[
+    (
+        "guest-address-of-an-expander",
+        78,
+        |host| {
+            host.device(&gpu("0000:05:00.0", 30, -1));
+            host
+        },
+        &[
+            r#"device=[{bdf="41:00.0"}, {bdf="81:00.0"}, {bdf="05:00.0", guest-address="1e.0"}]"#,
+            "cpu.count=4",
+        ],
+    ),
     ("uneven-vcpus", 78, SAME, &[r#"device=[{bdf="41:00.0"}, {bdf="81:00.0"}]"#, "cpu.count=3"]),
     (
         "uneven-memory",
