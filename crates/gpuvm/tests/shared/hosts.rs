@@ -75,7 +75,7 @@ pub(crate) fn kernel() -> Vec<u8> {
 /// An empty qcow2 image of 1 MiB: header, refcounts and an L1 table, a cluster each (QEMU docs/interop/qcow2.txt).
 pub(crate) fn qcow2() -> Vec<u8> {
     const CLUSTER: u64 = 1 << 16;
-    let mut image = vec![0; 4 * CLUSTER as usize];
+    let mut image = vec![0; usize::try_from(4 * CLUSTER).unwrap()];
     let mut put = |at: u64, bytes: &[u8]| {
         let at = usize::try_from(at).unwrap();
         image[at..at + bytes.len()].copy_from_slice(bytes);
