@@ -170,10 +170,13 @@ fn host() -> impl Strategy<Value = HostFacts> {
     })
 }
 
+/// A device: one of the host's, its place in the guest, its place in the boot order.
+type WishedDevice = (Index, Option<(u8, u8)>, Option<u32>);
+
 /// What a profile asks for, before it is fitted to a host.
 #[derive(Debug, Clone)]
 struct Wish {
-    devices: Vec<(Index, Option<(u8, u8)>, Option<u32>)>,
+    devices: Vec<WishedDevice>,
     whole_groups: bool,
     hold: bool,
     size_mib: u32,
