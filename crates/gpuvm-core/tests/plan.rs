@@ -170,10 +170,14 @@ fn host() -> impl Strategy<Value = HostFacts> {
     })
 }
 
+/// A root port's slot and function.
+type PortAt = (u8, u8);
+
 /// What a profile asks for, before it is fitted to a host.
 #[derive(Debug, Clone)]
 struct Wish {
-    devices: Vec<(Index, Option<(u8, u8)>, Option<u32>)>,
+    /// Which of the host's functions, where in the guest, and when it boots.
+    devices: Vec<(Index, Option<PortAt>, Option<u32>)>,
     whole_groups: bool,
     hold: bool,
     size_mib: u32,

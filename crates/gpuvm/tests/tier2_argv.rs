@@ -273,8 +273,8 @@ fn vfio_pci_knows(monitor: &mut Monitor, words: &[String]) -> Result<(), String>
     let devices = words.iter().filter_map(|word| serde_json::from_str::<Map<String, Value>>(word).ok());
     for device in devices.filter(|device| device.get("driver") == Some(&json!("vfio-pci"))) {
         // These three are of every device.
-        let own = device.keys().filter(|key| !["driver", "id", "bus"].contains(&key.as_str()));
-        if let Some(key) = own.filter(|key| !known.contains(&key.as_str())).next() {
+        let mut own = device.keys().filter(|key| !["driver", "id", "bus"].contains(&key.as_str()));
+        if let Some(key) = own.find(|key| !known.contains(&key.as_str())) {
             return Err(format!("vfio-pci of this QEMU has no property {key}"));
         }
     }
