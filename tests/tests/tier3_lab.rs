@@ -16,7 +16,7 @@ fn tier3_slow_lab_host_survives_a_fallen_card() {
 
 /// Boots a lab host and runs scenarios in it, one after the other.
 #[rstest]
-#[case::compute("default", &["compute"])]
+#[case::compute("default", &["compute", "deviations"])]
 #[case::isolation("default", &["isolation"])]
 #[case::endings("default", &["sigterm", "sigkill", "panic"])]
 #[case::refusals("default", &["refusals", "native-driver", "aperture"])]

@@ -170,13 +170,14 @@ fn host() -> impl Strategy<Value = HostFacts> {
     })
 }
 
-/// A device: one of the host's, its place in the guest, its place in the boot order.
-type WishedDevice = (Index, Option<(u8, u8)>, Option<u32>);
+/// A root port's slot and function.
+type PortAt = (u8, u8);
 
 /// What a profile asks for, before it is fitted to a host.
 #[derive(Debug, Clone)]
 struct Wish {
-    devices: Vec<WishedDevice>,
+    /// Which of the host's functions, where in the guest, and when it boots.
+    devices: Vec<(Index, Option<PortAt>, Option<u32>)>,
     whole_groups: bool,
     hold: bool,
     size_mib: u32,

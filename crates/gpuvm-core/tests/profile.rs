@@ -1,7 +1,7 @@
 //! The profile parser: what it takes, and that nothing makes it fall over.
 
 #![allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
-#![allow(clippy::disallowed_methods, reason = "samples are files; what is tested reads none")]
+#![allow(clippy::disallowed_methods, reason = "the sample profiles are files")]
 
 use std::path::Path;
 use std::sync::LazyLock;

@@ -1,7 +1,7 @@
 //! The JSON Schema, the reader and the table of keys that both are made from: none says what another doesn't.
 
 #![allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
-#![allow(clippy::disallowed_methods, reason = "samples are files; what is tested reads none")]
+#![allow(clippy::disallowed_methods, reason = "the sample profiles are files")]
 
 use std::cell::Cell;
 use std::collections::BTreeSet;

@@ -22,6 +22,7 @@ pub type Scenario = fn() -> Outcome;
 /// All scenarios by name.
 pub const ALL: &[(&str, Scenario)] = &[
     ("compute", compute),
+    ("deviations", deviations),
     ("isolation", isolation),
     ("sigterm", sigterm),
     ("sigkill", sigkill),
@@ -94,6 +95,28 @@ fn compute() -> Outcome {
         let expected =
             [(format!("{slot}.0"), "0x030000".to_owned()), (format!("{slot}.1"), "0x040300".to_owned())];
         ensure(classes == expected, || format!("the GPU's slot holds {classes:?}"))
+    })
+}
+
+/// What makes a guest differ from the plain one is taken by a real KVM, told before the start, and seen by the guest's kernel.
+fn deviations() -> Outcome {
+    leaving_no_trace(|| {
+        // Linux, asked by two hypervisors, believes KVM, unless that is hidden; then Hyper-V, by its vendor's name.
+        let settings = ["cpu.kvm-hidden=true", "cpu.hyperv=true", "cpu.flags=[\"-pmu\"]", "rtc=local"];
+        let mut vm = Vm::start_with("loglevel=7", &settings)?;
+        let ended = vm.ended(CYCLE)?;
+        ensure(ended.code == Some(0), || format!("exit code {:?}; gpuvm told:\n{}", ended.code, ended.told))?;
+        ensure(ended.console.contains("Hypervisor detected: Microsoft Hyper-V"), || ended.console.clone())
+    })?;
+    leaving_no_trace(|| {
+        let tainted = r#"extra-args=["-smbios", "type=1,product=a,, comma"]"#;
+        let settings = ["cpu.kvm-hidden=true", "cpu.hyperv=true", "cpu.hv-vendor-id=gpuvm lab", tainted];
+        let mut vm = Vm::start_with("loglevel=7", &settings)?;
+        let ended = vm.ended(CYCLE)?;
+        ensure(ended.code == Some(0), || format!("exit code {:?}; gpuvm told:\n{}", ended.code, ended.told))?;
+        ensure(!ended.console.contains("Hypervisor detected"), || ended.console.clone())?;
+        ensure(ended.console.contains("DMI: QEMU a, comma"), || ended.console.clone())?;
+        ensure(ended.told.contains("TAINTED"), || ended.told.clone())
     })
 }
 

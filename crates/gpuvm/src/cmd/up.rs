@@ -74,6 +74,9 @@ async fn attempt(
     for warning in &plan.warnings {
         progress.tell(&format!("warning: {}: {}", warning.about, warning.message));
     }
+    for deviation in &plan.deviations {
+        progress.tell(&format!("{}: {}", deviation.key, deviation.what));
+    }
     let acpi = Duration::from_secs(args.shutdown_timeout.unwrap_or(plan.shutdown_timeout).into());
     let run = Run {
         plan: &plan,

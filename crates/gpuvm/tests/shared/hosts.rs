@@ -74,26 +74,27 @@ pub(crate) fn kernel() -> Vec<u8> {
 
 /// An empty qcow2 image of 1 MiB: header, refcounts and an L1 table, a cluster each (QEMU docs/interop/qcow2.txt).
 pub(crate) fn qcow2() -> Vec<u8> {
-    const CLUSTER: u64 = 1 << 16;
-    let mut image = vec![0; usize::try_from(4 * CLUSTER).unwrap()];
-    let mut put = |at: u64, bytes: &[u8]| {
-        let at = usize::try_from(at).unwrap();
-        image[at..at + bytes.len()].copy_from_slice(bytes);
-    };
+    const CLUSTER: u16 = 4096;
+    let at = |clusters: u64| (clusters * u64::from(CLUSTER)).to_be_bytes();
+    let mut image = vec![0; 4 * usize::from(CLUSTER)];
+    let mut put = |offset: usize, bytes: &[u8]| image[offset..offset + bytes.len()].copy_from_slice(bytes);
     put(0, b"QFI\xfb");
+    // Version, cluster bits, virtual size.
     put(4, &3_u32.to_be_bytes());
-    put(20, &16_u32.to_be_bytes());
+    put(20, &CLUSTER.trailing_zeros().to_be_bytes());
     put(24, &(1_u64 << 20).to_be_bytes());
+    // The L1 table's size and place, the refcount table's place and size.
     put(36, &1_u32.to_be_bytes());
-    put(40, &(3 * CLUSTER).to_be_bytes());
-    put(48, &CLUSTER.to_be_bytes());
+    put(40, &at(3));
+    put(48, &at(1));
     put(56, &1_u32.to_be_bytes());
+    // Refcounts of 16 bits, and the header's length.
     put(96, &4_u32.to_be_bytes());
     put(100, &104_u32.to_be_bytes());
-    put(CLUSTER, &(2 * CLUSTER).to_be_bytes());
+    put(CLUSTER.into(), &at(2));
     // Each of the four clusters is used once.
     for cluster in 0..4 {
-        put(2 * CLUSTER + 2 * cluster, &1_u16.to_be_bytes());
+        put(2 * usize::from(CLUSTER) + 2 * cluster, &1_u16.to_be_bytes());
     }
     image
 }

@@ -13,13 +13,8 @@ type Fitted = (&'static str, &'static str, &'static [&'static str]);
 
 const FITTED: &[Fitted] = &[
     ("first-install", "default", &["memory.size=2G"]),
-    ("first-install", "workstation", &["memory.size=4G"]),
     ("headless-compute", "default", &["memory.size=2G", "cpu.count=2"]),
-    ("headless-compute", "eight-gpus", &["memory.size=48G", "cpu.count=4"]),
-    ("headless-compute", "workstation", &["memory.size=4G", "cpu.count=6"]),
-    ("lab-compute", "workstation", &["device=[]"]),
     ("two-gpus", "default", &["memory.size=4G", "cpu.count=4"]),
-    ("two-gpus", "eight-gpus", &["memory.size=96G", "cpu.count=8"]),
 ];
 
 /// Returns the names of the shipped profiles.
