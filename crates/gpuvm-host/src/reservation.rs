@@ -102,8 +102,9 @@ impl Reservation {
             pairs.filter_map(|(ours, theirs)| ours.shared_with(theirs)).next()
         };
         let bus = || bus().map(|bus| format!("bus {bus}, whose reset reaches devices of both,"));
+        // Its threads are what a VM has of a CPU: there is nothing of it to give back.
         let cpus = self.cpus.intersection(&other.cpus);
-        let cpu = || (!cpus.is_empty()).then(|| format!("CPU {cpus}"));
+        let cpu = || (!cpus.is_empty() && self.alive().is_some()).then(|| format!("CPU {cpus}"));
         device.or_else(group).or_else(bus).or_else(cpu)
     }
 }

@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
 
 use gpuvm_core::cpulist::CpuSet;
+use gpuvm_core::host_ops::HostOp;
 use gpuvm_core::pci::GroupId;
 use gpuvm_core::profile::VmName;
 use gpuvm_core::reset::ResetDomain;
 use gpuvm_host::HostError;
+use gpuvm_host::journal::Journal;
+use gpuvm_host::lock::make_dir;
 use gpuvm_host::places::Places;
 use gpuvm_host::process::ProcessId;
 use gpuvm_host::reservation::{Reservation, check, reserve};
@@ -59,4 +62,23 @@ fn what_no_other_vm_has_is_given(#[case] buses: &[&str]) {
     let places = Places::below(dir.path());
     reserve(&places, &reservation("first", "0000:81:00.0", 7, &["0000:81"])).unwrap();
     assert_eq!(check(&places, &reservation("second", "0000:90:00.0", 8, buses)).unwrap(), []);
+}
+
+#[rstest]
+#[case::of_a_vm_that_runs(ProcessId::own(), Some("CPU 4-5"))]
+#[case::of_a_vm_that_was_never_given_back(ProcessId { pid: 0, start_time: 0 }, None)]
+fn pinned_cpus_are_taken_while_their_vm_lives(#[case] supervisor: ProcessId, #[case] refused: Option<&str>) {
+    let dir = tempfile::tempdir().unwrap();
+    let places = Places::below(dir.path());
+    let cpus: CpuSet = "4-5".parse().unwrap();
+    let first =
+        Reservation { supervisor, cpus: cpus.clone(), ..reservation("first", "0000:81:00.0", 7, &["0000:81"]) };
+    reserve(&places, &first).unwrap();
+    make_dir(&places.vm(&first.vm)).unwrap();
+    let mut journal = Journal::begin(&places.journal(&first.vm), BOOT).unwrap();
+    journal.intend(&HostOp::KeepAwake { bdf: first.devices[0] }, None).unwrap();
+    let second = Reservation { cpus, ..reservation("second", "0000:82:00.0", 8, &["0000:82"]) };
+    let error = check(&places, &second).err().map(|error| error.to_string());
+    assert_eq!(error.is_some(), refused.is_some(), "{error:?}");
+    assert!(error.unwrap_or_default().contains(refused.unwrap_or_default()));
 }

@@ -4,6 +4,9 @@
 //! signal turns the interruptible wait of a driver that will not let go into one that nothing ends, and the kernel holds the device's lock all the while.
 //! So that no signal reaches it by other ways either (a Ctrl-C, the stop of a service), it has a session of its own and blocks all signals; and so that
 //! it holds nothing of ours for as long as it hangs (locks, sockets, the terminal), it closes every descriptor before it opens the attribute.
+//!
+//! It writes only if this process is still there once it has the attribute open: whoever takes over from a process that was killed finds each write
+//! that may yet be made by looking for open attributes.
 
 use crate::poll::{Deadline, readable_by};
 use crate::process::pidfd_open;
@@ -155,11 +158,13 @@ fn failed(step: WriteStep, source: io::Error) -> WriteOutcome {
 }
 
 // The child's exit code carries step and errno, so that it can be read however late, and nothing but wait(2) is needed for it. 0: done; 1 to 139: errno of
-// write (the highest is 133, EHWPOISON); 140: short write; 141: descriptors not closed; from 142: errno of open, one above 112 as 254.
+// write (the highest is 133, EHWPOISON); 140: short write; 141: descriptors not closed; from 142: errno of open, one above 112 as 254; 255: nothing was written for a parent that
+// is gone, and so can't read it.
 const CODE_SHORT: i32 = 140;
 const CODE_CLOSE: i32 = 141;
 const CODE_OPEN: i32 = 141;
 const CODE_OPEN_OTHER: i32 = 254;
+const CODE_ORPHAN: i32 = 255;
 
 fn write_code(errno: i32) -> i32 {
     errno.clamp(1, CODE_SHORT - 1)
@@ -189,10 +194,11 @@ fn outcome_of(code: i32) -> WriteOutcome {
 fn fork_writer(path: &CStr, bytes: &[u8]) -> io::Result<Pid> {
     // The child starts with all signals blocked and keeps it so; a handler of ours must not run in it.
     let mask = SigSet::all().thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK)?;
+    let parent = nix::unistd::getpid();
     // SAFETY: the child calls nothing but `write_and_exit`, which is async-signal-safe and does not return.
     let forked = unsafe { fork() };
     if let Ok(ForkResult::Child) = forked {
-        write_and_exit(path, bytes);
+        write_and_exit(path, bytes, parent);
     }
     let restored = mask.thread_set_mask();
     match forked? {
@@ -203,7 +209,7 @@ fn fork_writer(path: &CStr, bytes: &[u8]) -> io::Result<Pid> {
 }
 
 /// The child's whole life. Async-signal-safe: system calls only, no allocation, no lock, no panic.
-fn write_and_exit(path: &CStr, bytes: &[u8]) -> ! {
+fn write_and_exit(path: &CStr, bytes: &[u8], parent: Pid) -> ! {
     // SAFETY: setsid takes nothing; it can't fail in a process that leads no group, and matters only for the terminal's signals.
     unsafe { libc::setsid() };
     // SAFETY: closes descriptors of this child alone, which uses none of them; nothing is opened before.
@@ -215,6 +221,10 @@ fn write_and_exit(path: &CStr, bytes: &[u8]) -> ! {
     let fd = unsafe { libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
     if fd < 0 {
         exit(open_code(Errno::last_raw()));
+    }
+    // SAFETY: takes nothing and can't fail.
+    if unsafe { libc::getppid() } != parent.as_raw() {
+        exit(CODE_ORPHAN);
     }
     // SAFETY: the pointer and the length describe `bytes`, which the kernel only reads.
     let written = unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
@@ -322,6 +332,44 @@ mod tests {
         assert!(!Path::new(&format!("/proc/{pid}")).exists(), "a zombie is left");
         assert!(!still_in_flight(pid).unwrap());
         assert_eq!(reap(pid).unwrap_err().raw_os_error(), Some(libc::ECHILD));
+    }
+
+    const ORPHANED_WRITE: &str = "GPUVM_TEST_ORPHANED_WRITE";
+
+    /// Begins the write of the test below, in a process that the test kills.
+    #[test]
+    fn orphaned_write() {
+        if let Some(path) = std::env::var_os(ORPHANED_WRITE) {
+            write_watched(Path::new(&path), b"1", SOON).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_write_that_was_not_begun_when_its_parent_died_is_not_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let mut parent = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "watched::tests::orphaned_write"])
+            .env(ORPHANED_WRITE, &fifo)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        // Its child waits for a reader in open(2).
+        let children = format!("/proc/{0}/task", parent.id());
+        let has_child = || {
+            let tasks = std::fs::read_dir(&children).unwrap().flatten();
+            let mut lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+            lists.any(|list| !list.is_empty())
+        };
+        let end = Instant::now() + SOON;
+        while !has_child() {
+            assert!(Instant::now() < end);
+            thread::sleep(Duration::from_millis(2));
+        }
+        parent.kill().unwrap();
+        parent.wait().unwrap();
+        assert_eq!(std::fs::read(&fifo).unwrap(), b"", "the write was made");
     }
 
     #[test]

@@ -63,9 +63,9 @@ impl StandIns<'_> {
             "-m" => format!("size={}M", (NODE_BYTES >> 20) * self.plan.memory.len() as u64),
             "-kernel" | "-initrd" => self.on_host(word),
             // Ports of this machine may be taken: these are free ones.
-            "-vnc" if !word.starts_with("unix:") => {
-                let host = word.rsplit_once(':').unwrap().0;
-                format!("{host}:{}", free_vnc_display(host))
+            "-vnc" if !word.starts_with("vnc=unix:") => {
+                let host = word.strip_prefix("vnc=").unwrap().rsplit_once(':').unwrap().0;
+                format!("vnc={host}:{}", free_vnc_display(host))
             }
             "-netdev" => word.split(',').map(any_port).collect::<Vec<_>>().join(","),
             _ => word.to_owned(),
@@ -125,7 +125,7 @@ fn any_port(option: &str) -> String {
 #[rstest]
 #[case("-netdev", "user,id=net0", "user,id=net0")]
 #[case("-netdev", "user,hostfwd=tcp:127.0.0.1:2222-:22", "user,hostfwd=tcp:127.0.0.1:0-:22")]
-#[case("-vnc", "unix:/a", "unix:/a")]
+#[case("-vnc", "vnc=unix:/a", "vnc=unix:/a")]
 #[case("-machine", "q35,accel=kvm,hpet=off", "q35,accel=tcg,hpet=off")]
 #[case(
     "-device",

@@ -89,7 +89,7 @@ fn free_port() -> SocketAddr {
 #[test]
 #[ignore = "tier 2: needs QEMU; scripts/test runs it"]
 fn tier2_a_virtual_display_is_shown_on_a_socket_for_its_owner_alone() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::Builder::new().prefix("a=b, c").tempdir().unwrap();
     let mut up = Up::start(folder.path(), "display = \"virtual\"", "");
     let vm = folder.path().join("run/vm/devices");
     assert_eq!(greeting(UnixStream::connect(vm.join("vnc.sock")).unwrap()), "RFB 003.008\n");

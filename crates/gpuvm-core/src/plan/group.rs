@@ -160,7 +160,9 @@ fn may_take(bdf: Bdf, device: &DeviceFacts, boot_display: BootDisplay, obstacles
         let count = device.virtual_functions;
         obstacles.refuse(Refusal::HasVirtualFunctions { bdf, driver: driver(), count });
     }
-    if let Some(set) = device.driver_override.as_ref().filter(|set| !is_vfio_driver(set)) {
+    // While an override stands, no other driver takes the device, so one that it doesn't name could never get it back.
+    let on_vfio = device.driver.as_ref().is_none_or(is_vfio_driver);
+    if let Some(set) = device.driver_override.as_ref().filter(|set| !(on_vfio && is_vfio_driver(set))) {
         obstacles.refuse(Refusal::Overridden { bdf, driver: driver(), set: set.clone() });
     }
 }

@@ -53,7 +53,8 @@ pub(super) fn backend(display: Display, socket: &Path) -> Vec<Arg> {
             format!("{host}:{display}").into()
         }
     };
-    vec![none, Arg::opts("-vnc", Opts::new().with("", place))]
+    // By its key: QEMU takes a first word with an equals sign in it, as a path may have, for a key and its value.
+    vec![none, Arg::opts("-vnc", Opts::new().with("vnc", place))]
 }
 
 /// Renders the graphics card, beside the panic device in the slot that ports leave free: it is no PCIe device.

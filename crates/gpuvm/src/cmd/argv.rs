@@ -78,14 +78,16 @@ fn vars(plan: &Plan, places: &Places) -> PathBuf {
 
 /// Says, as shell comments, what the command line takes for granted.
 fn presumes(plan: &Plan, places: &Places) -> String {
-    let mut text = String::from("# This presumes, in this order:\n");
-    for planned in &plan.operations {
-        text.push_str(&format!("#   {}\n", planned.op));
-    }
+    let mut presumed: Vec<String> = plan.operations.iter().map(|planned| planned.op.to_string()).collect();
     if let Firmware::Uefi(uefi) = &plan.firmware {
         let vars = vars(plan, places);
-        text.push_str(&format!("#   copy {} to {}\n", uefi.vars_template.display(), vars.display()));
+        presumed.push(format!("copy {} to {}", uefi.vars_template.display(), vars.display()));
     }
-    text.push_str(&format!("#   make the folder {}\n", places.vm(&plan.name).display()));
+    presumed.push(format!("make the folder {}", places.vm(&plan.name).display()));
+    let mut text = String::from("# This presumes, in this order:\n");
+    // A path may hold a newline, and what comes after that must not become a command.
+    for line in presumed.iter().flat_map(|what| what.split('\n')) {
+        text.push_str(&format!("#   {line}\n"));
+    }
     text
 }

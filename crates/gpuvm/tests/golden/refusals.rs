@@ -53,6 +53,12 @@ const DEVICES: &[Unfit] = &[
         |host| changed(host, "/sys/bus/pci/devices/0000:81:00.1/driver_override", "snd_hda_intel\n"),
         &[],
     ),
+    (
+        "overridden-for-vfio-and-not-bound-anew",
+        69,
+        |host| changed(host, "/sys/bus/pci/devices/0000:81:00.0/driver_override", "vfio-pci\n"),
+        &[],
+    ),
     ("hold-of-an-unknown-function", 78, SAME, &[r#"device=[{bdf="81:00.0", hold=["81:00.5"]}]"#]),
     ("hold-of-a-bridge", 78, SAME, &[r#"device=[{bdf="04:01.0", hold=["04:02.0", "03:00.0"]}]"#]),
     ("hold-of-another-card", 78, SAME, &[r#"device=[{bdf="81:00.0", hold=["82:00.0"]}]"#]),

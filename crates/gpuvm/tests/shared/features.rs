@@ -35,12 +35,14 @@ fn machine() -> Vec<Case> {
         (&path("initrd"), b"x"),
         (&path("rom"), &[0x55, 0xaa, 1, 0]),
         (&path("disk"), &[0; 512]),
+        (&path("base"), &[0; 512]),
+        ("/usr/bin/qemu-img", b"x"),
     ]);
     let (kernel, initrd) = (quoted("kernel"), quoted("initrd"));
     let odd = [
         format!("kernel={{path={kernel}, initrd={initrd}, cmdline=\"a=\\\"b,c\\\" d='e'\"}}"),
         format!("device=[{{bdf=\"82:00.0\", rom-file={}}}]", quoted("rom")),
-        format!("disk=[{{path={}}}]", quoted("disk")),
+        format!("disk=[{{path={}}}, {{path={}, mode=\"overlay\"}}]", quoted("disk"), quoted("base")),
     ];
     vec![
         case("lab-compute", lab(), &[]),
