@@ -127,7 +127,7 @@ pub fn bad_hosts() -> Outcome {
     Case { user: User::Nobody, ..case("no right to /run", &tcg, 77, &["/run/gpuvm", "Permission denied"]) }
         .holds()?;
     let args = ["--set", sealed.as_str(), "--set", "device=[]", "--set", "accel=tcg"];
-    Case { user: User::Nobody, ..case("sealed disk", &args, 78, &["sealed.img", "Permission denied"]) }
+    Case { user: User::Nobody, ..case("sealed disk", &args, 77, &["sealed.img", "Permission denied"]) }
         .holds()?;
     {
         let _full = Full::on("/var/log/gpuvm")?;
