@@ -370,7 +370,8 @@ mod tests {
         let children = format!("/proc/{0}/task", parent.id());
         let has_child = || {
             let tasks = std::fs::read_dir(&children).unwrap().flatten();
-            let mut lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+            let mut lists =
+                tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
             lists.any(|list| !list.is_empty())
         };
         let end = Instant::now() + SOON;
