@@ -1,7 +1,8 @@
 //! Writes to the kernel that go on although the launcher that began them is dead.
 //!
 //! The children that wait for the kernel are never signalled and outlive their launcher. One that was killed before its
-//! deadline had no time to note them; but each has the attribute that it writes to open, and nothing else.
+//! deadline had no time to note them; but each has the attribute that it writes to open, and nothing else. Its name begins as what
+//! it writes does: by that, a device that hangs in a driver's `bind` or `unbind` is told from the others of that driver.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,12 +11,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use gpuvm_core::host_ops::HostOp;
+use gpuvm_core::pci::Bdf;
 
 use crate::HostError;
 use crate::journal::Record;
 use crate::root::HostRoot;
 
-/// How long a write is waited for: a driver's attribute may be written to for another VM's device, which takes a second or so.
+/// How long a write is waited for: most take a second at most.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Checks that nothing is being written that undoing these operations would run into.
@@ -26,20 +28,20 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// # Errors
 /// Returns the write that goes on, with the process that waits in it.
 pub fn check(root: &HostRoot, records: &[Record]) -> Result<(), HostError> {
-    let mut attributes = BTreeMap::new();
+    let mut attributes: BTreeMap<PathBuf, Vec<&HostOp>> = BTreeMap::new();
     for record in records {
         for path in attributes_of(root, &record.op) {
             // What isn't there can't be written to.
             if let Ok(real) = fs::canonicalize(path) {
-                attributes.insert(real, record.op.to_string());
+                attributes.entry(real).or_default().push(&record.op);
             }
         }
     }
     let begun = Instant::now();
-    while let Some((path, pid)) = open_file_among(&attributes) {
+    while let Some(Orphan { op, path, pid }) = find(&attributes) {
         if begun.elapsed() > PATIENCE {
             return Err(HostError::InFlight {
-                doing: attributes.remove(&path).unwrap_or_default(),
+                doing: op.to_string(),
                 path,
                 value: String::new(),
                 seconds: PATIENCE.as_secs(),
@@ -70,16 +72,35 @@ fn attributes_of(root: &HostRoot, op: &HostOp) -> Vec<PathBuf> {
     }
 }
 
-/// Finds a process that has one of these files open.
-fn open_file_among(files: &BTreeMap<PathBuf, String>) -> Option<(PathBuf, i32)> {
+/// A write that goes on.
+struct Orphan<'a> {
+    /// The operation that it is in the way of.
+    op: &'a HostOp,
+    path: PathBuf,
+    pid: i32,
+}
+
+/// Finds a process that writes to one of these attributes for one of the operations.
+fn find<'a>(attributes: &BTreeMap<PathBuf, Vec<&'a HostOp>>) -> Option<Orphan<'a>> {
     for process in fs::read_dir("/proc").ok()?.flatten() {
         let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         // A process that ends while it is looked at has nothing open.
         let Ok(fds) = fs::read_dir(process.path().join("fd")) else { continue };
-        let mut targets = fds.flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
-        if let Some(path) = targets.find(|target| files.contains_key(target)) {
-            return Some((path, pid));
+        for path in fds.flatten().filter_map(|fd| fs::read_link(fd.path()).ok()) {
+            let Some(ops) = attributes.get(&path) else { continue };
+            let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            if let Some(op) = ops.iter().find(|op| may_be_for(&name, op)) {
+                return Some(Orphan { op, path, pid });
+            }
         }
     }
     None
+}
+
+/// Tells whether a process of this name may write for an operation: one that is named after another device doesn't.
+fn may_be_for(name: &str, op: &HostOp) -> bool {
+    match (op, name.trim().parse::<Bdf>()) {
+        (HostOp::Unbind { bdf, .. } | HostOp::Bind { bdf, .. }, Ok(written)) => *bdf == written,
+        _ => true,
+    }
 }

@@ -71,8 +71,11 @@ fn pinned_cpus_are_taken_while_their_vm_lives(#[case] supervisor: ProcessId, #[c
     let dir = tempfile::tempdir().unwrap();
     let places = Places::below(dir.path());
     let cpus: CpuSet = "4-5".parse().unwrap();
-    let first =
-        Reservation { supervisor, cpus: cpus.clone(), ..reservation("first", "0000:81:00.0", 7, &["0000:81"]) };
+    let first = Reservation {
+        supervisor,
+        cpus: cpus.clone(),
+        ..reservation("first", "0000:81:00.0", 7, &["0000:81"])
+    };
     reserve(&places, &first).unwrap();
     make_dir(&places.vm(&first.vm)).unwrap();
     let mut journal = Journal::begin(&places.journal(&first.vm), BOOT).unwrap();

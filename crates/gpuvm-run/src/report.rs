@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use gpuvm_core::lifecycle::{Outcome, Stage};
 use gpuvm_core::pci::Bdf;
+use gpuvm_core::plan::Warning;
 use gpuvm_core::profile::VmName;
 use gpuvm_core::reset::Verdict;
 use gpuvm_host::HostError;
@@ -112,9 +113,11 @@ pub struct Report {
     pub devices: Vec<DeviceReport>,
     /// What of the host is not as it was, in words; empty when all is given back.
     pub not_given_back: Vec<String>,
+    /// What was asked for and wasn't had, and what is to be known.
+    pub warnings: Vec<Warning>,
     /// How long each part took.
     pub timings: Vec<Timing>,
-    /// The same, for those who add remedies.
+    /// What is not given back, for those who add remedies.
     #[serde(skip)]
     pub left: Vec<HostError>,
 }

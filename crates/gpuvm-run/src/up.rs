@@ -296,6 +296,7 @@ impl<'a> Session<'a> {
                 outcome,
                 devices,
                 not_given_back: left.iter().map(ToString::to_string).collect(),
+                warnings: self.run.plan.warnings.clone(),
                 timings: self.timings,
                 left,
             }),

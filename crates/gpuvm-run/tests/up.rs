@@ -173,6 +173,14 @@ async fn a_guest_that_powers_off_gives_the_host_back() {
 }
 
 #[tokio::test]
+async fn what_was_preferred_and_not_had_is_in_the_report() {
+    let script = Script { after_cont: shutdown_after(20), ..Script::default() };
+    let bench = Bench::with_profile(&script, "pin = [8191]\npin-policy = \"prefer\"");
+    let report = serde_json::to_value(bench.up().await.unwrap()).unwrap();
+    assert_eq!(report["warnings"][0]["about"], "pinning", "{report}");
+}
+
+#[tokio::test]
 async fn the_console_goes_to_the_sink_and_to_the_log() {
     let script = Script {
         console_output: "hello from the guest\n".to_owned(),

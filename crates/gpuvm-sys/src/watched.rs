@@ -6,7 +6,8 @@
 //! it holds nothing of ours for as long as it hangs (locks, sockets, the terminal), it closes every descriptor before it opens the attribute.
 //!
 //! It writes only if this process is still there once it has the attribute open: whoever takes over from a process that was killed finds each write
-//! that may yet be made by looking for open attributes.
+//! that may yet be made by looking for open attributes. It bears the first bytes of what it writes as its name (`/proc/PID/comm`), since a driver's
+//! `bind` is the same attribute for all devices.
 
 use crate::poll::{Deadline, readable_by};
 use crate::process::pidfd_open;
@@ -194,11 +195,11 @@ fn outcome_of(code: i32) -> WriteOutcome {
 fn fork_writer(path: &CStr, bytes: &[u8]) -> io::Result<Pid> {
     // The child starts with all signals blocked and keeps it so; a handler of ours must not run in it.
     let mask = SigSet::all().thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK)?;
-    let parent = nix::unistd::getpid();
+    let (parent, name) = (nix::unistd::getpid(), name_of(bytes));
     // SAFETY: the child calls nothing but `write_and_exit`, which is async-signal-safe and does not return.
     let forked = unsafe { fork() };
     if let Ok(ForkResult::Child) = forked {
-        write_and_exit(path, bytes, parent);
+        write_and_exit(path, bytes, &name, parent);
     }
     let restored = mask.thread_set_mask();
     match forked? {
@@ -208,10 +209,19 @@ fn fork_writer(path: &CStr, bytes: &[u8]) -> io::Result<Pid> {
     }
 }
 
+/// As much of what is written as a task's name holds (TASK_COMM_LEN), with a zero byte at its end.
+fn name_of(bytes: &[u8]) -> [u8; 16] {
+    let mut name = [0; 16];
+    name.iter_mut().take(15).zip(bytes).for_each(|(to, from)| *to = *from);
+    name
+}
+
 /// The child's whole life. Async-signal-safe: system calls only, no allocation, no lock, no panic.
-fn write_and_exit(path: &CStr, bytes: &[u8], parent: Pid) -> ! {
+fn write_and_exit(path: &CStr, bytes: &[u8], name: &[u8; 16], parent: Pid) -> ! {
     // SAFETY: setsid takes nothing; it can't fail in a process that leads no group, and matters only for the terminal's signals.
     unsafe { libc::setsid() };
+    // SAFETY: the name ends with a zero byte, and the kernel copies it.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
     // SAFETY: closes descriptors of this child alone, which uses none of them; nothing is opened before.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0) };
     if closed != 0 {
@@ -318,6 +328,7 @@ mod tests {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap().trim();
         assert_eq!(blocked, "fffffffe7ffbfeff", "all but KILL, STOP and glibc's own");
+        assert_eq!(std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap(), "unbind\n");
         assert_eq!(nix::unistd::getsid(Some(Pid::from_raw(pid))).unwrap().as_raw(), pid);
         assert_eq!(std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(), 0);
         assert_eq!(nix::sys::signal::SigSet::thread_get_mask().unwrap(), SigSet::empty());
@@ -359,7 +370,8 @@ mod tests {
         let children = format!("/proc/{0}/task", parent.id());
         let has_child = || {
             let tasks = std::fs::read_dir(&children).unwrap().flatten();
-            let mut lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+            let mut lists =
+                tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
             lists.any(|list| !list.is_empty())
         };
         let end = Instant::now() + SOON;

@@ -91,7 +91,7 @@ pub(super) fn place(
     devices: &[Bdf],
     obstacles: &mut Obstacles,
 ) -> Placement {
-    let home = home(profile, facts, devices);
+    let home = home(profile, facts, devices, obstacles);
     let placed = match &profile.cpu.pin {
         Pin::Off => None,
         Pin::Auto => auto(profile, facts, &home, obstacles),
@@ -116,12 +116,16 @@ pub(super) fn place(
 }
 
 /// Finds the nodes that the devices sit on, or, without any, the node with the most free memory.
-fn home(profile: &Profile, facts: &HostFacts, devices: &[Bdf]) -> Home {
+fn home(profile: &Profile, facts: &HostFacts, devices: &[Bdf], obstacles: &mut Obstacles) -> Home {
     let mut nodes: Vec<u32> = Vec::new();
     let mut reasons = Vec::new();
     let located = devices.iter().filter_map(|bdf| Some((facts.devices.get(bdf)?.node?, *bdf)));
     for (node, bdf) in located {
-        if !nodes.contains(&node) {
+        if !facts.nodes.contains_key(&node) {
+            let message =
+                format!("{bdf} is on node {node}, which isn't online: it counts as a device without a node");
+            obstacles.warn(Topic::Node, message);
+        } else if !nodes.contains(&node) {
             nodes.push(node);
             reasons.push(format!("node {node} holds {bdf}"));
         }
@@ -157,8 +161,12 @@ fn home(profile: &Profile, facts: &HostFacts, devices: &[Bdf]) -> Home {
 /// Pins vCPUs to CPUs of the devices' nodes, whole cores first; or returns `None`, having told why not.
 fn auto(profile: &Profile, facts: &HostFacts, home: &Home, obstacles: &mut Obstacles) -> Option<Placement> {
     let count = profile.cpu.count;
-    let nodes = u32::try_from(home.nodes.len()).ok().filter(|nodes| *nodes > 0)?;
+    let nodes = u32::try_from(home.nodes.len()).ok()?;
     let policy = profile.cpu.pin_policy;
+    if nodes == 0 {
+        obstacles.weigh(policy, Refusal::NoNode, Topic::Pinning, UNPINNED);
+        return None;
+    }
     if !count.is_multiple_of(nodes) {
         let refusal = Refusal::UnevenCpus { count, nodes: home.nodes.iter().copied().collect() };
         obstacles.weigh(policy, refusal, Topic::Pinning, UNPINNED);

@@ -144,6 +144,9 @@ pub enum Refusal {
         /// How many descriptors were read.
         descriptors: usize,
     },
+    /// Nothing tells which CPUs are near each other.
+    #[error("no NUMA node with CPUs is online, so vCPUs can't be pinned to one")]
+    NoNode,
     /// vCPUs can't be split over the devices' nodes.
     #[error("cpu.count is {count}, and the devices sit on nodes {nodes}: each node gets as many vCPUs, so it must be a multiple of {}", nodes.len())]
     UnevenCpus {

@@ -118,6 +118,7 @@ const PLACEMENT: &[Unfit] = &[
     ("too-many-vcpus-unpinned", 69, SAME, &["cpu.count=9", "cpu.pin=off"]),
     ("too-many-vcpus-though-preferred", 69, SAME, &["cpu.count=9", "cpu.pin-policy=prefer"]),
     ("node-without-online-cpus", 69, |host| changed(host, "/sys/devices/system/cpu/online", "0-3\n"), &[]),
+    ("no-nodes-to-pin-on", 69, |host| changed(host, "/sys/devices/system/node/online", "\n"), &[]),
     ("pinned-to-an-offline-cpu", 69, SAME, &["cpu.pin=[4, 5, 64]"]),
     ("pinned-to-nodes-in-a-mixture", 78, SAME, &["cpu.count=4", "cpu.pin=[4, 0, 5, 1]"]),
     ("pinned-to-nodes-unevenly", 78, SAME, &["cpu.pin=[0, 4, 5]"]),

@@ -79,7 +79,10 @@ fn cpus() -> Vec<Case> {
 fn nodes_and_memory() -> Vec<Case> {
     let two = r#"device=[{bdf="41:00.0"}, {bdf="81:00.0"}]"#;
     let near = r#"device=[{bdf="41:00.0", guest-address="03.1"}, {bdf="81:00.0", guest-address="04.0"}]"#;
+    let elsewhere = lab();
+    elsewhere.file("/sys/bus/pci/devices/0000:82:00.0/numa_node", "5\n");
     vec![
+        case("device-on-a-node-that-is-offline", elsewhere, &[r#"device=[{bdf="82:00.0"}]"#]),
         case("two-gpus", lab(), &[two, "cpu.count=4"]),
         case(
             "two-gpus-uefi-ordinary-pages",

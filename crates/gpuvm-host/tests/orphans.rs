@@ -1,0 +1,60 @@
+//! Writes that outlive their launcher: what is to be undone waits for its own, and for nobody else's.
+
+#![allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use gpuvm_core::host_ops::HostOp;
+use gpuvm_core::pci::DriverName;
+use gpuvm_host::HostError;
+use gpuvm_host::journal::{OpState, Record};
+use gpuvm_host::orphans::check;
+use gpuvm_testkit::fake_host::{FakeHost, gpu};
+use rstest::rstest;
+
+/// A process of this name that has a file open until its standard input ends.
+fn writer(file: &Path, name: &str) -> Child {
+    let script = r#"exec 3>>"$1"; printf %s "$2" >"/proc/$$/comm"; echo open; read -r _"#;
+    let mut child = Command::new("sh")
+        .args(["-c", script, "sh"])
+        .arg(file)
+        .arg(name)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "open\n");
+    child
+}
+
+#[rstest]
+#[case::of_this_device("nvidia", "unbind", "0000:81:00.0", true)]
+#[case::of_this_device_the_other_way("nvidia", "bind", "0000:81:00.0", true)]
+#[case::of_nobody_knows_what("nvidia", "unbind", "sh", true)]
+#[case::of_another_device_of_the_driver("nvidia", "unbind", "0000:82:00.0", false)]
+#[case::of_another_driver("vfio-pci", "unbind", "0000:81:00.0", false)]
+fn an_unbind_is_undone_once_nobody_writes_for_its_device(
+    #[case] driver: &str,
+    #[case] attribute: &str,
+    #[case] name: &str,
+    #[case] waits: bool,
+) {
+    let fake = FakeHost::new();
+    fake.device(&gpu("0000:81:00.0", 7, 1));
+    let (bdf, nvidia) = ("0000:81:00.0".parse().unwrap(), DriverName::new("nvidia").unwrap());
+    let op = HostOp::Unbind { bdf, driver: nvidia };
+    let record = Record { seq: 0, op, saved: None, state: OpState::Intent };
+    let mut writer = writer(&fake.path(&format!("/sys/bus/pci/drivers/{driver}/{attribute}")), name);
+    let found = check(&fake.root(), std::slice::from_ref(&record));
+    drop(writer.stdin.take());
+    let pid = i32::try_from(writer.id()).unwrap();
+    writer.wait().unwrap();
+    match found {
+        Err(HostError::InFlight { pid: found, .. }) => assert!(waits && found == pid, "{found}, not {pid}"),
+        other => assert!(!waits && other.is_ok(), "{other:?}"),
+    }
+}
