@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -72,6 +73,8 @@ pub(crate) fn spawn(plan: &Plan, paths: &Paths, sockets: Sockets) -> Result<Proc
     let mut command = vec![plan.qemu.clone().into_os_string()];
     command.extend(argv(plan, &handles));
     let stderr_path = paths.logs.join("qemu.log");
+    // What QEMU said in the run before may be what somebody looks for now.
+    crate::log::put_aside(&stderr_path).map_err(file("put aside", &stderr_path))?;
     let stderr = File::create(&stderr_path).map_err(file("make", &stderr_path))?;
     let said_from = log_command(&stderr, &command).map_err(file("write", &stderr_path))?;
     let stdout = stderr.try_clone().map_err(file("make", &stderr_path))?;
@@ -145,10 +148,21 @@ fn copy_vars(template: &Path, vars: &Path) -> Result<(), LaunchError> {
     if vars.exists() {
         return Ok(());
     }
-    // By a temporary name, so that a full disk leaves no half of a variable store behind.
+    // By a temporary name and synced, so that neither a full disk nor a power failure leaves half of a variable store behind.
     let partial = vars.with_extension("partial");
-    std::fs::copy(template, &partial).map_err(file("copy the UEFI variables to", &partial))?;
-    std::fs::rename(&partial, vars).map_err(file("make", vars))
+    let copy = || {
+        let bytes = std::fs::read(template)?;
+        // The template is often read-only, and whoever runs QEMU must write.
+        let mut to = File::options().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
+        to.write_all(&bytes)?;
+        to.sync_all()
+    };
+    copy().map_err(file("copy the UEFI variables to", &partial))?;
+    let name = || {
+        std::fs::rename(&partial, vars)?;
+        File::open(vars.parent().unwrap_or(Path::new("/")))?.sync_all()
+    };
+    name().map_err(file("make", vars))
 }
 
 /// Returns how long QEMU may take to greet: it does so only once its memory is allocated and mapped for DMA.

@@ -40,7 +40,8 @@ impl Log {
     }
 }
 
-fn put_aside(path: &Path) -> io::Result<()> {
+/// Puts a log aside as `NAME.1`, in place of the one that was put aside before.
+pub(crate) fn put_aside(path: &Path) -> io::Result<()> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".1");
     match std::fs::rename(path, aside) {

@@ -14,7 +14,6 @@ use std::time::Instant;
 use gpuvm_core::host_ops::HostOp;
 use gpuvm_core::lifecycle::{Outcome, Patience};
 use gpuvm_core::pci::{Bdf, DriverName};
-use gpuvm_core::plan::mmio::memory_top;
 use gpuvm_core::plan::{Owned, Ownership, Plan};
 use gpuvm_core::profile::{Serial, VmName};
 use gpuvm_core::reset::{Snapshot, Verdict, judge};
@@ -162,8 +161,10 @@ impl<'a> Session<'a> {
         let (listeners, connections) = launch::sockets(&paths)?;
         let mut process = launch::spawn(self.run.plan, &paths, listeners)?;
         let outcome = self.supervise(&mut process, connections, signals, console, observer).await;
-        if outcome.is_err() {
-            driver::end(&mut process, observer).await?;
+        match &outcome {
+            // It was waited for long enough, and still has the devices.
+            Ok(_) | Err(Cause::Host(HostError::QemuStuck { .. })) => {}
+            Err(_) => driver::end(&mut process, observer).await?,
         }
         outcome
     }
@@ -220,8 +221,7 @@ impl<'a> Session<'a> {
         let groups: Vec<_> = plan.groups.iter().map(|group| group.id).collect();
         if !groups.is_empty() {
             observer.phase(&Phase::Checking { groups: groups.len() });
-            let top = memory_top(plan.memory_size(), plan.placement.topology.vendor);
-            self.run.kernel.check_groups(&groups, top)?;
+            self.run.kernel.check_groups(&groups, plan.addresses.memory_top())?;
         }
         match signals.pending().await {
             Some(signal) => Err(Cause::Interrupted { signal }),

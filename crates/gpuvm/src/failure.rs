@@ -1,6 +1,7 @@
 //! A failed verb: what failed, what to do about it, and how gpuvm ends.
 
 use std::fmt::{Debug, Display};
+use std::io::ErrorKind;
 
 use serde_json::json;
 
@@ -169,6 +170,7 @@ fn host_code(error: &HostError) -> Exit {
 fn launch_code(error: &LaunchError) -> Exit {
     match error {
         LaunchError::Died { .. } | LaunchError::Silent { .. } | LaunchError::Qmp(_) => Exit::Guest,
+        LaunchError::File { source, .. } if source.kind() == ErrorKind::PermissionDenied => Exit::Permission,
         LaunchError::TooOld { .. } | LaunchError::Spawn { .. } | LaunchError::File { .. } => Exit::Unfit,
         LaunchError::Pin { .. } | LaunchError::NotPinned { .. } => Exit::Unfit,
         LaunchError::Vcpus { .. } => Exit::Internal,

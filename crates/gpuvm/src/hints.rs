@@ -78,6 +78,7 @@ fn of_size(refusal: &Refusal) -> Option<String> {
             let whole = ByteSize::bytes(size.as_bytes().div_ceil(part) * part);
             format!("write [memory] size = \"{whole}\"")
         }
+        Refusal::NoNodeOfPages { .. } => "write [memory] hugepages = \"off\"".to_owned(),
         Refusal::NoNode => "write [cpu] pin = \"off\"".to_owned(),
         Refusal::MixedNodes { .. } | Refusal::OfflineCpus { .. } => {
             "see which CPU is on which node: lscpu -e".to_owned()

@@ -109,8 +109,11 @@ fn has_pages(
     need: ByteSize,
     obstacles: &mut Obstacles,
 ) -> bool {
+    let instead = "ordinary pages back the guest's memory";
+    let policy = profile.memory.hugepages_policy;
     let Some((node, known)) = node.and_then(|node| Some((node, facts.nodes.get(&node)?))) else {
-        return true;
+        return obstacles.weigh(policy, Refusal::NoNodeOfPages { page }, Topic::Hugepages, instead)
+            == GoesOn::Refused;
     };
     let refusal = if !known.hugepages.contains_key(&page) {
         Refusal::NoPool { node, page }
@@ -120,8 +123,7 @@ fn has_pages(
     } else {
         return true;
     };
-    let instead = "ordinary pages back the guest's memory";
-    obstacles.weigh(profile.memory.hugepages_policy, refusal, Topic::Hugepages, instead) == GoesOn::Refused
+    obstacles.weigh(policy, refusal, Topic::Hugepages, instead) == GoesOn::Refused
 }
 
 /// Checks that a node has the memory: without hugepages nobody but the OOM killer would say that it is too much.

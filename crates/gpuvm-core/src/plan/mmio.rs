@@ -60,18 +60,17 @@ pub struct PlannedBar {
     pub kind: BarKind,
 }
 
-/// Returns the last address of a Q35 guest's memory.
-///
-/// What lies beyond the hole below 4 GiB moves above it; on AMD hosts above 1 TiB once memory and the room for 64-bit BARs
-/// would reach the HyperTransport range there (hw/i386/pc.c, pc_memory_init).
-pub fn memory_top(size: ByteSize, vendor: CpuVendor) -> u64 {
-    match layout(size, vendor) {
-        (low, None) => low.saturating_sub(1),
-        (_, Some((_, end))) => end - 1,
+impl AddressPlan {
+    /// Returns the last address of the guest's memory.
+    pub fn memory_top(&self) -> u64 {
+        self.high.map_or(self.low_end, |(_, end)| end).saturating_sub(1)
     }
 }
 
 /// Splits memory into what lies below 4 GiB and above it; ends are exclusive.
+///
+/// What lies beyond the hole below 4 GiB moves above it; with an AMD CPU above 1 TiB once memory and the room for 64-bit BARs
+/// would reach the HyperTransport range there (hw/i386/pc.c, pc_memory_init).
 fn layout(size: ByteSize, vendor: CpuVendor) -> (u64, Option<(u64, u64)>) {
     let size = size.as_bytes();
     if size < LOW_WHOLE {
@@ -92,20 +91,20 @@ pub(super) fn addresses(
     devices: &[Bdf],
     obstacles: &mut Obstacles,
 ) -> AddressPlan {
-    let (low_end, high) = layout(profile.memory.size, facts.cpus.vendor);
-    let phys_bits = match profile.accel {
-        Accel::Kvm => facts.cpus.phys_bits,
-        Accel::Tcg => Some(TCG_BITS),
+    let (phys_bits, vendor) = match profile.accel {
+        Accel::Kvm => (facts.cpus.phys_bits, facts.cpus.vendor),
+        // The CPU that QEMU's translator shows is AMD's (target/i386/cpu.c, max).
+        Accel::Tcg => (Some(TCG_BITS), CpuVendor::Amd),
     };
+    let (low_end, high) = layout(profile.memory.size, vendor);
     let bars = bars(facts, devices);
     let need = |kind| bars.iter().filter(|bar| bar.kind == kind).map(|bar| bar.size.as_bytes()).sum::<u64>();
     let (low_need, high_need) = (need(BarKind::Low), need(BarKind::High));
     let top = high.map_or(FOUR_GIB, |(_, end)| end);
     let ovmf = ovmf_window(profile, phys_bits, high_need, obstacles);
-    let room = ovmf.unwrap_or(high_need);
-    if let Some(bits) =
-        phys_bits.filter(|bits| *bits < 64 && high_need > 0 && top.saturating_add(room) > 1 << bits)
-    {
+    // QEMU keeps room for BARs above memory whether there are any or not, and doesn't start where that reaches too far.
+    let room = ovmf.unwrap_or(high_need).max(HOLE64);
+    if let Some(bits) = phys_bits.filter(|bits| *bits < 64 && top.saturating_add(room) > 1 << bits) {
         let (need, bars) = (top.saturating_add(room) - 1, ByteSize::bytes(room));
         obstacles.refuse(Refusal::AddressSpace { need, bars, bits });
     }
@@ -199,7 +198,8 @@ mod tests {
     #[case("1020G", CpuVendor::Amd, 0x1fe_7fff_ffff)]
     #[case("1020G", CpuVendor::Other, 0xff_7fff_ffff)]
     fn the_top_moves_above_the_hole(#[case] size: &str, #[case] vendor: CpuVendor, #[case] top: u64) {
-        assert_eq!(memory_top(size.parse().unwrap(), vendor), top);
+        let (low_end, high) = layout(size.parse().unwrap(), vendor);
+        assert_eq!(AddressPlan { low_end, high, ..AddressPlan::default() }.memory_top(), top);
     }
 
     #[rstest]

@@ -4,7 +4,7 @@ mod deviation;
 pub mod files;
 mod group;
 mod memory;
-pub mod mmio;
+mod mmio;
 mod numa;
 mod obstacle;
 mod operations;

@@ -219,6 +219,10 @@ fn explicit(
     obstacles: &mut Obstacles,
 ) -> Option<Placement> {
     let policy = profile.cpu.pin_policy;
+    if facts.nodes.is_empty() {
+        obstacles.weigh(policy, Refusal::NoNode, Topic::Pinning, UNPINNED);
+        return None;
+    }
     let listed: CpuSet = cpus.iter().copied().collect();
     usable("cpu.pin", &listed, facts, policy, obstacles)?;
     let node_of = |cpu: u32| facts.nodes.iter().find(|(_, node)| node.cpus.contains(cpu)).map(|(id, _)| *id);

@@ -229,7 +229,31 @@ fn assign(needs: Vec<Need>, expanders: &[Expander], obstacles: &mut Obstacles) -
         };
         ports.push((need.root, address, need.holds));
     }
-    Some(number(with_functions_0(ports)))
+    let ports = with_functions_0(ports);
+    enough_buses(&ports, expanders, obstacles)?;
+    Some(number(ports))
+}
+
+/// Checks that each root bus has a bus number for every port on it; those of an expander end where the next one's begin.
+fn enough_buses(
+    ports: &[(RootBus, PortAddress, SlotUse)],
+    expanders: &[Expander],
+    obstacles: &mut Obstacles,
+) -> Option<()> {
+    let span = match expanders {
+        [] => return Some(()),
+        [first, second, ..] => second.bus - first.bus,
+        [_] => EXPANDER_BUS,
+    };
+    for root in std::iter::once(RootBus::Main).chain(expanders.iter().map(|e| RootBus::Expander(e.node))) {
+        let need = ports.iter().filter(|(on, ..)| *on == root).count();
+        let have = usize::from(if root == RootBus::Main { EXPANDER_BUS } else { span }) - 1;
+        if need > have {
+            obstacles.refuse(Refusal::TooManyPorts { need, have });
+            return None;
+        }
+    }
+    Some(())
 }
 
 /// Adds an empty port as function 0 of each slot that would lack one.
@@ -293,5 +317,24 @@ mod tests {
         let spelt: Vec<String> =
             slots(&devices).iter().map(|slot| slot.iter().map(spell).collect::<Vec<_>>().join(" ")).collect();
         assert_eq!(spelt.join(" | "), expected);
+    }
+
+    #[rstest]
+    #[case::full(63, 127, true)]
+    #[case::a_node_with_more_ports_than_bus_numbers(64, 1, false)]
+    #[case::a_main_bus_that_reaches_the_first_expander(1, 128, false)]
+    fn each_root_bus_has_bus_numbers_for_its_ports(
+        #[case] of_node: usize,
+        #[case] of_main: usize,
+        #[case] enough: bool,
+    ) {
+        let placement = Placement { nodes: vec![0, 1], ..Placement::default() };
+        let at = PortAddress { slot: FIRST_SLOT, function: 0 };
+        let port = |root| (root, at, SlotUse::Nothing);
+        let mut ports = vec![port(RootBus::Expander(0)); of_node];
+        ports.extend(vec![port(RootBus::Main); of_main]);
+        let mut obstacles = Obstacles::default();
+        let found = enough_buses(&ports, &expanders(&placement), &mut obstacles);
+        assert_eq!((found.is_some(), obstacles.refusals.is_empty()), (enough, enough));
     }
 }

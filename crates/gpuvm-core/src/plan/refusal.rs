@@ -147,6 +147,14 @@ pub enum Refusal {
     /// Nothing tells which CPUs are near each other.
     #[error("no NUMA node with CPUs is online, so vCPUs can't be pinned to one")]
     NoNode,
+    /// Hugepages are asked for, and there is no node that they could come from.
+    #[error(
+        "memory.hugepages asks for {page} pages of a node, and the kernel shows no NUMA nodes (CONFIG_NUMA)"
+    )]
+    NoNodeOfPages {
+        /// The page size.
+        page: PageSize,
+    },
     /// vCPUs can't be split over the devices' nodes.
     #[error("cpu.count is {count}, and the devices sit on nodes {nodes}: each node gets as many vCPUs, so it must be a multiple of {}", nodes.len())]
     UnevenCpus {

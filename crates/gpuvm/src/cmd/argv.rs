@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use gpuvm_core::plan::{Firmware, Plan};
 use gpuvm_core::qemu::cmdline::{Start, args, quote};
@@ -78,12 +78,16 @@ fn vars(plan: &Plan, places: &Places) -> PathBuf {
 
 /// Says, as shell comments, what the command line takes for granted.
 fn presumes(plan: &Plan, places: &Places) -> String {
+    let mut folders = vec![places.vm(&plan.name)];
+    let overlays = plan.disks.iter().filter_map(|disk| disk.overlay.as_deref()?.parent());
+    folders.extend(overlays.take(1).map(Path::to_owned));
     let mut presumed: Vec<String> = plan.operations.iter().map(|planned| planned.op.to_string()).collect();
     if let Firmware::Uefi(uefi) = &plan.firmware {
         let vars = vars(plan, places);
+        folders.push(places.state(&plan.name));
         presumed.push(format!("copy {} to {}", uefi.vars_template.display(), vars.display()));
     }
-    presumed.push(format!("make the folder {}", places.vm(&plan.name).display()));
+    presumed.splice(0..0, folders.iter().map(|folder| format!("make the folder {}", folder.display())));
     let mut text = String::from("# This presumes, in this order:\n");
     // A path may hold a newline, and what comes after that must not become a command.
     for line in presumed.iter().flat_map(|what| what.split('\n')) {

@@ -141,6 +141,12 @@ const PLACEMENT: &[Unfit] = &[
         &["firmware=uefi"],
     ),
     (
+        "address-space-too-small-for-memory-alone",
+        69,
+        |host| with_cpuinfo(host, "GenuineIntel", 36),
+        &["memory.size=40G", "memory.hugepages=2M", "device=[]"],
+    ),
+    (
         "address-space-too-small-for-tcg",
         69,
         |host| with_large_bar(with_ovmf(host), "0000:81:00.0", 1024),
