@@ -245,6 +245,9 @@ pub enum FileFacts {
     Usable {
         /// Its size.
         bytes: u64,
+        /// Whether it begins as a qcow2 image does.
+        #[serde(default)]
+        qcow2: Presence,
     },
     /// A block device that can be read and written.
     BlockDevice,

@@ -148,7 +148,7 @@ fn host() -> impl Strategy<Value = HostFacts> {
                 members.push(*bdf);
             }
         }
-        let usable = FileFacts::Usable { bytes: 512 };
+        let usable = FileFacts::Usable { bytes: 512, qcow2: Presence::Absent };
         HostFacts {
             cpus,
             nodes,

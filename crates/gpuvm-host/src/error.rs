@@ -238,6 +238,16 @@ pub enum HostError {
         /// The VM.
         vm: String,
     },
+    /// Somebody else's override keeps a device from the driver that it is to be given back to.
+    #[error("{bdf} can't be given back to {driver}: somebody else has set its driver_override to {set}")]
+    KeptOff {
+        /// The device.
+        bdf: Bdf,
+        /// The driver it had.
+        driver: DriverName,
+        /// The override.
+        set: DriverName,
+    },
     /// A driver that a device is to be given back to is gone.
     #[error("{bdf} can't be given back to {driver}: that driver isn't loaded any more")]
     DriverGone {

@@ -51,6 +51,11 @@ impl Places {
         self.run.join("vm").join(vm.as_str())
     }
 
+    /// Returns the folder of the sockets of a VM that a person runs by hand; no verb touches it.
+    pub fn by_hand(&self, vm: &VmName) -> PathBuf {
+        self.run.join("by-hand").join(vm.as_str())
+    }
+
     /// Returns a VM's journal.
     pub fn journal(&self, vm: &VmName) -> PathBuf {
         self.vm(vm).join("journal")

@@ -125,12 +125,12 @@ pub fn clear_stale(
         let HostOp::CreateOverlay { path, backing, format, qemu_img } = &record.op else { continue };
         let there = path.exists();
         match create_overlay::undo(&Overlay { path, backing, format: *format, qemu_img }) {
-            Ok(()) if there => cleared.push(format!("overlay {} of a run before the reboot", path.display())),
+            Ok(()) if there => cleared.push(format!("overlay {} of an earlier run", path.display())),
             Ok(()) => {}
             Err(error) => left.push(error),
         }
     }
-    let words = |path: &Path| format!("overlay {} of a run before the reboot", path.display());
+    let words = |path: &Path| format!("overlay {} of an earlier run", path.display());
     match create_overlay::clear_left(&places.overlays(vm)) {
         Ok(paths) => cleared.extend(paths.iter().map(|path| words(path))),
         Err(error) => left.push(error),

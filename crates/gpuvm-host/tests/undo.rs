@@ -191,6 +191,27 @@ fn what_somebody_else_has_changed_is_reported_and_not_overwritten() {
     assert_eq!(std::fs::read_to_string(pool).unwrap(), "999\n");
 }
 
+/// Each cleanup names the override as the reason, until somebody clears it.
+#[test]
+fn a_device_that_anothers_override_keeps_off_its_driver_is_given_back_once_that_is_cleared() {
+    let bench = Bench::new();
+    let mut journal = bench.journal(&bench.vm);
+    assert!(bench.apply(&mut journal, &take()).is_none());
+    let set = format!("/sys/bus/pci/devices/{GPU}/driver_override");
+    bench.fake.file(&set, "pci-stub\n");
+    give_back(&bench.host(), &mut journal);
+    for _ in 0..2 {
+        let left = give_back(&bench.host(), &mut journal);
+        assert!(
+            matches!(&left[..], [HostError::KeptOff { set, .. }] if set.as_str() == "pci-stub"),
+            "{left:?}"
+        );
+    }
+    bench.fake.file(&set, "(null)\n");
+    assert!(give_back(&bench.host(), &mut journal).is_empty());
+    assert_eq!(bench.fake.driver(GPU).unwrap().as_deref(), Some("nvidia"));
+}
+
 #[test]
 fn a_device_that_no_longer_answers_is_not_given_to_its_driver() {
     let bench = Bench::new();

@@ -99,7 +99,6 @@ fn clean(
     name: VmName,
     observer: &mut dyn Observer,
 ) -> CleanupReport {
-    observer.phase(&Phase::TakingOver { vm: name.clone() });
     let mut progress = Progress::default();
     let result = match reservation::take_over(places, boot_id, &name) {
         Err(HostError::AlreadyUp { .. }) => Cleaned::Running,
@@ -108,6 +107,7 @@ fn clean(
             Cleaned::Left
         }
         Ok(record) => {
+            observer.phase(&Phase::TakingOver { vm: name.clone() });
             let done = give_back(kernel, places, boot_id, &record, &mut progress, observer);
             progress.left.extend(done.err());
             if progress.left.is_empty() { Cleaned::Done } else { Cleaned::Left }
@@ -128,7 +128,9 @@ fn give_back(
 ) -> Result<(), HostError> {
     let vm = &record.vm;
     if let Some(qemu) = record.qemu {
-        observer.phase(&Phase::EndingQemu { pid: qemu.pid });
+        if qemu.is_alive() {
+            observer.phase(&Phase::EndingQemu { pid: qemu.pid });
+        }
         end_qemu(qemu)?;
     }
     let Some(mut journal) = Journal::reopen(&places.journal(vm), boot_id)? else {

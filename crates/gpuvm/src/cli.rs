@@ -48,7 +48,7 @@ pub(crate) struct Cli {
 
     /// Read the host's /sys, /proc and /dev below DIR, as recorded from another machine (check, plan and argv only)
     #[arg(long, global = true, value_name = "DIR")]
-    host_root: Option<PathBuf>,
+    pub(crate) host_root: Option<PathBuf>,
 
     #[command(subcommand)]
     pub(crate) command: Command,

@@ -110,6 +110,7 @@ impl From<Vec<Refusal>> for Failure {
             Some(RefusalKind::Profile) => Exit::Profile,
             Some(RefusalKind::Permission) => Exit::Permission,
             Some(RefusalKind::Unfit) => Exit::Unfit,
+            Some(RefusalKind::Busy) => Exit::Busy,
             None => Exit::Internal,
         };
         let item = |refusal: &Refusal| Item::new(refusal, hints::refusal(refusal));
@@ -155,6 +156,7 @@ fn host_code(error: &HostError) -> Exit {
         HostError::InFlight { .. }
         | HostError::NotAnswering { .. }
         | HostError::DriverGone { .. }
+        | HostError::KeptOff { .. }
         | HostError::PoolNotRestored { .. }
         | HostError::ChangedByOthers { .. }
         | HostError::QemuStuck { .. } => Exit::NotGivenBack,

@@ -83,7 +83,12 @@ fn of_size(refusal: &Refusal) -> Option<String> {
         Refusal::MixedNodes { .. } | Refusal::OfflineCpus { .. } => {
             "see which CPU is on which node: lscpu -e".to_owned()
         }
-        Refusal::TakenCpus { .. } => "write [cpu] pin = \"auto\", which takes free ones".to_owned(),
+        Refusal::TakenCpus { .. } => {
+            "try later, or write [cpu] pin = \"auto\", which takes free ones".to_owned()
+        }
+        Refusal::TooLittleMemory { have, .. } => {
+            format!("write [memory] size = \"{}M\" or less", have.as_bytes() >> 20)
+        }
         Refusal::TooFewCpus { need, count, cpus, .. } => {
             let fits = usize::try_from(count / need).map_or(cpus.len(), |nodes| cpus.len() * nodes);
             let count = format!("write [cpu] count = {fits}");
@@ -94,7 +99,7 @@ fn of_size(refusal: &Refusal) -> Option<String> {
         Refusal::NodeTooSmall { size, need, have, measure, .. } => {
             let nodes = size.as_bytes() / need.as_bytes().max(1);
             let most = ByteSize::bytes(have.as_bytes().saturating_mul(nodes) >> 20 << 20);
-            let less = format!("write less than [memory] size = \"{most}\"");
+            let less = format!("write [memory] size = \"{most}\" or less");
             let prefer = "write node-policy = \"prefer\", which takes the rest from other nodes";
             match measure {
                 MemoryMeasure::Total => less,
@@ -127,6 +132,7 @@ fn of_host(refusal: &Refusal) -> Option<String> {
         }
         Refusal::NoQemu => "install it: apt-get install qemu-system-x86".to_owned(),
         Refusal::NoUefi { .. } => "install it: apt-get install ovmf; or write firmware = \"bios\"".to_owned(),
+        Refusal::DiskFormat { found, .. } => format!("write format = \"{}\" beside its path", found.as_str()),
         Refusal::NoQemuImg => "install it: apt-get install qemu-utils".to_owned(),
         Refusal::NoPool { page: PageSize::G1, .. } => {
             "boot with hugepagesz=1G, or write [memory] hugepages = \"2M\"".to_owned()
@@ -152,6 +158,14 @@ pub(crate) fn host(error: &HostError) -> Option<String> {
             "free memory is too scattered or too little on node {node}. Look: cat \
              /sys/devices/system/node/node{node}/meminfo. Then: echo 1 > /proc/sys/vm/compact_memory, a smaller \
              memory.size, or {page} pages reserved at boot"
+        ),
+        HostError::KeptOff { bdf, .. } => format!(
+            "if that is no longer wanted: echo > /sys/bus/pci/devices/{bdf}/driver_override; then: gpuvm cleanup"
+        ),
+        HostError::Content { path, .. } if path.ends_with("journal") => format!(
+            "what was changed can't be read from it. See which devices are on vfio-pci (lspci -Dk), which have an override, and \
+             nr_hugepages; put them right by hand; then: rm -r {}",
+            path.parent().unwrap_or(path).display()
         ),
         HostError::NotViable { .. } => "each member that isn't a bridge must be on vfio-pci or without a driver".to_owned(),
         HostError::GroupBusy { .. } => "end that process, or try later".to_owned(),

@@ -51,6 +51,10 @@ pub(crate) fn profile(args: &ProfileArgs) -> Result<Loaded, Failure> {
 
 /// Reads the host and plans the profile on it.
 pub(crate) fn planned(cli: &Cli, profile: &Profile) -> Result<(Plan, HostFacts), Failure> {
+    if let Some(root) = cli.host_root.as_ref().filter(|root| !root.join("sys").is_dir()) {
+        let message = format!("--host-root {}: there is no folder `sys` in it", root.display());
+        return Err(Failure::one(Exit::Usage, message, None));
+    }
     let mut facts = facts::read(&cli.host_root(), profile)?;
     facts.state_dir = cli.places().state(&profile.name);
     if !cli.is_recorded() {

@@ -6,9 +6,9 @@ use std::path::Path;
 use super::obstacle::Obstacles;
 use super::refusal::errno_words;
 use super::{DiskKind, FileRole, PlannedDisk, Refusal};
-use crate::facts::{FileFacts, HostFacts};
+use crate::facts::{FileFacts, HostFacts, Presence};
 use crate::firmware::choose_uefi;
-use crate::profile::{Disk, DiskMode, FirmwareKind, Profile};
+use crate::profile::{Disk, DiskFormat, DiskMode, FirmwareKind, Profile};
 
 const EPERM: i32 = 1;
 const EACCES: i32 = 13;
@@ -66,6 +66,7 @@ pub(super) fn check(profile: &Profile, facts: &HostFacts, obstacles: &mut Obstac
     if let Some(uefi) = &uefi {
         files.extend([&uefi.code, &uefi.vars_template].map(|path| (FileRole::Firmware, path.as_path())));
     }
+    profile.disks.iter().for_each(|disk| check_format(disk, facts, obstacles));
     for (role, path) in files {
         let mut refuse = |problem: &str| {
             obstacles.refuse(Refusal::File { role, path: path.to_owned(), problem: problem.to_owned() });
@@ -76,7 +77,7 @@ pub(super) fn check(profile: &Profile, facts: &HostFacts, obstacles: &mut Obstac
             continue;
         }
         match facts.file(path) {
-            Some(FileFacts::Usable { bytes: 0 }) => refuse("the file is empty"),
+            Some(FileFacts::Usable { bytes: 0, .. }) => refuse("the file is empty"),
             Some(FileFacts::Usable { .. } | FileFacts::BlockDevice) => {}
             Some(FileFacts::BlockInUse) => obstacles.refuse(Refusal::DiskInUse { path: path.to_owned() }),
             Some(FileFacts::NotAFile) => refuse("it is neither a file nor a block device"),
@@ -87,4 +88,17 @@ pub(super) fn check(profile: &Profile, facts: &HostFacts, obstacles: &mut Obstac
             None => refuse("it was not looked at"),
         }
     }
+}
+
+/// Refuses a disk that is written down as what it isn't: a qcow2 image as raw bytes would be a broken disk, and soon a broken
+/// image.
+fn check_format(disk: &Disk, facts: &HostFacts, obstacles: &mut Obstacles) {
+    let Some(FileFacts::Usable { bytes: 1.., qcow2 }) = facts.file(&disk.path) else { return };
+    let found = match (disk.format, qcow2) {
+        (DiskFormat::Raw, Presence::Present) => DiskFormat::Qcow2,
+        (DiskFormat::Qcow2, Presence::Absent) => DiskFormat::Raw,
+        _ => return,
+    };
+    let (path, format) = (disk.path.clone(), disk.format);
+    obstacles.refuse(Refusal::DiskFormat { path, format, found });
 }

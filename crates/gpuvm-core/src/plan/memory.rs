@@ -64,7 +64,24 @@ pub(super) fn cells(
         }
         _ => placement.reason.clone(),
     };
-    nodes.iter().map(|node| cell(profile, facts, *node, each, reason(*node), obstacles)).collect()
+    let cells: Vec<_> =
+        nodes.iter().map(|node| cell(profile, facts, *node, each, reason(*node), obstacles)).collect();
+    enough_at_all(&cells, facts, obstacles);
+    cells
+}
+
+/// Checks that the host has the memory of a guest that may take it from any node: else the OOM killer would choose what ends.
+fn enough_at_all(cells: &[MemoryCell], facts: &HostFacts, obstacles: &mut Obstacles) {
+    let anywhere = |cell: &&MemoryCell| {
+        cell.hugepages.is_none() && (cell.host_node.is_none() || cell.binding == NodeBinding::Preferred)
+    };
+    let need: u64 = cells.iter().filter(anywhere).map(|cell| cell.size.as_bytes()).sum();
+    let have: u64 = facts.nodes.values().map(|node| node.memory_free.as_bytes()).sum();
+    // A kernel that shows no nodes doesn't tell.
+    if need > have && !facts.nodes.is_empty() {
+        let (need, have) = (ByteSize::bytes(need), ByteSize::bytes(have));
+        obstacles.refuse(Refusal::TooLittleMemory { need, have });
+    }
 }
 
 fn cell(

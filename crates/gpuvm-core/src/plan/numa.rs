@@ -92,6 +92,7 @@ pub(super) fn place(
     obstacles: &mut Obstacles,
 ) -> Placement {
     let home = home(profile, facts, devices, obstacles);
+    let before = obstacles.refusals.len();
     let placed = match &profile.cpu.pin {
         Pin::Off => None,
         Pin::Auto => auto(profile, facts, &home, obstacles),
@@ -99,7 +100,7 @@ pub(super) fn place(
     };
     let count = profile.cpu.count;
     placed.unwrap_or_else(|| {
-        if count as usize > facts.cpus.online.len() {
+        if count as usize > facts.cpus.online.len() && obstacles.refusals.len() == before {
             obstacles.refuse(Refusal::TooFewCpusOnHost { need: count, have: facts.cpus.online.len() });
         }
         let topology = CpuTopology::flat(count, facts.cpus.vendor);
@@ -109,7 +110,11 @@ pub(super) fn place(
         let (nodes, reason) = match home.nodes.len() {
             0 | 1 => (home.nodes, home.reason),
             _ if refused => (home.nodes, home.reason),
-            _ => (Vec::new(), format!("{}, and vCPUs aren't pinned", home.reason)),
+            _ => {
+                let message = format!("{}, and vCPUs aren't pinned: the kernel places memory", home.reason);
+                obstacles.warn(Topic::Node, message);
+                (Vec::new(), format!("{}, and vCPUs aren't pinned", home.reason))
+            }
         };
         Placement { nodes, reason, topology, ..Placement::default() }
     })
@@ -185,6 +190,10 @@ fn auto(profile: &Profile, facts: &HostFacts, home: &Home, obstacles: &mut Obsta
             obstacles.weigh(policy, refusal, Topic::Pinning, UNPINNED);
             return None;
         }
+        // What the profile keeps for QEMU's own threads is left to them where the rest is enough.
+        let kept = |cpu: u32| profile.cpu.emulator.as_ref().is_some_and(|emulator| emulator.contains(cpu));
+        let others: CpuSet = usable.iter().filter(|cpu| !kept(*cpu)).collect();
+        let usable = if others.len() < each as usize { usable } else { others };
         let (chosen, topology) = choose_cpus(each, &usable, &facts.cpus.cores);
         rest_all.extend(usable.iter().filter(|cpu| !chosen.contains(cpu)));
         usable_all.extend(usable.iter());

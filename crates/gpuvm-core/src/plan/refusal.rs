@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::cpulist::{CpuSet, NodeSet};
 use crate::facts::Holder;
 use crate::pci::{Bdf, ClassCode, DriverName, GroupId, PciId};
+use crate::profile::DiskFormat;
 use crate::profile::PortAddress;
 use crate::units::{ByteSize, PageSize};
 
@@ -202,11 +203,10 @@ pub enum Refusal {
     },
     /// The node has too few CPUs.
     #[error(
-        "cpu.count is {count}{share}, but node {node} has {have} CPUs online{taken}{cpus}",
+        "cpu.count is {count}{share}, but node {node} has {free}{taken}",
         share = if need == count { String::new() } else { format!(", {need} of them on node {node}") },
-        have = cpus.len(),
-        cpus = if cpus.is_empty() { String::new() } else { format!(" ({cpus})") },
-        taken = if taken.is_empty() { String::new() } else { format!(" beside those that other VMs have pinned, {taken}") }
+        free = if cpus.is_empty() { "no CPU free".to_owned() } else { format!("{} CPUs free ({cpus})", cpus.len()) },
+        taken = if taken.is_empty() { String::new() } else { format!(", and other VMs have pinned {taken}") }
     )]
     TooFewCpus {
         /// The node.
@@ -245,6 +245,14 @@ pub enum Refusal {
         have: ByteSize,
         /// What of it was counted.
         measure: MemoryMeasure,
+    },
+    /// The host has too little memory.
+    #[error("memory.size is {need}, but the host has {have} MiB that are free or only cache", have = have.as_mib_ceil())]
+    TooLittleMemory {
+        /// Memory that may come from any node.
+        need: ByteSize,
+        /// What all nodes have.
+        have: ByteSize,
     },
     /// The kernel has no hugepages of this size.
     #[error("node {node} has no pool of {page} hugepages")]
@@ -288,6 +296,19 @@ pub enum Refusal {
     /// No tool for overlays.
     #[error("qemu-img was not found in PATH; it makes the overlay that disk.mode = \"overlay\" asks for")]
     NoQemuImg,
+    /// A disk's format isn't the one that is written down.
+    #[error(
+        "disk.path {path} is {it} qcow2 image, and its format is \"{}\"", format.as_str(),
+        path = path.display(), it = if *found == DiskFormat::Qcow2 { "a" } else { "no" }
+    )]
+    DiskFormat {
+        /// The image.
+        path: PathBuf,
+        /// The format written down.
+        format: DiskFormat,
+        /// What it looks like.
+        found: DiskFormat,
+    },
     /// A block device that the host itself uses can't be a guest's disk: both would write to it.
     #[error("disk.path {path} is in use by the host itself (mounted, swap, or part of a volume, an array or a pool)", path = path.display())]
     DiskInUse {
@@ -377,6 +398,8 @@ pub enum RefusalKind {
     Permission,
     /// The host can't.
     Unfit,
+    /// Another VM has what is needed: later it may do.
+    Busy,
 }
 
 impl Refusal {
@@ -385,6 +408,7 @@ impl Refusal {
         match self {
             Self::File { role: FileRole::Firmware, .. } => RefusalKind::Unfit,
             Self::File { .. }
+            | Self::DiskFormat { .. }
             | Self::UnknownDevice { .. }
             | Self::Bridge { .. }
             | Self::HeldElsewhere { .. }
@@ -392,6 +416,10 @@ impl Refusal {
             | Self::UnevenCpus { .. }
             | Self::UnevenMemory { .. }
             | Self::MixedNodes { .. } => RefusalKind::Profile,
+            Self::TakenCpus { .. } => RefusalKind::Busy,
+            Self::TooFewCpus { need, cpus, taken, .. } if *need as usize <= cpus.len() + taken.len() => {
+                RefusalKind::Busy
+            }
             Self::Denied { .. } | Self::FileDenied { .. } => RefusalKind::Permission,
             _ => RefusalKind::Unfit,
         }

@@ -59,7 +59,7 @@ pub(super) const KEYS: &[Key] = &[
     ),
     Key::default(
         "shutdown-timeout",
-        Kind::Integer { low: 1, high: SHUTDOWN_TIMEOUT_MAX },
+        Kind::Integer { low: 0, high: SHUTDOWN_TIMEOUT_MAX },
         "60",
         "How many seconds the guest may take to power off when asked to, before QEMU is told to quit.",
     ),
@@ -118,7 +118,7 @@ impl RawProfile {
             display: root.choice("display", problems),
             display_listen: root.parsed("display-listen", problems),
             rtc: root.choice("rtc", problems),
-            shutdown_timeout: root.count("shutdown-timeout", 1..=SHUTDOWN_TIMEOUT_MAX, problems),
+            shutdown_timeout: root.count("shutdown-timeout", 0..=SHUTDOWN_TIMEOUT_MAX, problems),
             extra_args: root.list_parsed("extra-args", problems),
             memory: root.table("memory", problems).map(|t| memory::read(t, problems)).unwrap_or_default(),
             cpu: root.table("cpu", problems).map(|t| cpu::read(t, problems)).unwrap_or_default(),

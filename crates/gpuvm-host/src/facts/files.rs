@@ -1,10 +1,10 @@
 //! The files that a profile names.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-use gpuvm_core::facts::{FileFacts, HostFacts};
+use gpuvm_core::facts::{FileFacts, HostFacts, Presence};
 use gpuvm_core::firmware::choose_uefi;
 use gpuvm_core::plan::FileRole;
 use gpuvm_core::plan::files::named;
@@ -43,7 +43,16 @@ fn look(role: FileRole, path: &Path) -> FileFacts {
     }
     match File::options().read(true).write(role == FileRole::Disk).open(path) {
         Ok(_) if block => FileFacts::BlockDevice,
-        Ok(_) => FileFacts::Usable { bytes: metadata.len() },
+        Ok(file) => FileFacts::Usable { bytes: metadata.len(), qcow2: qcow2(&file) },
         Err(error) => unusable(error),
+    }
+}
+
+/// Looks for the magic number of qcow2 (QEMU docs/interop/qcow2.rst); a file that is shorter has none.
+fn qcow2(file: &File) -> Presence {
+    let mut magic = [0; 4];
+    match file.read_exact_at(&mut magic, 0) {
+        Ok(()) if magic == *b"QFI\xfb" => Presence::Present,
+        _ => Presence::Absent,
     }
 }

@@ -27,6 +27,17 @@ pub(crate) fn undo(host: &Host<'_>, bdf: Bdf, driver: &DriverName) -> Result<(),
         None if !host.kernel.root.driver(driver).exists() => {
             Err(HostError::DriverGone { bdf, driver: driver.clone() })
         }
-        None => bind::bind(host.kernel, &doing, bdf, driver),
+        None => {
+            may_be_taken(host.kernel, bdf, driver)?;
+            bind::bind(host.kernel, &doing, bdf, driver)
+        }
+    }
+}
+
+/// An override that names another driver keeps this one off, and all that the kernel says then is "No such device".
+fn may_be_taken(kernel: &Kernel, bdf: Bdf, driver: &DriverName) -> Result<(), HostError> {
+    match root::override_of(&kernel.root, bdf)? {
+        Some(set) if set != *driver => Err(HostError::KeptOff { bdf, driver: driver.clone(), set }),
+        _ => Ok(()),
     }
 }

@@ -5,6 +5,8 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use gpuvm_core::host_ops::HostOp;
+use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::{Firmware, Plan};
 use gpuvm_core::qemu::cmdline::{Start, args, quote};
 use gpuvm_core::qemu::{Handle, Handles};
@@ -39,7 +41,7 @@ pub(super) struct CommandLine {
 
 /// Renders a plan with unix sockets instead of inherited ones, and without the pause at the start.
 pub(super) fn command(plan: &Plan, places: &Places) -> CommandLine {
-    let run = places.vm(&plan.name);
+    let run = places.by_hand(&plan.name);
     let handles = Handles {
         monitor: Handle::Path(run.join("qmp.sock")),
         serial: Handle::Path(run.join("serial.sock")),
@@ -71,24 +73,52 @@ impl fmt::Display for CommandLine {
     }
 }
 
+/// Spells a change to the host as a shell command.
+fn by_hand(op: &HostOp) -> String {
+    let device = |bdf: &Bdf| format!("/sys/bus/pci/devices/{bdf}");
+    let awake = |bdf: &Bdf| {
+        let device = device(bdf);
+        format!("echo on > {device}/power/control; echo 0 > {device}/d3cold_allowed")
+    };
+    match op {
+        HostOp::ClaimHugepages { node, page, pages } => {
+            let kib = page.as_bytes() >> 10;
+            let pool =
+                format!("/sys/devices/system/node/node{node}/hugepages/hugepages-{kib}kB/nr_hugepages");
+            format!("echo $(($(cat {pool}) + {pages})) > {pool}")
+        }
+        HostOp::ClaimAwake { port: bdf } | HostOp::KeepAwake { bdf } => awake(bdf),
+        HostOp::CreateOverlay { path, backing, format, qemu_img } => {
+            let [qemu_img, backing, path] = [qemu_img, backing, path].map(|path| quote(path.as_ref()));
+            format!("{qemu_img} create -q -f qcow2 -b {backing} -F {format} {path}")
+        }
+        HostOp::Unbind { bdf, driver } => format!("echo {bdf} > /sys/bus/pci/drivers/{driver}/unbind"),
+        HostOp::SetDriverOverride { bdf, driver } => {
+            format!("echo {driver} > {}/driver_override", device(bdf))
+        }
+        HostOp::Bind { bdf, driver } => format!("echo {bdf} > /sys/bus/pci/drivers/{driver}/bind"),
+    }
+}
+
 /// Names the VM's own copy of the firmware's variables.
 fn vars(plan: &Plan, places: &Places) -> PathBuf {
     places.state(&plan.name).join(gpuvm_run::UEFI_VARS)
 }
 
-/// Says, as shell comments, what the command line takes for granted.
+/// Says, as shell commands in comments, what the command line takes for granted.
 fn presumes(plan: &Plan, places: &Places) -> String {
-    let mut folders = vec![places.vm(&plan.name)];
+    let mut folders = vec![places.by_hand(&plan.name)];
     let overlays = plan.disks.iter().filter_map(|disk| disk.overlay.as_deref()?.parent());
     folders.extend(overlays.take(1).map(Path::to_owned));
-    let mut presumed: Vec<String> = plan.operations.iter().map(|planned| planned.op.to_string()).collect();
+    let mut presumed: Vec<String> = plan.operations.iter().map(|planned| by_hand(&planned.op)).collect();
     if let Firmware::Uefi(uefi) = &plan.firmware {
         let vars = vars(plan, places);
         folders.push(places.state(&plan.name));
-        presumed.push(format!("copy {} to {}", uefi.vars_template.display(), vars.display()));
+        let (template, vars) = (quote(uefi.vars_template.as_ref()), quote(vars.as_ref()));
+        presumed.push(format!("cp -n {template} {vars}"));
     }
-    presumed.splice(0..0, folders.iter().map(|folder| format!("make the folder {}", folder.display())));
-    let mut text = String::from("# This presumes, in this order:\n");
+    presumed.splice(0..0, folders.iter().map(|folder| format!("mkdir -p {}", quote(folder.as_ref()))));
+    let mut text = String::from("# This presumes, in this order; gpuvm does it by itself, and undoes it:\n");
     // A path may hold a newline, and what comes after that must not become a command.
     for line in presumed.iter().flat_map(|what| what.split('\n')) {
         text.push_str(&format!("#   {line}\n"));

@@ -77,6 +77,7 @@ async fn attempt(
     for deviation in &plan.deviations {
         progress.tell(&format!("{}: {}", deviation.key, deviation.what));
     }
+    progress.tell(&format!("console.log and qemu.log: {}", cli.places().logs(&plan.name).display()));
     let acpi = Duration::from_secs(args.shutdown_timeout.unwrap_or(plan.shutdown_timeout).into());
     let run = Run {
         plan: &plan,

@@ -149,6 +149,9 @@ fn host_errors() -> Vec<(&'static str, HostError)> {
         LeftBehind {
             "left-behind" => { vm: "x".into() }
         }
+        KeptOff {
+            "kept-off" => { bdf: bdf(), driver: driver("nvidia"), set: driver("nvme") }
+        }
         DriverGone {
             "driver-gone" => { bdf: bdf(), driver: driver("nvidia") }
         }

@@ -7,7 +7,7 @@ use gpuvm_testkit::fake_host::{FakeDevice, FakeHost, gpu, nvme};
 use crate::gpuvm_on;
 use crate::shared::golden::compare;
 use crate::shared::hosts::{
-    NOT_READABLE, NOT_WRITABLE, forbid, lab, with_cpuinfo, with_large_bar, with_ovmf, with_small_node,
+    NOT_READABLE, NOT_WRITABLE, forbid, lab, qcow2, with_cpuinfo, with_large_bar, with_ovmf, with_small_node,
     without_pools,
 };
 
@@ -130,6 +130,30 @@ const PLACEMENT: &[Unfit] = &[
         69,
         SAME,
         &[r#"device=[{bdf="41:00.0"}, {bdf="81:00.0"}]"#, "cpu.count=4", "memory.size=256G"],
+    ),
+    (
+        "more-memory-than-the-host-unpinned",
+        69,
+        SAME,
+        &["device=[]", "cpu.pin=off", "memory.hugepages=off", "memory.size=200G"],
+    ),
+    (
+        "more-memory-than-the-host-though-preferred",
+        69,
+        SAME,
+        &["memory.node-policy=prefer", "memory.hugepages=off", "memory.size=200G"],
+    ),
+    (
+        "a-qcow2-image-as-raw",
+        78,
+        |host| changed(host, "/srv/a.img", qcow2()),
+        &[r#"disk=[{path="/srv/a.img"}]"#],
+    ),
+    (
+        "a-raw-image-as-qcow2",
+        78,
+        |host| changed(host, "/srv/a.img", "raw"),
+        &[r#"disk=[{path="/srv/a.img", format="qcow2"}]"#],
     ),
     ("node-too-full", 69, with_small_node, &["memory.hugepages=off"]),
     ("no-pool", 69, without_pools, &[]),
@@ -259,7 +283,7 @@ const FILES: &[Unfit] = &[
     ),
 ];
 
-fn changed(host: FakeHost, path: &str, content: &str) -> FakeHost {
+fn changed(host: FakeHost, path: &str, content: impl AsRef<[u8]>) -> FakeHost {
     host.file(path, content);
     host
 }

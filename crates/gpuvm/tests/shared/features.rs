@@ -68,6 +68,7 @@ fn cpus() -> Vec<Case> {
         case("pinned-by-hand", lab(), &["cpu.pin=[7, 5, 4]"]),
         case("pinned-by-hand-on-another-node", lab(), &["cpu.pin=[0, 1, 2]", "cpu.emulator=\"3\""]),
         case("pinned-by-hand-on-two-nodes", lab(), &["cpu.count=4", "cpu.pin=[4, 5, 0, 1]"]),
+        case("emulator-that-vcpus-leave-alone", lab(), &["cpu.count=2", "cpu.emulator=\"4-5\""]),
         case("emulator-elsewhere", lab(), &["cpu.emulator=\"0-3\""]),
         case("hyperv", lab(), &hyperv),
         case("cpu-flags", lab(), &["cpu.flags=[\"-x2apic\", \"+lahf-lm\"]"]),

@@ -106,7 +106,7 @@ pub(in crate::profile) const KEYS: &[Key] = &[
     ),
     Key::optional(
         "guest-address",
-        Kind::Pattern("^[01]?[0-9a-fA-F]\\.[0-7]$"),
+        Kind::Pattern("^(0?[2-9a-fA-F]|1[0-9a-eA-E])\\.[0-7]$"),
         "Where its root port sits on the guest's root bus, as in \"1c.0\": device 02 to 1e, function 0 to 7.",
     ),
     Key::default(
