@@ -55,7 +55,10 @@ pub fn apply(host: &Host<'_>, journal: &mut Journal, op: &HostOp) -> Result<(), 
             if let HostError::InFlight { pid, .. } = error {
                 let child = ProcessId::of(pid);
                 let child = child.unwrap_or(ProcessId { pid, start_time: 0 });
-                journal.mark(seq, OpState::InFlight { child })?;
+                // The caller must hear of the child above all: nothing else tells that the device's lock is held.
+                if let Err(unmarked) = journal.mark(seq, OpState::InFlight { child }) {
+                    tracing::error!("the journal doesn't say that process {pid} goes on: {unmarked}");
+                }
             }
             Err(error)
         }

@@ -131,16 +131,15 @@ impl Journal {
         Ok(seq)
     }
 
-    /// Writes down how far an operation got.
+    /// Writes down how far an operation got. This process goes by it even where it can't be written.
     ///
     /// # Errors
     /// Returns failures to write or sync.
     pub fn mark(&mut self, seq: usize, state: OpState) -> Result<(), HostError> {
-        self.append(&Line::State { seq, state: state.clone() })?;
         if let Some(record) = self.records.get_mut(seq) {
-            record.state = state;
+            record.state = state.clone();
         }
-        Ok(())
+        self.append(&Line::State { seq, state })
     }
 
     /// Returns the operations that are still to be undone, last first.

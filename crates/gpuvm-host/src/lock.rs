@@ -13,8 +13,6 @@ use crate::places::Places;
 
 /// How long edits of the tables may hold another gpuvm up.
 const TABLES: Duration = Duration::from_secs(20);
-/// How long the resize of a pool may: the kernel moves pages out of the way.
-const POOL: Duration = Duration::from_secs(120);
 /// How long the change of a port's power policy may: two writes of half a minute at most.
 const PORT: Duration = Duration::from_secs(70);
 
@@ -32,12 +30,12 @@ pub fn tables(places: &Places) -> Result<Guard, HostError> {
     take(&places.lock(), TABLES)
 }
 
-/// Takes the lock of one pool of hugepages, which is held while the kernel resizes it.
+/// Takes the lock of one pool of hugepages, which is held while the kernel resizes it: that takes longer the larger the node is.
 ///
 /// # Errors
 /// Returns failures to make or lock the file, and that another gpuvm has it for too long.
-pub fn pool(places: &Places, key: &str) -> Result<Guard, HostError> {
-    take(&places.run().join(format!("pool-{key}.lock")), POOL)
+pub fn pool(places: &Places, key: &str, patience: Duration) -> Result<Guard, HostError> {
+    take(&places.run().join(format!("pool-{key}.lock")), patience)
 }
 
 /// Takes the lock of one port, which is held while its power policy changes.

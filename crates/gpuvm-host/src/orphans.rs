@@ -15,6 +15,7 @@ use gpuvm_core::pci::Bdf;
 
 use crate::HostError;
 use crate::journal::Record;
+use crate::process::find_open;
 use crate::root::HostRoot;
 
 /// How long a write is waited for: most take a second at most.
@@ -26,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// hangs too.
 ///
 /// # Errors
-/// Returns the write that goes on, with the process that waits in it.
+/// Returns the write that goes on, with the process that waits in it, and that processes can't be listed.
 pub fn check(root: &HostRoot, records: &[Record]) -> Result<(), HostError> {
     let mut attributes: BTreeMap<PathBuf, Vec<&HostOp>> = BTreeMap::new();
     for record in records {
@@ -38,7 +39,7 @@ pub fn check(root: &HostRoot, records: &[Record]) -> Result<(), HostError> {
         }
     }
     let begun = Instant::now();
-    while let Some(Orphan { op, path, pid }) = find(&attributes) {
+    while let Some(Orphan { op, path, pid }) = find(&attributes)? {
         if begun.elapsed() > PATIENCE {
             return Err(HostError::InFlight {
                 doing: op.to_string(),
@@ -81,25 +82,17 @@ struct Orphan<'a> {
 }
 
 /// Finds a process that writes to one of these attributes for one of the operations.
-fn find<'a>(attributes: &BTreeMap<PathBuf, Vec<&'a HostOp>>) -> Option<Orphan<'a>> {
-    for process in fs::read_dir("/proc").ok()?.flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        // A process that ends while it is looked at has nothing open.
-        let Ok(fds) = fs::read_dir(process.path().join("fd")) else { continue };
-        for path in fds.flatten().filter_map(|fd| fs::read_link(fd.path()).ok()) {
-            let Some(ops) = attributes.get(&path) else { continue };
-            let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            if let Some(op) = ops.iter().find(|op| may_be_for(&name, op)) {
-                return Some(Orphan { op, path, pid });
-            }
-        }
-    }
-    None
+fn find<'a>(attributes: &BTreeMap<PathBuf, Vec<&'a HostOp>>) -> Result<Option<Orphan<'a>>, HostError> {
+    find_open(|opener, path| {
+        let (ops, name) = (attributes.get(path)?, opener.name());
+        let op = ops.iter().find(|op| may_be_for(&name, op))?;
+        Some(Orphan { op, path: path.to_owned(), pid: opener.pid })
+    })
 }
 
 /// Tells whether a process of this name may write for an operation: one that is named after another device doesn't.
 fn may_be_for(name: &str, op: &HostOp) -> bool {
-    match (op, name.trim().parse::<Bdf>()) {
+    match (op, name.parse::<Bdf>()) {
         (HostOp::Unbind { bdf, .. } | HostOp::Bind { bdf, .. }, Ok(written)) => *bdf == written,
         _ => true,
     }

@@ -2,10 +2,13 @@
 //!
 //! Always those of the machine that gpuvm runs on, even where the host's trees are below a prefix.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use crate::HostError;
 
 /// A process that can be told from a later one of the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +76,50 @@ fn describe_task(folder: &Path) -> String {
     }
 }
 
+/// A process that has a file open.
+#[derive(Debug)]
+pub(crate) struct Opener {
+    /// Its number.
+    pub(crate) pid: i32,
+    /// Its folder below /proc.
+    folder: PathBuf,
+}
+
+impl Opener {
+    /// Reads its command's name; empty once it has ended.
+    pub(crate) fn name(&self) -> String {
+        fs::read_to_string(self.folder.join("comm")).unwrap_or_default().trim().to_owned()
+    }
+}
+
+/// Shows each file that a process of this machine has open, of those that can be seen from here, and returns the first
+/// answer.
+///
+/// # Errors
+/// Returns that the processes can't be listed: then it isn't known that nobody has a file open.
+pub(crate) fn find_open<T>(answer: impl Fn(&Opener, &Path) -> Option<T>) -> Result<Option<T>, HostError> {
+    find_open_below(Path::new("/proc"), answer)
+}
+
+fn find_open_below<T>(
+    proc: &Path,
+    answer: impl Fn(&Opener, &Path) -> Option<T>,
+) -> Result<Option<T>, HostError> {
+    for entry in fs::read_dir(proc).map_err(HostError::file("list", proc))? {
+        let folder = entry.map_err(HostError::file("list", proc))?.path();
+        let name = folder.file_name().and_then(OsStr::to_str);
+        let Some(pid) = name.and_then(|name| name.parse().ok()) else { continue };
+        let opener = Opener { pid, folder };
+        // A process that ends while it is looked at has nothing open.
+        let Ok(fds) = fs::read_dir(opener.folder.join("fd")) else { continue };
+        let mut files = fds.flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
+        if let Some(found) = files.find_map(|file| answer(&opener, &file)) {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
 /// Reads state and start time. The command's name, in parentheses, may hold spaces and parentheses itself.
 fn stat(path: &Path) -> Option<(char, u64)> {
     let text = fs::read_to_string(path).ok()?;
@@ -84,7 +131,38 @@ fn stat(path: &Path) -> Option<(char, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
+
+    /// Looks who has a device open among the processes below a folder.
+    fn opener(proc: &Path) -> Result<Option<(i32, String)>, HostError> {
+        let of = |opener: &Opener, file: &Path| {
+            (file == Path::new("/dev/vfio/7")).then(|| (opener.pid, opener.name()))
+        };
+        find_open_below(proc, of)
+    }
+
+    #[test]
+    fn who_has_a_file_open_is_found_past_processes_that_vanish() {
+        let proc = tempfile::tempdir().unwrap();
+        for folder in ["self/fd", "5", "6/fd", "7/fd"] {
+            fs::create_dir_all(proc.path().join(folder)).unwrap();
+        }
+        symlink("/dev/vfio/7", proc.path().join("self/fd/3")).unwrap();
+        symlink("/dev/vfio/8", proc.path().join("6/fd/3")).unwrap();
+        assert_eq!(opener(proc.path()).unwrap(), None);
+        symlink("/dev/vfio/7", proc.path().join("7/fd/3")).unwrap();
+        fs::write(proc.path().join("7/comm"), "qemu\n").unwrap();
+        assert_eq!(opener(proc.path()).unwrap(), Some((7, "qemu".to_owned())));
+    }
+
+    #[test]
+    fn processes_that_cannot_be_listed_are_not_taken_for_none() {
+        let proc = tempfile::tempdir().unwrap().path().join("gone");
+        let error = opener(&proc).unwrap_err();
+        assert!(matches!(&error, HostError::File { doing: "list", path, .. } if *path == proc), "{error}");
+    }
 
     #[test]
     fn this_process_is_alive_and_one_with_another_start_time_is_not() {

@@ -4,7 +4,7 @@
 //! It is a record, not a lock: it outlives a launcher that was killed, and is free when supervisor, QEMU and children
 //! that still wait for the kernel are dead and the journal is closed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use gpuvm_core::cpulist::CpuSet;
 use gpuvm_core::pci::{Bdf, GroupId};
@@ -156,13 +156,14 @@ pub fn check(places: &Places, wanted: &Reservation) -> Result<Vec<VmName>, HostE
 
 /// Makes this process the supervisor of a VM whose launcher is dead, so that nobody else gives it back or brings it up.
 ///
-/// Returns the record; one is made up where there is none, for a folder that was left behind without it.
+/// Returns the record; one is made up where there is none, for a folder that was left behind without it. No other VM's record
+/// is read: one that makes no sense is in the way of its own VM alone.
 ///
 /// # Errors
 /// Returns that a launcher or another cleanup is at it, and failures to read or write.
 pub fn take_over(places: &Places, boot_id: &str, vm: &VmName) -> Result<Reservation, HostError> {
     let _guard = lock::tables(places)?;
-    let known = all(places, boot_id)?.into_iter().find(|record| record.vm == *vm);
+    let known = read(&file(places, vm))?.filter(|record| record.boot_id == boot_id);
     let mut record = known.unwrap_or_else(|| Reservation {
         vm: vm.clone(),
         boot_id: boot_id.to_owned(),
@@ -227,16 +228,15 @@ pub fn names(places: &Places) -> Result<Vec<VmName>, HostError> {
 pub fn all(places: &Places, boot_id: &str) -> Result<Vec<Reservation>, HostError> {
     let folder = places.reservations();
     let mut records = Vec::new();
-    for name in crate::root::list(&folder)? {
-        let path = folder.join(&name);
-        let Some(text) = read_text(&path)?.filter(|_| name.ends_with(".json")) else { continue };
-        let record: Reservation =
-            serde_json::from_str(&text).map_err(|error| HostError::content(&path, &text, error))?;
-        if record.boot_id == boot_id {
-            records.push(record);
-        }
+    for name in crate::root::list(&folder)?.iter().filter(|name| name.ends_with(".json")) {
+        records.extend(read(&folder.join(name))?.filter(|record| record.boot_id == boot_id));
     }
     Ok(records)
+}
+
+fn read(path: &Path) -> Result<Option<Reservation>, HostError> {
+    let Some(text) = read_text(path)? else { return Ok(None) };
+    serde_json::from_str(&text).map(Some).map_err(|error| HostError::content(path, &text, error))
 }
 
 fn file(places: &Places, vm: &VmName) -> PathBuf {

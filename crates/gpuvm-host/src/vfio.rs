@@ -1,6 +1,5 @@
 //! Whether the kernel lets groups be used, asked of the kernel itself.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -8,6 +7,7 @@ use gpuvm_core::pci::{Bdf, GroupId};
 use gpuvm_sys::vfio::{Container, Group, IommuInfo, IommuType};
 
 use crate::HostError;
+use crate::process::find_open;
 use crate::root::{self, HostRoot};
 
 /// Opens each group, asks for its status, attaches it to a container and lets go of all again.
@@ -81,25 +81,22 @@ fn members(root: &HostRoot, group: GroupId) -> Result<String, HostError> {
 }
 
 /// Names the process that has a group open, if one of those that can be seen has.
-pub fn group_holder(root: &HostRoot, group: GroupId) -> Option<String> {
+///
+/// # Errors
+/// Returns that processes can't be listed.
+pub fn group_holder(root: &HostRoot, group: GroupId) -> Result<Option<String>, HostError> {
     find_holder(&root.path(format!("/dev/vfio/{group}")))
 }
 
 fn holder(node: &Path) -> String {
-    find_holder(node).unwrap_or_else(|| "no process of it is visible from here".to_owned())
+    match find_holder(node) {
+        Ok(Some(holder)) => holder,
+        Ok(None) => "no process of it is visible from here".to_owned(),
+        Err(error) => format!("which one can't be seen: {error}"),
+    }
 }
 
 /// Finds the process that has a device node open.
-fn find_holder(node: &Path) -> Option<String> {
-    let find = || -> io::Result<Option<String>> {
-        for process in fs::read_dir("/proc")?.flatten() {
-            let Ok(fds) = fs::read_dir(process.path().join("fd")) else { continue };
-            if fds.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target == node)) {
-                let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-                return Ok(Some(format!("{} ({})", process.file_name().display(), name.trim())));
-            }
-        }
-        Ok(None)
-    };
-    find().ok().flatten()
+fn find_holder(node: &Path) -> Result<Option<String>, HostError> {
+    find_open(|opener, file| (file == node).then(|| format!("{} ({})", opener.pid, opener.name())))
 }

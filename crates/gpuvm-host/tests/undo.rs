@@ -2,7 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::rc::Rc;
 
 use gpuvm_core::host_ops::HostOp;
 use gpuvm_core::pci::{Bdf, DriverName};
@@ -16,8 +21,12 @@ use gpuvm_host::journal::Journal;
 use gpuvm_host::kernel::Kernel;
 use gpuvm_host::lock::make_dir;
 use gpuvm_host::places::Places;
+use gpuvm_host::process::ProcessId;
 use gpuvm_host::undo::undo_all;
+use gpuvm_sys::watched::WriteOutcome;
 use gpuvm_testkit::fake_host::{FakeHost, Fault, Snapshot, gpu};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 const BOOT: &str = "boot-1";
 const GPU: &str = "0000:81:00.0";
@@ -153,6 +162,33 @@ fn an_unbind_that_hangs_is_named_in_flight_and_left_alone_until_it_ends() {
     bench.fake.release();
     assert!(give_back(&bench.host(), &mut journal).is_empty());
     assert_eq!(bench.fake.driver(GPU).unwrap().as_deref(), Some("nvidia"));
+}
+
+/// A journal on a file in memory, and what seals the file: then it can't grow, as on a full disk.
+fn journal_that_fills_up() -> (Journal, File) {
+    let file = File::from(memfd_create("journal", MFdFlags::MFD_ALLOW_SEALING).unwrap());
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    (Journal::reopen(Path::new(&path), BOOT).unwrap().unwrap(), file)
+}
+
+#[test]
+fn a_child_that_a_full_journal_cannot_take_is_told_and_its_device_left_alone() {
+    let mut bench = Bench::new();
+    let (mut journal, file) = journal_that_fills_up();
+    let writes = Rc::new(Cell::new(0));
+    let counted = Rc::clone(&writes);
+    let hang = move |_: &Path, _: &[u8], _| {
+        counted.set(counted.get() + 1);
+        fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_GROW))?;
+        Ok(WriteOutcome::InFlight { pid: ProcessId::own().pid })
+    };
+    bench.kernel = Kernel::new(bench.fake.root(), Box::new(hang), Box::new(|_, _, _| Ok(())));
+    let unbind = HostOp::Unbind { bdf: bdf(), driver: driver("nvidia") };
+    let error = apply(&bench.host(), &mut journal, &unbind).unwrap_err();
+    assert!(matches!(error, HostError::InFlight { pid, .. } if pid == ProcessId::own().pid), "{error}");
+    let left = give_back(&bench.host(), &mut journal);
+    assert!(matches!(left[..], [HostError::File { .. }, HostError::InFlight { .. }]), "{left:?}");
+    assert_eq!(writes.get(), 1, "the device was written to");
 }
 
 #[test]

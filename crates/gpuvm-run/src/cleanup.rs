@@ -147,7 +147,7 @@ fn give_back(
     };
     // A launcher that was killed right after it had started QEMU had no time to record it.
     for group in &record.groups {
-        if let Some(holder) = gpuvm_host::vfio::group_holder(&kernel.root, *group) {
+        if let Some(holder) = gpuvm_host::vfio::group_holder(&kernel.root, *group)? {
             return Err(HostError::GroupBusy { group: *group, holder });
         }
     }

@@ -110,6 +110,18 @@ fn a_run_that_died_while_it_ended_is_forgotten(#[case] ended: Ended) {
     assert_eq!(before.differences(&fake.snapshot().unwrap()), [""; 0]);
 }
 
+#[test]
+fn a_record_that_makes_no_sense_stops_no_other_vms_cleanup() {
+    let fake = FakeHost::new();
+    let places = Places::below(&fake.prefix());
+    reservation::take_over(&places, "boot", &VmName::new("b-fine").unwrap()).unwrap();
+    fs::write(places.reservations().join("a-broken.json"), "{}\n").unwrap();
+    let reports = cleanup(&fake.kernel(), &places, "boot", None, &mut Told::default()).unwrap();
+    let results: Vec<_> = reports.iter().map(|report| (report.name.as_str(), report.result)).collect();
+    assert_eq!(results, [("a-broken", Cleaned::Left), ("b-fine", Cleaned::Done)], "{reports:?}");
+    assert!(reports[0].not_given_back[0].contains("a-broken.json"), "{reports:?}");
+}
+
 /// How far a run had got with its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ended {

@@ -1,7 +1,7 @@
 //! NUMA nodes, their memory and their hugepage pools.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use gpuvm_core::cpulist::NodeSet;
 use gpuvm_core::facts::NodeFacts;
@@ -18,7 +18,7 @@ pub(super) fn nodes(root: &HostRoot) -> Result<BTreeMap<u32, NodeFacts>, HostErr
 }
 
 fn node(root: &HostRoot, id: u32) -> Result<NodeFacts, HostError> {
-    let folder = root.path(format!("/sys/devices/system/node/node{id}"));
+    let folder = folder(root, id);
     let (memory, memory_free) = meminfo(&folder.join("meminfo"))?;
     let mut hugepages = BTreeMap::new();
     for page in PageSize::ALL {
@@ -33,6 +33,18 @@ fn node(root: &HostRoot, id: u32) -> Result<NodeFacts, HostError> {
         hugepages,
         distances: distances(&folder.join("distance"))?,
     })
+}
+
+/// Reads how much memory a node has in all; nothing where it has no `meminfo`.
+///
+/// # Errors
+/// Returns failures to read, and a figure that is none.
+pub(crate) fn of_node(root: &HostRoot, node: u32) -> Result<ByteSize, HostError> {
+    Ok(meminfo(&folder(root, node).join("meminfo"))?.0)
+}
+
+fn folder(root: &HostRoot, node: u32) -> PathBuf {
+    root.path(format!("/sys/devices/system/node/node{node}"))
 }
 
 fn distances(path: &Path) -> Result<Vec<u8>, HostError> {

@@ -7,7 +7,7 @@ mod cpu;
 mod files;
 mod firmware;
 mod holders;
-mod memory;
+pub(crate) mod memory;
 mod pci;
 
 use std::path::PathBuf;

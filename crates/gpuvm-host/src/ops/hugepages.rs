@@ -5,13 +5,14 @@ use std::time::Duration;
 use gpuvm_core::facts::HugepagePool;
 use gpuvm_core::host_ops::{HostOp, PoolClaims};
 use gpuvm_core::profile::VmName;
-use gpuvm_core::units::PageSize;
+use gpuvm_core::units::{ByteSize, PageSize};
 
 use crate::HostError;
 use crate::apply::Host;
 use crate::claims;
+use crate::facts::memory;
 use crate::kernel::Kernel;
-use crate::lock;
+use crate::lock::{self, Guard};
 use crate::root::{HostRoot, read_parsed};
 
 /// A claim on hugepages.
@@ -36,10 +37,28 @@ impl PoolClaim<'_> {
         HostOp::ClaimHugepages { node: self.node, page: self.page, pages: self.pages }.to_string()
     }
 
-    /// The kernel zeroes no page here, but it may have to move others out of the way; a minute and 1 s per GiB.
     fn deadline(&self) -> Duration {
-        Duration::from_secs(60 + ((self.pages * self.page.as_bytes()) >> 30))
+        resize_deadline(ByteSize::bytes(self.pages.saturating_mul(self.page.as_bytes())))
     }
+}
+
+/// How long the kernel may take to make so much of a pool. It zeroes no page here, but it may have to move others out of the
+/// way; a minute and 1 s per GiB.
+fn resize_deadline(size: ByteSize) -> Duration {
+    Duration::from_secs(60 + (size.as_bytes() >> 30))
+}
+
+/// How long a pool's lock is waited for. Whoever has it may claim as much as the node has, and resizes the pool twice where the
+/// kernel finds too little: to grow it, and to give back what it found.
+fn patience(node: ByteSize) -> Duration {
+    // A quarter of a minute more for the tables, which are edited in between.
+    resize_deadline(node) * 2 + Duration::from_secs(15)
+}
+
+/// Takes the lock of a claim's pool.
+fn lock_pool(host: &Host<'_>, claim: &PoolClaim<'_>) -> Result<Guard, HostError> {
+    let node = memory::of_node(&host.kernel.root, claim.node)?;
+    lock::pool(host.places, &claim.key(), patience(node))
 }
 
 /// Claims pages and grows the pool where it has too few.
@@ -47,7 +66,7 @@ impl PoolClaim<'_> {
 /// # Errors
 /// Returns the figure that is missing when the kernel finds too few pages, and then gives back those that it did find.
 pub(crate) fn apply(host: &Host<'_>, claim: &PoolClaim<'_>) -> Result<(), HostError> {
-    let _pool = lock::pool(host.places, &claim.key())?;
+    let _pool = lock_pool(host, claim)?;
     let pool = read_pool(&host.kernel.root, claim.node, claim.page)?;
     let mut want = 0;
     edit(host, claim, |entry| {
@@ -80,7 +99,7 @@ pub(crate) fn apply(host: &Host<'_>, claim: &PoolClaim<'_>) -> Result<(), HostEr
 /// # Errors
 /// Returns that somebody else has resized the pool since: then it is left as it is, and the claim is dropped all the same.
 pub(crate) fn undo(host: &Host<'_>, claim: &PoolClaim<'_>) -> Result<(), HostError> {
-    let _pool = lock::pool(host.places, &claim.key())?;
+    let _pool = lock_pool(host, claim)?;
     give_back(host, claim)
 }
 
@@ -169,4 +188,25 @@ pub(crate) fn read_pool(root: &HostRoot, node: u32, page: PageSize) -> Result<Hu
         read_parsed(&path)?.ok_or_else(|| HostError::content(&path, "", "there is no such pool"))
     };
     Ok(HugepagePool { total: read("nr_hugepages")?, free: read("free_hugepages")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::desktop(PageSize::M2, 32)]
+    #[case::server(PageSize::M2, 512)]
+    #[case::large_server(PageSize::G1, 3 << 10)]
+    fn a_claim_of_all_that_a_node_has_ends_before_the_next_in_line_gives_up(
+        #[case] page: PageSize,
+        #[case] gib: u64,
+    ) {
+        let node = ByteSize::bytes(gib << 30);
+        let vm = VmName::new("vm").unwrap();
+        let claim = PoolClaim { vm: &vm, node: 0, page, pages: node.as_bytes() / page.as_bytes() };
+        assert!(patience(node) > claim.deadline() * 2, "{:?}", patience(node));
+    }
 }
