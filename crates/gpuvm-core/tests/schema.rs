@@ -52,8 +52,6 @@ const UNSEEN: &[&str] = &[
     // What a text means: an address, a list, a size, a path.
     "cpu-emulator-empty",
     "cpu-emulator-malformed",
-    "device-guest-address-of-the-chipset",
-    "device-guest-address-too-low",
     "device-rom-file-empty",
     "disk-path-empty",
     "disk-path-nul",
