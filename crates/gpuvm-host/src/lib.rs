@@ -22,3 +22,4 @@ pub mod undo;
 pub mod vfio;
 
 pub use error::HostError;
+pub use gpuvm_sys::errno;

@@ -23,6 +23,7 @@ use gpuvm_host::lock::make_dir;
 use gpuvm_host::places::Places;
 use gpuvm_host::process::ProcessId;
 use gpuvm_host::undo::undo_all;
+use gpuvm_sys::errno::EBUSY;
 use gpuvm_sys::watched::WriteOutcome;
 use gpuvm_testkit::fake_host::{FakeHost, Fault, Snapshot, gpu};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -203,7 +204,7 @@ fn a_bind_that_changes_nothing_is_an_error() {
 #[test]
 fn a_refused_write_names_attribute_value_and_errno() {
     let bench = Bench::new();
-    bench.fake.fault("vfio-pci/bind", Fault::Errno(16));
+    bench.fake.fault("vfio-pci/bind", Fault::Errno(EBUSY));
     let mut journal = bench.journal(&bench.vm);
     let error = bench.apply(&mut journal, &take()).unwrap();
     let text = error.to_string();

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use gpuvm_core::cpulist::CpuSet;
 use gpuvm_core::plan::Plan;
 use gpuvm_qmp::verbs::VcpuThread;
+use gpuvm_sys::errno::ESRCH;
 use gpuvm_sys::sched;
 
 use crate::error::LaunchError;
@@ -51,13 +52,13 @@ fn set(what: &str, tid: i32, cpus: &CpuSet) -> Result<(), LaunchError> {
         return Ok(());
     }
     match sched::set_affinity(tid, &list) {
-        // ESRCH: a thread that has ended since it was listed needs no CPU.
-        Err(gone) if gone.raw_os_error() == Some(3) => return Ok(()),
+        // A thread that has ended since it was listed needs no CPU.
+        Err(gone) if gone.raw_os_error() == Some(ESRCH) => return Ok(()),
         result => result.map_err(error)?,
     }
     // A cpuset narrows the mask without an error (sched_setaffinity(2)).
     let now: CpuSet = match sched::affinity(tid) {
-        Err(gone) if gone.raw_os_error() == Some(3) => return Ok(()),
+        Err(gone) if gone.raw_os_error() == Some(ESRCH) => return Ok(()),
         result => result.map_err(error)?.into_iter().collect(),
     };
     if now == *cpus {

@@ -10,6 +10,7 @@ use gpuvm_core::lifecycle::{Exit, Outcome, Patience, Stage};
 use gpuvm_core::plan::{Plan, plan};
 use gpuvm_core::profile::{Sources, VmName, parse};
 use gpuvm_core::reset::Verdict;
+use gpuvm_host::errno::EBUSY;
 use gpuvm_host::kernel::Kernel;
 use gpuvm_host::places::Places;
 use gpuvm_host::{HostError, facts};
@@ -372,7 +373,7 @@ async fn a_group_that_the_kernel_refuses_is_named_and_the_host_given_back(
 #[tokio::test]
 async fn an_operation_that_fails_half_way_gives_back_what_was_done() {
     let bench = Bench::new(&Script::default());
-    bench.fake.fault("snd_hda_intel/unbind", Fault::Errno(16));
+    bench.fake.fault("snd_hda_intel/unbind", Fault::Errno(EBUSY));
     let error = bench.up().await.unwrap_err();
     assert!(error.cause.to_string().contains(AUDIO), "{}", error.cause);
     bench.assert_given_back();

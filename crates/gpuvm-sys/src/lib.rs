@@ -10,6 +10,7 @@
 //! - [`sched`][]: CPU affinity without a limit of 1024 CPUs.
 //! - [`limits`][]: `RLIMIT_MEMLOCK`.
 //! - [`mmio`][]: checked volatile access to a mapped BAR.
+//! - [`errno`][]: names of error numbers.
 //!
 //! Kernel 5.9 is the oldest that has all of it (`close_range`; `pidfd_open` is of 5.3).
 
@@ -18,6 +19,7 @@
 #![deny(clippy::multiple_unsafe_ops_per_block)]
 
 pub mod access;
+pub mod errno;
 pub mod limits;
 pub mod mmio;
 pub mod process;

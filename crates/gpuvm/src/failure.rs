@@ -12,6 +12,7 @@ use crate::load::BadProfile;
 use crate::out;
 use gpuvm_core::plan::{Refusal, RefusalKind};
 use gpuvm_host::HostError;
+use gpuvm_host::errno::{EACCES, EBUSY, EPERM, EROFS};
 use gpuvm_run::{Cause, LaunchError, UpError};
 
 /// Why a verb failed.
@@ -142,10 +143,6 @@ impl From<UpError> for Failure {
 }
 
 fn host_code(error: &HostError) -> Exit {
-    const EPERM: i32 = 1;
-    const EBUSY: i32 = 16;
-    const EACCES: i32 = 13;
-    const EROFS: i32 = 30;
     match error {
         HostError::Reserved { .. }
         | HostError::AlreadyUp { .. }

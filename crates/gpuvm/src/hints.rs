@@ -9,10 +9,10 @@ use gpuvm_core::plan::{FileRole, MemoryMeasure, Refusal};
 use gpuvm_core::profile::GUEST_MEMORY_MIN;
 use gpuvm_core::units::{ByteSize, PageSize};
 use gpuvm_host::HostError;
+use gpuvm_host::errno::ENODEV;
 use gpuvm_host::reservation::ProcessRole;
 use gpuvm_run::LaunchError;
 
-const ENODEV: i32 = 19;
 const SIGKILL: i32 = 9;
 
 /// What to do about a refusal of the plan.

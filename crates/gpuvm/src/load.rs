@@ -5,14 +5,13 @@ use std::path::Path;
 use gpuvm_core::facts::HostFacts;
 use gpuvm_core::plan::{Plan, plan};
 use gpuvm_core::profile::{Problem, Profile, Sources, parse};
+use gpuvm_host::errno::EACCES;
 use gpuvm_host::facts;
 use gpuvm_host::reservation::pinned_cpus;
 
 use crate::cli::{Cli, ProfileArgs};
 use crate::exit::Exit;
 use crate::failure::Failure;
-
-const EACCES: i32 = 13;
 
 /// A profile that was read.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! The files that a profile names: there, readable, and nameable to QEMU.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::Path;
 
 use super::obstacle::Obstacles;
@@ -9,9 +10,6 @@ use super::{DiskKind, FileRole, PlannedDisk, Refusal};
 use crate::facts::{FileFacts, HostFacts, Presence};
 use crate::firmware::choose_uefi;
 use crate::profile::{Disk, DiskFormat, DiskMode, FirmwareKind, Profile};
-
-const EPERM: i32 = 1;
-const EACCES: i32 = 13;
 
 /// The folder of throw-away overlays in a VM's state folder. Nothing else is in it, so that what a power failure left there is
 /// known for what it is.
@@ -81,7 +79,7 @@ pub(super) fn check(profile: &Profile, facts: &HostFacts, obstacles: &mut Obstac
             Some(FileFacts::Usable { .. } | FileFacts::BlockDevice) => {}
             Some(FileFacts::BlockInUse) => obstacles.refuse(Refusal::DiskInUse { path: path.to_owned() }),
             Some(FileFacts::NotAFile) => refuse("it is neither a file nor a block device"),
-            Some(FileFacts::Unusable { errno: errno @ (EPERM | EACCES) }) => {
+            Some(FileFacts::Unusable { errno }) if is_denial(errno) => {
                 obstacles.refuse(Refusal::FileDenied { role, path: path.to_owned(), errno });
             }
             Some(FileFacts::Unusable { errno }) => refuse(&errno_words(errno)),
@@ -101,4 +99,9 @@ fn check_format(disk: &Disk, facts: &HostFacts, obstacles: &mut Obstacles) {
     };
     let (path, format) = (disk.path.clone(), disk.format);
     obstacles.refuse(Refusal::DiskFormat { path, format, found });
+}
+
+/// Tells whether an errno is a matter of permission: EPERM or EACCES.
+fn is_denial(errno: i32) -> bool {
+    io::Error::from_raw_os_error(errno).kind() == io::ErrorKind::PermissionDenied
 }

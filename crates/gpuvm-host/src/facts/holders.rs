@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use gpuvm_core::facts::Holder;
+use gpuvm_sys::errno::EBUSY;
 
 use crate::HostError;
 use crate::root::{HostRoot, list, read_text};
@@ -68,7 +69,6 @@ impl Holders {
     /// Asks the kernel whether anybody has claimed a block device below: ZFS and btrfs pools, idle arrays and volumes, mounts in
     /// another namespace. An exclusive open that isn't for writing takes nothing away from anybody (open(2), O_EXCL).
     fn block_in_use(&self, device: &Path) -> Option<Holder> {
-        const EBUSY: i32 = 16;
         self.blocks.iter().filter(|(_, folder)| folder.starts_with(device)).find_map(|(name, _)| {
             let node = self.dev.join(name);
             let opened = File::options().read(true).custom_flags(gpuvm_sys::access::O_EXCL).open(&node);

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gpuvm_core::host_ops::ImageFormat;
+use gpuvm_sys::errno::EEXIST;
 use gpuvm_sys::process::{self, Signal, SpawnSpec};
 
 use crate::{HostError, lock};
 
-const EEXIST: i32 = 17;
 /// How long qemu-img may take: it writes a header and a few tables.
 const DEADLINE: Duration = Duration::from_secs(60);
 /// The most that is quoted of what it says.

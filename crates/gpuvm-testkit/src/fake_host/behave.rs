@@ -11,13 +11,10 @@ use std::time::Duration;
 use gpuvm_core::pci::{Bdf, GroupId};
 use gpuvm_host::HostError;
 use gpuvm_host::root::{self, HostRoot};
+use gpuvm_sys::errno::{EBUSY, EINVAL, ENODEV, EPERM};
 use gpuvm_sys::watched::{WriteFailure, WriteOutcome, WriteStep};
 
 use super::{Fault, GroupFault, State};
-
-const ENODEV: i32 = 19;
-const EBUSY: i32 = 16;
-const EINVAL: i32 = 22;
 
 /// Takes a write as the kernel would.
 pub(super) fn write(
@@ -160,7 +157,10 @@ fn resize(root: &HostRoot, path: &Path, value: &str) -> io::Result<Result<(), i3
 pub(super) fn check_group(root: &HostRoot, state: &RefCell<State>, group: GroupId) -> Result<(), HostError> {
     match state.borrow().group_faults.get(&group.0) {
         Some(GroupFault::NoInterruptRemapping) => {
-            return Err(HostError::NoInterruptRemapping { group, source: io::Error::from_raw_os_error(1) });
+            return Err(HostError::NoInterruptRemapping {
+                group,
+                source: io::Error::from_raw_os_error(EPERM),
+            });
         }
         Some(GroupFault::Busy) => {
             return Err(HostError::GroupBusy { group, holder: "1234 (qemu)".to_owned() });

@@ -10,6 +10,7 @@ use gpuvm_core::lifecycle::Exit as Ended;
 use gpuvm_core::pci::{Bdf, DriverName, GroupId};
 use gpuvm_core::reset::Finding;
 use gpuvm_core::units::PageSize;
+use gpuvm_host::errno::{EINVAL, EIO, ENODEV, ENOENT, ENOSPC, ESRCH};
 use gpuvm_host::reservation::ProcessRole;
 use gpuvm_sys::process::{SpawnError, SpawnStep};
 
@@ -17,16 +18,6 @@ use super::*;
 
 #[path = "../../tests/shared/golden.rs"]
 mod golden;
-
-const EPERM: i32 = 1;
-const EIO: i32 = 5;
-const EACCES: i32 = 13;
-const EBUSY: i32 = 16;
-const ENODEV: i32 = 19;
-const EINVAL: i32 = 22;
-const ENOSPC: i32 = 28;
-const ESRCH: i32 = 3;
-const ENOENT: i32 = 2;
 
 fn errno(errno: i32) -> io::Error {
     io::Error::from_raw_os_error(errno)
