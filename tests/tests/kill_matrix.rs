@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Output;
 
 use gpuvm_core::host_ops::HostOp;
-use gpuvm_core::plan::{Plan, plan};
+use gpuvm_core::plan::{Plan, Refusal, plan};
 use gpuvm_core::profile::{Sources, parse};
 use gpuvm_e2e::killed::{KillPoint, PREPARED, Task, Verb};
 use gpuvm_host::kernel::Kernel;
@@ -34,6 +34,11 @@ struct Bench {
 impl Bench {
     /// Plans what the profile's lines say beside what all have.
     fn new(fake: FakeHost, hugepages: &str, lines: &str) -> Self {
+        Self::planned(fake, hugepages, lines).unwrap_or_else(|refusals| panic!("{refusals:?}"))
+    }
+
+    /// As [`Self::new`], for a host on which the planner may refuse it.
+    fn planned(fake: FakeHost, hugepages: &str, lines: &str) -> Result<Self, Vec<Refusal>> {
         let text = format!(
             "version = 1\nname = \"vm\"\nfirmware = \"bios\"\n[memory]\nsize = \"64M\"\nhugepages = \"{hugepages}\"\n\
              [cpu]\ncount = 1\npin = \"off\"\n{lines}"
@@ -43,10 +48,10 @@ impl Bench {
         let mut facts = facts::read(&fake.root(), &profile).unwrap();
         facts.qemu = Some(fake.path("/fake-qemu/qemu"));
         facts.qemu_img = Some(fake.fake_qemu_img());
-        let mut plan = plan(&profile, &facts).unwrap_or_else(|refusals| panic!("{refusals:?}"));
+        let mut plan = plan(&profile, &facts)?;
         move_disks(&mut plan, &fake);
         let before = fake.snapshot().unwrap();
-        Self { fake, plan, before }
+        Ok(Self { fake, plan, before })
     }
 
     fn run(&self, verb: Verb, kill: KillPoint) -> Output {
@@ -273,8 +278,18 @@ fn the_qemu_of_a_killed_launcher_is_dead_before_its_devices_are_given_back() {
 #[derive(Debug, Clone)]
 struct RandomDevice {
     driver: Option<&'static str>,
+    /// Its `driver_override`.
+    set: Option<&'static str>,
     port: Option<&'static str>,
     power: PowerAttributes,
+}
+
+/// What a device's `driver_override` was set to by whoever was there before.
+#[derive(Debug, Clone, Copy)]
+enum Set {
+    Nothing,
+    To(&'static str),
+    ToItsOwn,
 }
 
 fn device() -> impl Strategy<Value = RandomDevice> {
@@ -283,26 +298,44 @@ fn device() -> impl Strategy<Value = RandomDevice> {
     let port = prop::sample::select(vec![None, Some("0000:80:01.0"), Some("0000:80:02.0")]);
     let control = prop::sample::select(vec!["on", "auto"]);
     let d3cold = prop::sample::select(vec![None, Some("0"), Some("1")]);
-    (driver, port, control, d3cold).prop_map(|(driver, port, control, d3cold_allowed)| RandomDevice {
-        driver,
-        port,
-        power: PowerAttributes { control, d3cold_allowed },
+    let set = prop_oneof![
+        4 => Just(Set::Nothing),
+        1 => Just(Set::To("vfio-pci")),
+        1 => Just(Set::To("mlx5-vfio-pci")),
+        1 => Just(Set::ToItsOwn),
+    ];
+    (driver, set, port, control, d3cold).prop_map(|(driver, set, port, control, d3cold_allowed)| {
+        let set = match set {
+            Set::Nothing => None,
+            Set::To(driver) => Some(driver),
+            Set::ToItsOwn => driver,
+        };
+        RandomDevice { driver, set, port, power: PowerAttributes { control, d3cold_allowed } }
     })
 }
 
 const ADDRESSES: [&str; 4] = ["0000:81:00.0", "0000:82:00.0", "0000:83:00.0", "0000:84:00.0"];
 
-fn random(devices: &[RandomDevice], hugepages: &str) -> Bench {
+/// Builds a random host; none where the planner refuses an override.
+fn random(devices: &[RandomDevice], hugepages: &str) -> Option<Bench> {
     let fake = FakeHost::new();
     // One that changes its mind about power each time.
     fake.driver_sets_power("moody", "auto", "auto");
     let mut lines = String::new();
     for ((number, random), bdf) in (1..).zip(devices).zip(ADDRESSES) {
-        let RandomDevice { driver, port, power } = random.clone();
+        let RandomDevice { driver, set, port, power } = random.clone();
         fake.device(&FakeDevice { driver, port, power, class: 0xff_0000, ..gpu(bdf, number, 1) });
+        if let Some(set) = set {
+            fake.file(&format!("/sys/bus/pci/devices/{bdf}/driver_override"), format!("{set}\n"));
+        }
         lines.push_str(&format!("[[device]]\nbdf = \"{bdf}\"\n"));
     }
-    Bench::new(fake, hugepages, &lines)
+    let overridden = |refusal: &Refusal| matches!(refusal, Refusal::Overridden { .. });
+    match Bench::planned(fake, hugepages, &lines) {
+        Ok(bench) => Some(bench),
+        Err(refusals) if refusals.iter().all(overridden) => None,
+        Err(refusals) => panic!("{refusals:?}"),
+    }
 }
 
 /// A point that lies on the way for a fraction of it, or past its end.
@@ -328,6 +361,8 @@ proptest! {
         first in (0u8..4, 0.0..1.2),
     ) {
         let bench = random(&devices, hugepages);
+        prop_assume!(bench.is_some(), "an override is refused");
+        let bench = bench.unwrap();
         let steps = bench.plan.operations.len();
         let output = bench.up(point(up.0, up.1, steps));
         prop_assert!(killed(&output) || output.status.code() == Some(PREPARED), "{:?}", output);

@@ -29,10 +29,34 @@ const DRIVERS: [Option<&str>; 5] =
     [None, Some("nvidia"), Some("nvme"), Some("vfio-pci"), Some("nvgrace-gpu-vfio-pci")];
 const CLASSES: [u32; 6] = [0x03_0000, 0x03_0200, 0x04_0300, 0x01_0802, 0x02_0000, 0x06_0400];
 
+/// What a function's `driver_override` says.
+#[derive(Debug, Clone, Copy)]
+enum Override {
+    Unset,
+    VfioPci,
+    Variant,
+    /// The driver that has it.
+    Own,
+}
+
+impl Override {
+    fn of(self, driver: Option<&str>) -> Option<DriverName> {
+        match self {
+            Self::Unset => None,
+            Self::VfioPci => Some(DriverName::vfio_pci()),
+            Self::Variant => DriverName::new("nvgrace-gpu-vfio-pci"),
+            Self::Own => driver.and_then(DriverName::new),
+        }
+    }
+}
+
+/// A function of a slot: its class, its driver and what is set for it.
+type FunctionSpec = (u32, Option<&'static str>, Override);
+
 /// A slot of a host: its functions, and the node that they are on.
 #[derive(Debug, Clone)]
 struct SlotSpec {
-    functions: Vec<(u8, u32, Option<&'static str>)>,
+    functions: BTreeMap<u8, FunctionSpec>,
     node: Option<u32>,
     /// Slots of one number share a group.
     group: Option<u32>,
@@ -42,8 +66,14 @@ struct SlotSpec {
 }
 
 fn slot() -> impl Strategy<Value = SlotSpec> {
-    let functions =
-        proptest::collection::btree_map(0u8..8, (select(&CLASSES[..]), select(&DRIVERS[..])), 1..4);
+    let set = prop_oneof![
+        12 => Just(Override::Unset),
+        1 => Just(Override::VfioPci),
+        1 => Just(Override::Variant),
+        1 => Just(Override::Own),
+    ];
+    let function = (select(&CLASSES[..]), select(&DRIVERS[..]), set);
+    let functions = proptest::collection::btree_map(0u8..8, function, 1..4);
     let rare = || prop::bool::weighted(0.05);
     (
         functions,
@@ -54,10 +84,7 @@ fn slot() -> impl Strategy<Value = SlotSpec> {
         rare(),
     )
         .prop_map(|(functions, node, group, bar, critical, boot_display)| SlotSpec {
-            functions: functions
-                .into_iter()
-                .map(|(function, (class, driver))| (function, class, driver))
-                .collect(),
+            functions,
             node,
             group,
             bar,
@@ -66,14 +93,14 @@ fn slot() -> impl Strategy<Value = SlotSpec> {
         })
 }
 
-fn device(slot: &SlotSpec, class: u32, driver: Option<&str>) -> DeviceFacts {
+fn device(slot: &SlotSpec, (class, driver, set): FunctionSpec) -> DeviceFacts {
     let bar = |bits: u32| BarFacts { index: 1, size: ByteSize::bytes(1 << bits), kind: BarKind::High };
     let presence = |there| if there { Presence::Present } else { Presence::Absent };
     DeviceFacts {
         id: PciId { vendor: 0x10de, device: 0x2330 },
         class: ClassCode::new(class).unwrap(),
         driver: driver.map(|driver| DriverName::new(driver).unwrap()),
-        driver_override: None,
+        driver_override: set.of(driver),
         group: slot.group.map(GroupId),
         node: slot.node,
         boot_display: presence(slot.boot_display && class >> 16 == 3),
@@ -89,8 +116,8 @@ fn device(slot: &SlotSpec, class: u32, driver: Option<&str>) -> DeviceFacts {
 fn devices(slots: &[SlotSpec]) -> BTreeMap<Bdf, DeviceFacts> {
     let mut devices = BTreeMap::new();
     for (bus, slot) in (0x10..).zip(slots) {
-        for (function, class, driver) in &slot.functions {
-            devices.insert(Bdf::new(0, bus, 0, *function).unwrap(), device(slot, *class, *driver));
+        for (function, spec) in &slot.functions {
+            devices.insert(Bdf::new(0, bus, 0, *function).unwrap(), device(slot, *spec));
         }
     }
     devices
@@ -341,6 +368,11 @@ fn groups_are_whole(plan: &Plan, facts: &HostFacts) -> Result<(), TestCaseError>
             .filter(|planned| matches!(planned.op, HostOp::Bind { bdf, .. } if bdf == owned.bdf));
         let ours = matches!(owned.ownership, Ownership::BoundByUs { .. });
         prop_assert_eq!(binds.count(), usize::from(ours), "{}", owned.bdf);
+        let sets = plan.operations.iter().filter(
+            |planned| matches!(planned.op, HostOp::SetDriverOverride { bdf, .. } if bdf == owned.bdf),
+        );
+        let set = facts.devices[&owned.bdf].driver_override == Some(DriverName::vfio_pci());
+        prop_assert_eq!(sets.count(), usize::from(ours && !set), "{}", owned.bdf);
     }
     Ok(())
 }
@@ -419,16 +451,18 @@ proptest! {
 fn random_hosts_take_some_profiles_and_refuse_others() {
     use proptest::strategy::ValueTree;
     let mut runner = proptest::test_runner::TestRunner::deterministic();
-    let (mut planned, mut several, mut held) = (0, 0, 0);
+    let (mut planned, mut several, mut held, mut overridden) = (0, 0, 0, 0);
     for _ in 0..2000 {
         let (facts, wish) = (host(), wish()).new_tree(&mut runner).unwrap().current();
         let Some(Ok(plan)) = profile(&wish, &facts).map(|profile| plan(&profile, &facts)) else { continue };
         planned += usize::from(!plan.devices.is_empty());
         several += usize::from(plan.memory.len() > 1);
         held += usize::from(!plan.held.is_empty());
+        overridden +=
+            plan.owned().filter(|owned| facts.devices[&owned.bdf].driver_override.is_some()).count();
     }
     assert!(
-        planned > 100 && several > 10 && held > 20,
-        "{planned} planned, {several} of several nodes, {held} hold"
+        planned > 100 && several > 10 && held > 20 && overridden > 10,
+        "{planned} planned, {several} of several nodes, {held} hold, {overridden} devices with an override"
     );
 }
