@@ -213,8 +213,11 @@ impl<'a> Session<'a> {
             observer.phase(&Phase::Operation { what: planned.op.to_string() });
             let host = self.run.host(&self.baselines);
             let result = apply::apply(&host, &mut self.journal, &planned.op);
-            if let Err(HostError::InFlight { pid, .. }) = &result {
-                self.record_in_flight(*pid)?;
+            if let Err(HostError::InFlight { pid, .. }) = &result
+                && let Err(error) = self.record_in_flight(*pid)
+            {
+                // What hangs is what has to be told; that it isn't on record comes second.
+                tracing::error!("{error}");
             }
             result?;
         }
