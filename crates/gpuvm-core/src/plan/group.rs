@@ -131,13 +131,32 @@ fn held_with(
     let mut held = Vec::new();
     for other in &request.hold {
         let Some(facts) = takeable(*other, facts, obstacles) else { continue };
-        if other.slot() == bdf.slot() || (facts.group.is_some() && facts.group == device.group) {
-            held.push(*other);
-        } else {
-            obstacles.refuse(Refusal::HeldElsewhere { bdf, held: *other, group: facts.group });
+        let one_group = facts.group.is_some() && facts.group == device.group;
+        match (one_group, other.slot() == bdf.slot()) {
+            (true, _) => held.push(*other),
+            (false, true) => {
+                held.push(*other);
+                warn_of_resets(bdf, device, *other, obstacles);
+            }
+            (false, false) => {
+                obstacles.refuse(Refusal::HeldElsewhere { bdf, held: *other, group: facts.group });
+            }
         }
     }
     held
+}
+
+/// QEMU resets a card by its bus only when it has every group on it open, and it opens those that it passes (hw/vfio/pci.c,
+/// vfio_pci_hot_reset). That matters where a function can't be reset by itself.
+fn warn_of_resets(bdf: Bdf, device: &DeviceFacts, held: Bdf, obstacles: &mut Obstacles) {
+    let by_itself = ["device_specific", "acpi", "flr", "af_flr", "pm"];
+    if !device.reset_methods.iter().any(|method| by_itself.contains(&method.as_str())) {
+        let message = format!(
+            "{bdf} can only be reset together with its bus, and QEMU can't do that while {held}, which is in a group of its own, is \
+             held and not passed"
+        );
+        obstacles.warn(Topic::Reset, message);
+    }
 }
 
 /// Checks that a function may be taken from the host.

@@ -28,6 +28,8 @@ pub enum Topic {
     BootDisplay,
     /// Where BARs find room.
     AddressSpace,
+    /// How devices can be reset.
+    Reset,
 }
 
 impl std::fmt::Display for Topic {
@@ -38,6 +40,7 @@ impl std::fmt::Display for Topic {
             Self::Pinning => "pinning",
             Self::BootDisplay => "boot display",
             Self::AddressSpace => "address space",
+            Self::Reset => "reset",
         })
     }
 }

@@ -211,8 +211,10 @@ fn causes() -> Vec<(&'static str, Cause)> {
 }
 
 /// Spells a failure as it is printed, below the code that gpuvm ends with.
+/// Spells a failure as it is printed, each item after its kind, which `--json` tells and programs rely on.
 fn spelt(failure: &Failure) -> String {
-    let items: Vec<String> = failure.items.iter().map(|item| spell("error", item)).collect();
+    let item = |item: &Item| format!("[{}] {}", item.kind, spell("error", item));
+    let items: Vec<String> = failure.items.iter().map(item).collect();
     format!("exit {}\n{}\n", failure.code as u8, items.join("\n"))
 }
 

@@ -77,6 +77,18 @@ fn cpus() -> Vec<Case> {
     ]
 }
 
+/// The lab's host with the functions of a card in groups of their own, and a GPU that only its bus resets.
+fn apart() -> FakeHost {
+    let (host, audio) = (lab(), "/sys/bus/pci/devices/0000:81:00.1");
+    host.file("/sys/bus/pci/devices/0000:81:00.0/reset_method", "bus\n");
+    host.remove(&format!("{audio}/iommu_group"));
+    host.remove("/sys/kernel/iommu_groups/16/devices/0000:81:00.1");
+    host.file("/dev/vfio/30", "");
+    host.link("/sys/kernel/iommu_groups/30/devices/0000:81:00.1", audio);
+    host.link(&format!("{audio}/iommu_group"), "/sys/kernel/iommu_groups/30");
+    host
+}
+
 fn nodes_and_memory() -> Vec<Case> {
     let two = r#"device=[{bdf="41:00.0"}, {bdf="81:00.0"}]"#;
     let near = r#"device=[{bdf="41:00.0", guest-address="03.1"}, {bdf="81:00.0", guest-address="04.0"}]"#;
@@ -125,6 +137,7 @@ fn devices() -> Vec<Case> {
         case("keeps-its-variant-driver", with_driver(lab(), "0000:81:00.0", "nvgrace-gpu-vfio-pci"), &[]),
         case("whole-bridge", lab(), &[r#"device=[{bdf="0000:04:01.0"}, {bdf="0000:04:02.0"}]"#]),
         case("hold-a-member", lab(), &[r#"device=[{bdf="04:01.0", hold=["04:02.0"]}]"#]),
+        case("hold-a-function-of-another-group", apart(), &[r#"device=[{bdf="81:00.0", hold=["81:00.1"]}]"#]),
         case("hold-the-audio-function", lab(), &[r#"device=[{bdf="81:00.0", hold=["81:00.1"]}]"#]),
         case(
             "functions-listed-apart",
