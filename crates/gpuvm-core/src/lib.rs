@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod config_space;
 pub mod cpulist;
 pub mod facts;
 pub mod firmware;

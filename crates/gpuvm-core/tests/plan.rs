@@ -94,22 +94,24 @@ fn slot() -> impl Strategy<Value = SlotSpec> {
 }
 
 fn device(slot: &SlotSpec, (class, driver, set): FunctionSpec) -> DeviceFacts {
-    let bar = |bits: u32| BarFacts { index: 1, size: ByteSize::bytes(1 << bits), kind: BarKind::High };
+    let bar = |bits: u32| BarFacts {
+        index: 1,
+        size: ByteSize::bytes(1 << bits),
+        address: Some(1 << 40),
+        kind: BarKind::High,
+    };
     let presence = |there| if there { Presence::Present } else { Presence::Absent };
     DeviceFacts {
-        id: PciId { vendor: 0x10de, device: 0x2330 },
-        class: ClassCode::new(class).unwrap(),
         driver: driver.map(|driver| DriverName::new(driver).unwrap()),
         driver_override: set.of(driver),
         group: slot.group.map(GroupId),
         node: slot.node,
         boot_display: presence(slot.boot_display && class >> 16 == 3),
-        virtual_function: Presence::Absent,
-        virtual_functions: 0,
         reset_methods: vec!["flr".to_owned()],
         upstream: vec!["0000:00:01.0".parse().unwrap()],
         holders: slot.critical.then(|| Holder::Swap { device: "/dev/x".to_owned() }).into_iter().collect(),
         bars: slot.bar.map(bar).into_iter().collect(),
+        ..DeviceFacts::new(PciId { vendor: 0x10de, device: 0x2330 }, ClassCode::new(class).unwrap())
     }
 }
 

@@ -1,46 +1,111 @@
-//! Reads the host into [`HostFacts`], for the scope of one profile.
+//! Reads the host into [`HostFacts`], for the scope of one profile or wider.
 //!
 //! The index of all devices is a list of names; attributes are read only of the devices asked for, their slots and their
 //! groups: everything of 10,000 VFs would cost seconds, and reading `config` wakes sleeping devices.
 
 mod cpu;
+mod detail;
 mod files;
 mod firmware;
 mod holders;
 pub(crate) mod memory;
 mod pci;
+mod reading;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use gpuvm_core::facts::{Access, HostFacts, KernelFacts, Presence, VfioFacts};
-use gpuvm_core::pci::DriverName;
+use gpuvm_core::pci::{Bdf, DriverName};
 use gpuvm_core::profile::{FirmwareKind, Profile};
 
 use crate::HostError;
 use crate::root::{HostRoot, list, read_text};
+
+pub(crate) use reading::Reading;
+
+/// Which devices a survey is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// These, with their slots, their groups and the bridges above them.
+    Devices(BTreeSet<Bdf>),
+    /// All that the class and the kind of function make worth a look: no virtual functions, and of bridges only those above.
+    Passable,
+    /// All there are.
+    All,
+}
+
+/// How deep a survey looks into each device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// What sysfs tells without touching the device.
+    Sysfs,
+    /// Its config space too, where that wakes nobody.
+    Config,
+}
 
 /// Reads what a plan for this profile needs to know.
 ///
 /// # Errors
 /// Returns the first attribute that can't be read or makes no sense; what isn't there is a fact, and no error.
 pub fn read(root: &HostRoot, profile: &Profile) -> Result<HostFacts, HostError> {
-    let mut facts = HostFacts {
-        kernel: kernel(root)?,
-        cpus: cpu::read(root)?,
-        nodes: memory::nodes(root)?,
-        iommus: list(&root.path("/sys/class/iommu"))?,
+    let reading = Reading::strict();
+    let mut facts = host(root, &reading)?;
+    let asked = pci::asked(profile);
+    if !asked.is_empty() {
+        pci::read(root, &Scope::Devices(asked), Depth::Sysfs, &reading, &mut facts)?;
+    }
+    for_profile(root, profile, &reading, &mut facts)?;
+    Ok(facts)
+}
+
+/// Reads what there is to know of the host and of the devices in scope. What can't be read goes to
+/// [`HostFacts::unread`], and the survey goes on: a broken host is the one that most needs to be looked at.
+///
+/// # Errors
+/// None by reading; the result is that of [`read`] so that both go one way.
+pub fn survey(
+    root: &HostRoot,
+    scope: &Scope,
+    depth: Depth,
+    profile: Option<&Profile>,
+) -> Result<HostFacts, HostError> {
+    let reading = Reading::lenient();
+    let mut facts = host(root, &reading)?;
+    pci::read(root, scope, depth, &reading, &mut facts)?;
+    match profile {
+        Some(profile) => for_profile(root, profile, &reading, &mut facts)?,
+        None => facts.firmware = reading.take(firmware::read(root))?,
+    }
+    facts.unread = reading.unread();
+    Ok(facts)
+}
+
+fn host(root: &HostRoot, reading: &Reading) -> Result<HostFacts, HostError> {
+    Ok(HostFacts {
+        kernel: reading.take(kernel(root))?,
+        cpus: reading.take(cpu::read(root))?,
+        nodes: reading.take(memory::nodes(root))?,
+        iommus: reading.take(list(&root.path("/sys/class/iommu")))?,
         vfio: vfio(root),
         kvm: access(root, "/dev/kvm"),
         qemu: find(root, "qemu-system-x86_64"),
         qemu_img: find(root, "qemu-img"),
         ..HostFacts::default()
-    };
-    pci::read(root, profile, &mut facts)?;
+    })
+}
+
+fn for_profile(
+    root: &HostRoot,
+    profile: &Profile,
+    reading: &Reading,
+    facts: &mut HostFacts,
+) -> Result<(), HostError> {
     if profile.firmware == FirmwareKind::Uefi {
-        facts.firmware = firmware::read(root)?;
+        facts.firmware = reading.take(firmware::read(root))?;
     }
-    files::read(root, profile, &mut facts);
-    Ok(facts)
+    files::read(root, profile, facts);
+    Ok(())
 }
 
 /// Reads which kernel runs, and in which boot.

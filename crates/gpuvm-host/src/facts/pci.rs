@@ -10,33 +10,66 @@ use gpuvm_core::profile::{DeviceRequest, Profile};
 use gpuvm_core::units::ByteSize;
 
 use super::holders::Holders;
+use super::{Depth, Reading, Scope, detail};
 use crate::HostError;
 use crate::root::{self, HostRoot, link_name, list, read_hex, read_text};
 
-/// Reads the devices that the profile names, the other functions of their slots, and the members of all groups touched.
-pub(super) fn read(root: &HostRoot, profile: &Profile, facts: &mut HostFacts) -> Result<(), HostError> {
-    if profile.devices.is_empty() {
-        return Ok(());
-    }
-    let index: BTreeSet<Bdf> =
-        list(&root.path("/sys/bus/pci/devices"))?.iter().filter_map(|name| name.parse().ok()).collect();
-    let holders = Holders::read(root)?;
+/// Returns the functions that a profile names.
+pub(super) fn asked(profile: &Profile) -> BTreeSet<Bdf> {
     let named = |device: &DeviceRequest| std::iter::once(device.bdf).chain(device.hold.clone());
-    let asked: BTreeSet<_> = profile.devices.iter().flat_map(named).map(|bdf| bdf.slot()).collect();
-    let mut scope: Vec<Bdf> = index.iter().copied().filter(|bdf| asked.contains(&bdf.slot())).collect();
-    while let Some(bdf) = scope.pop() {
+    profile.devices.iter().flat_map(named).collect()
+}
+
+/// Reads the devices in scope, the other functions of their slots, and the members of all groups touched.
+pub(super) fn read(
+    root: &HostRoot,
+    scope: &Scope,
+    depth: Depth,
+    reading: &Reading,
+    facts: &mut HostFacts,
+) -> Result<(), HostError> {
+    let index: BTreeSet<Bdf> = reading
+        .take(list(&root.path("/sys/bus/pci/devices")))?
+        .iter()
+        .filter_map(|name| name.parse().ok())
+        .collect();
+    let reader = Reader { root, depth, reading, holders: reading.take(Holders::read(root))? };
+    let mut left = in_scope(root, scope, index);
+    while let Some(bdf) = left.pop() {
         if facts.devices.contains_key(&bdf) {
             continue;
         }
-        let Some(device) = device(root, bdf, &holders)? else { continue };
+        let Some(device) = reader.device(bdf)? else { continue };
         if let Some(group) = device.group.filter(|group| !facts.groups.contains_key(group)) {
-            let members = members(root, group)?;
-            scope.extend(&members);
+            let members = reading.take(members(root, group))?;
+            left.extend(&members);
             facts.groups.insert(group, members);
+        }
+        // A plan needs to know only which bridges there are; to judge the way up, they must be looked at.
+        if depth == Depth::Config {
+            left.extend(&device.upstream);
         }
         facts.devices.insert(bdf, device);
     }
     Ok(())
+}
+
+fn in_scope(root: &HostRoot, scope: &Scope, index: BTreeSet<Bdf>) -> Vec<Bdf> {
+    match scope {
+        Scope::All => index.into_iter().collect(),
+        Scope::Devices(asked) => {
+            let slots: BTreeSet<_> = asked.iter().map(|bdf| bdf.slot()).collect();
+            index.into_iter().filter(|bdf| slots.contains(&bdf.slot())).collect()
+        }
+        Scope::Passable => {
+            let passable = |bdf: &Bdf| {
+                let folder = root.device(*bdf);
+                let class = read_hex(&folder.join("class")).ok().flatten().and_then(ClassCode::new);
+                class.is_none_or(|class| !class.is_bridge()) && !folder.join("physfn").exists()
+            };
+            index.into_iter().filter(passable).collect()
+        }
+    }
 }
 
 fn members(root: &HostRoot, group: GroupId) -> Result<Vec<Bdf>, HostError> {
@@ -45,32 +78,63 @@ fn members(root: &HostRoot, group: GroupId) -> Result<Vec<Bdf>, HostError> {
     Ok(list(&folder)?.iter().filter_map(|name| name.parse().ok()).collect())
 }
 
-/// Reads one device, or `None` if it went away meanwhile.
-fn device(root: &HostRoot, bdf: Bdf, holders: &Holders) -> Result<Option<DeviceFacts>, HostError> {
-    let folder = root.device(bdf);
-    let hex = |name: &str| read_hex(&folder.join(name));
-    let (Some(vendor), Some(device), Some(class)) = (hex("vendor")?, hex("device")?, hex("class")?) else {
-        return Ok(None);
-    };
+/// Reads devices one by one.
+struct Reader<'a> {
+    root: &'a HostRoot,
+    depth: Depth,
+    reading: &'a Reading,
+    holders: Holders,
+}
+
+impl Reader<'_> {
+    /// Reads one device, or `None` if it went away meanwhile.
+    fn device(&self, bdf: Bdf) -> Result<Option<DeviceFacts>, HostError> {
+        let (root, reading) = (self.root, self.reading);
+        let folder = root.device(bdf);
+        let hex = |name: &str| reading.take(read_hex(&folder.join(name)));
+        let (Some(vendor), Some(device), Some(class)) = (hex("vendor")?, hex("device")?, hex("class")?)
+        else {
+            return Ok(None);
+        };
+        let class = ClassCode::new(class).ok_or_else(|| {
+            HostError::content(&folder.join("class"), &format!("{class:#x}"), "no class code")
+        });
+        let Some(class) = reading.take(class.map(Some))? else { return Ok(None) };
+        let real = fs::canonicalize(&folder).map_err(HostError::file("resolve", &folder));
+        let Some(real) = reading.take(real.map(Some))? else { return Ok(None) };
+        let physical = reading.take(link_name(&folder.join("physfn")))?;
+        let count = |name: &str| {
+            Ok::<u32, HostError>(reading.take(root::read_parsed(&folder.join(name)))?.unwrap_or(0))
+        };
+        let boot_vga = reading.take(read_text(&folder.join("boot_vga")))?;
+        let mut facts = DeviceFacts {
+            driver: reading.take(root::driver_of(root, bdf))?,
+            driver_override: reading.take(root::override_of(root, bdf))?,
+            group: reading.take(group_of(&folder))?,
+            node: reading.take(node_of(&folder))?,
+            boot_display: presence(boot_vga.is_some_and(|text| text.trim() == "1")),
+            virtual_function: presence(physical.is_some()),
+            virtual_functions: count("sriov_numvfs")?,
+            reset_methods: words(reading.take(read_text(&folder.join("reset_method")))?),
+            upstream: upstream(&real, bdf),
+            holders: self.holders.of(&real),
+            bars: reading.take(bars(&folder.join("resource")))?,
+            subsystem: hex("subsystem_vendor")?.zip(hex("subsystem_device")?).map(|(v, d)| id(v, d)),
+            revision: hex("revision")?.and_then(|revision| u8::try_from(revision).ok()),
+            physical_function: physical.and_then(|name| name.to_str()?.parse().ok()),
+            virtual_functions_total: count("sriov_totalvfs")?,
+            ..DeviceFacts::new(id(vendor, device), class)
+        };
+        if self.depth == Depth::Config {
+            detail::read(root, bdf, reading, &mut facts)?;
+        }
+        Ok(Some(facts))
+    }
+}
+
+fn id(vendor: u32, device: u32) -> PciId {
     let low = |value: u32| u16::try_from(value & 0xffff).unwrap_or(u16::MAX);
-    let class = ClassCode::new(class)
-        .ok_or_else(|| HostError::content(&folder.join("class"), &format!("{class:#x}"), "no class code"))?;
-    let real = fs::canonicalize(&folder).map_err(HostError::file("resolve", &folder))?;
-    Ok(Some(DeviceFacts {
-        id: PciId { vendor: low(vendor), device: low(device) },
-        class,
-        driver: root::driver_of(root, bdf)?,
-        driver_override: root::override_of(root, bdf)?,
-        group: group_of(&folder)?,
-        node: node_of(&folder)?,
-        boot_display: presence(read_text(&folder.join("boot_vga"))?.is_some_and(|text| text.trim() == "1")),
-        virtual_function: presence(link_name(&folder.join("physfn"))?.is_some()),
-        virtual_functions: root::read_parsed(&folder.join("sriov_numvfs"))?.unwrap_or(0),
-        reset_methods: words(read_text(&folder.join("reset_method"))?),
-        upstream: upstream(&real, bdf),
-        holders: holders.of(&real),
-        bars: bars(&folder.join("resource"))?,
-    }))
+    PciId { vendor: low(vendor), device: low(device) }
 }
 
 fn presence(there: bool) -> Presence {
@@ -106,6 +170,7 @@ const IORESOURCE_IO: u64 = 0x100;
 const IORESOURCE_MEM: u64 = 0x200;
 const IORESOURCE_PREFETCH: u64 = 0x2000;
 const IORESOURCE_MEM_64: u64 = 0x10_0000;
+const IORESOURCE_UNSET: u64 = 0x2000_0000;
 
 /// Reads the base address registers: one line each of begin, end and flags; all zeros where there is none.
 fn bars(path: &Path) -> Result<Vec<BarFacts>, HostError> {
@@ -125,7 +190,9 @@ fn bars(path: &Path) -> Result<Vec<BarFacts>, HostError> {
             _ => BarKind::Low,
         };
         if end > begin {
-            bars.push(BarFacts { index, size: ByteSize::bytes(end - begin + 1), kind });
+            let placed = begin != 0 && flags & IORESOURCE_UNSET == 0;
+            let size = ByteSize::bytes((end - begin).saturating_add(1));
+            bars.push(BarFacts { index, size, address: placed.then_some(begin), kind });
         }
     }
     Ok(bars)

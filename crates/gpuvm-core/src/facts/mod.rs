@@ -1,4 +1,7 @@
-//! What is known about the host: plain data, read once, for the scope of one profile.
+//! What is known about the host: plain data, read once, for the scope of one profile or of the whole host.
+
+mod device;
+mod holder;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,8 +9,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::cpulist::CpuSet;
-use crate::pci::{Bdf, ClassCode, DriverName, GroupId, PciId};
+use crate::pci::{Bdf, GroupId};
 use crate::units::{ByteSize, PageSize};
+
+pub use device::{
+    BarFacts, BarKind, ConfigFacts, DeviceFacts, LinkFacts, LinkSpeed, PowerFacts, ResizableBar,
+};
+pub use holder::Holder;
 
 /// The facts that a plan rests on. Serialisable, so that they can go with a bug report.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -40,6 +48,9 @@ pub struct HostFacts {
     pub state_dir: PathBuf,
     /// The firmware descriptors, best first (docs/interop/firmware.json of QEMU).
     pub firmware: Vec<FirmwareFacts>,
+    /// What couldn't be read, in words: a survey goes on without it, and what rests on it is unknown.
+    #[serde(default)]
+    pub unread: Vec<String>,
 }
 
 /// The running kernel.
@@ -138,103 +149,6 @@ pub enum Access {
     Denied,
     /// It can be opened for reading and writing.
     Usable,
-}
-
-/// A PCI function.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeviceFacts {
-    /// Vendor and device id, as the kernel cached them.
-    pub id: PciId,
-    /// The class.
-    pub class: ClassCode,
-    /// The driver that owns it.
-    pub driver: Option<DriverName>,
-    /// `driver_override`, if one is set.
-    pub driver_override: Option<DriverName>,
-    /// Its IOMMU group.
-    pub group: Option<GroupId>,
-    /// Its node, where the firmware tells.
-    pub node: Option<u32>,
-    /// Whether the firmware used it as the boot display.
-    pub boot_display: Presence,
-    /// Whether it is an SR-IOV virtual function.
-    pub virtual_function: Presence,
-    /// How many virtual functions it has enabled.
-    pub virtual_functions: u32,
-    /// The reset methods that the kernel lists.
-    pub reset_methods: Vec<String>,
-    /// The bridges above it, from the root port down to the nearest.
-    pub upstream: Vec<Bdf>,
-    /// What the host itself can't do without, as far as it sits on this device.
-    pub holders: Vec<Holder>,
-    /// Its base address registers that have an address.
-    #[serde(default)]
-    pub bars: Vec<BarFacts>,
-}
-
-/// A base address register, as the kernel has placed it (`resource`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BarFacts {
-    /// Its number, 0 to 5.
-    pub index: u8,
-    /// Its size, a power of two.
-    pub size: ByteSize,
-    /// Where it can be placed.
-    pub kind: BarKind,
-}
-
-/// Where a base address register can be placed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum BarKind {
-    /// I/O ports.
-    Io,
-    /// Memory below 4 GiB: 32-bit registers, and those that aren't prefetchable, since a bridge's window for them is 32 bits
-    /// wide (PCI-to-PCI Bridge Architecture Specification, 3.2.5.8).
-    Low,
-    /// Memory anywhere: 64-bit and prefetchable.
-    High,
-}
-
-/// A part of the host that sits on a device.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "kind")]
-pub enum Holder {
-    /// A mounted file system.
-    Mount {
-        /// The block device.
-        device: String,
-        /// Where it is mounted.
-        target: String,
-    },
-    /// Swap space.
-    Swap {
-        /// The block device.
-        device: String,
-    },
-    /// A block device that something else of the host has: a volume, an array, a pool, a mount in another namespace.
-    BlockInUse {
-        /// The block device.
-        device: String,
-    },
-    /// A network interface that the default route goes out by.
-    Route {
-        /// The interface.
-        interface: String,
-    },
-}
-
-impl std::fmt::Display for Holder {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Mount { device, target } => write!(f, "{device} is mounted on {target}"),
-            Self::Swap { device } => write!(f, "{device} is swap space"),
-            Self::BlockInUse { device } => {
-                write!(f, "{device} is in use (a volume, an array, a pool or a mount elsewhere)")
-            }
-            Self::Route { interface } => write!(f, "{interface} carries the default route"),
-        }
-    }
 }
 
 /// What a file that the profile names turned out to be.

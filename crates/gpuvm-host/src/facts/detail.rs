@@ -1,0 +1,112 @@
+//! What is read of a device only when it is looked at closely.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+
+use gpuvm_core::config_space::Capabilities;
+use gpuvm_core::facts::{ConfigFacts, DeviceFacts, LinkFacts, LinkSpeed, PowerFacts, Presence, ResizableBar};
+use gpuvm_core::pci::Bdf;
+use gpuvm_core::units::ByteSize;
+
+use super::Reading;
+use crate::HostError;
+use crate::root::{self, HostRoot, list, read_text};
+
+/// Adds link, power, names and config space.
+pub(super) fn read(
+    root: &HostRoot,
+    bdf: Bdf,
+    reading: &Reading,
+    facts: &mut DeviceFacts,
+) -> Result<(), HostError> {
+    let folder = root.device(bdf);
+    let text = |name: &str| {
+        Ok::<_, HostError>(reading.take(read_text(&folder.join(name)))?.map(|text| text.trim().to_owned()))
+    };
+    facts.link = link(&folder, reading)?;
+    facts.power = PowerFacts {
+        policy: reading.take(crate::power::read(root, bdf))?,
+        state: text("power_state")?,
+        runtime: text("power/runtime_status")?,
+    };
+    facts.modalias = text("modalias")?;
+    facts.resizable = resizable(&folder, reading)?;
+    facts.buses = buses(&folder, reading)?;
+    facts.nodes = nodes(&folder, reading)?;
+    // The kernel wakes a device that is in D3cold, or below a port that sleeps, to read its config space
+    // (pci_config_pm_runtime_get of drivers/pci/pci-sysfs.c).
+    let asleep = |folder: &Path| -> Result<bool, HostError> {
+        let runtime = reading.take(read_text(&folder.join("power/runtime_status")))?;
+        Ok(runtime.is_some_and(|text| text.trim() == "suspended"))
+    };
+    let mut wakes = facts.power.state.as_deref() == Some("D3cold");
+    for bridge in &facts.upstream {
+        wakes = wakes || asleep(&root.device(*bridge))?;
+    }
+    if !wakes {
+        facts.config = reading.take(config(&folder))?;
+    }
+    Ok(())
+}
+
+fn link(folder: &Path, reading: &Reading) -> Result<Option<LinkFacts>, HostError> {
+    let text = |name: &str| reading.take(read_text(&folder.join(name)));
+    let speed = |name: &str| Ok::<_, HostError>(text(name)?.as_deref().and_then(LinkSpeed::parse));
+    // An unknown width is 255.
+    let width = |name: &str| {
+        let width = text(name)?.and_then(|text| text.trim().parse().ok());
+        Ok::<_, HostError>(width.filter(|width: &u8| *width <= 32))
+    };
+    let link = LinkFacts {
+        speed: speed("current_link_speed")?,
+        width: width("current_link_width")?,
+        max_speed: speed("max_link_speed")?,
+        max_width: width("max_link_width")?,
+    };
+    Ok(Some(link).filter(|link| *link != LinkFacts::default()))
+}
+
+/// Reads which sizes registers can have: bit N of the mask is 2^N MiB (Documentation/ABI/testing/sysfs-bus-pci).
+fn resizable(folder: &Path, reading: &Reading) -> Result<Vec<ResizableBar>, HostError> {
+    let mut bars = Vec::new();
+    for index in 0..6 {
+        let path = folder.join(format!("resource{index}_resize"));
+        let Some(text) = reading.take(read_text(&path))? else { continue };
+        let mask =
+            u64::from_str_radix(text.trim(), 16).map_err(|error| HostError::content(&path, &text, error));
+        let mask = reading.take(mask)?;
+        let sizes = (0..43).filter(|bit| mask >> bit & 1 == 1).map(|bit| ByteSize::bytes(1 << (20 + bit)));
+        bars.push(ResizableBar { index, sizes: sizes.collect() });
+    }
+    Ok(bars)
+}
+
+fn buses(folder: &Path, reading: &Reading) -> Result<Option<(u8, u8)>, HostError> {
+    let bus = |name: &str| reading.take(root::read_parsed(&folder.join(name)));
+    Ok(bus("secondary_bus_number")?.zip(bus("subordinate_bus_number")?))
+}
+
+/// Lists what the host calls a device: the names below `net`, `drm`, `nvme`, `sound` and so on.
+fn nodes(folder: &Path, reading: &Reading) -> Result<Vec<String>, HostError> {
+    let mut names = Vec::new();
+    for class in ["net", "drm", "nvme", "sound", "infiniband", "graphics", "accel", "misc"] {
+        names.extend(reading.take(list(&folder.join(class)))?);
+    }
+    Ok(names)
+}
+
+/// Reads the config space: 4096 bytes for root on PCI Express, 256 on PCI, 64 for anybody else.
+fn config(folder: &Path) -> Result<Option<ConfigFacts>, HostError> {
+    let path = folder.join("config");
+    let mut bytes = Vec::new();
+    let Ok(expected) = fs::metadata(&path).map(|data| data.len()) else { return Ok(None) };
+    let read = File::open(&path).and_then(|file| file.take(4096).read_to_end(&mut bytes));
+    read.map_err(HostError::file("read", &path))?;
+    let complete = if bytes.len() as u64 >= expected.min(256) && bytes.len() > 64 {
+        Presence::Present
+    } else {
+        Presence::Absent
+    };
+    Ok(Some(ConfigFacts { capabilities: Capabilities::parse(&bytes), complete }))
+}
