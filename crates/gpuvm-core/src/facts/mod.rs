@@ -1,7 +1,9 @@
 //! What is known about the host: plain data, read once, for the scope of one profile or of the whole host.
 
+mod boot;
 mod device;
 mod holder;
+mod platform;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,10 +14,12 @@ use crate::cpulist::CpuSet;
 use crate::pci::{Bdf, GroupId};
 use crate::units::{ByteSize, PageSize};
 
+pub use boot::BootFacts;
 pub use device::{
     BarFacts, BarKind, ConfigFacts, DeviceFacts, LinkFacts, LinkSpeed, PowerFacts, ResizableBar,
 };
 pub use holder::Holder;
+pub use platform::PlatformFacts;
 
 /// The facts that a plan rests on. Serialisable, so that they can go with a bug report.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -48,6 +52,12 @@ pub struct HostFacts {
     pub state_dir: PathBuf,
     /// The firmware descriptors, best first (docs/interop/firmware.json of QEMU).
     pub firmware: Vec<FirmwareFacts>,
+    /// The machine, its firmware, its distribution, and what of the running system matters to guests.
+    #[serde(default)]
+    pub platform: PlatformFacts,
+    /// What happens to devices at boot: modules, options, rules.
+    #[serde(default)]
+    pub boot: BootFacts,
     /// What couldn't be read, in words: a survey goes on without it, and what rests on it is unknown.
     #[serde(default)]
     pub unread: Vec<String>,

@@ -3,6 +3,7 @@
 //! The index of all devices is a list of names; attributes are read only of the devices asked for, their slots and their
 //! groups: everything of 10,000 VFs would cost seconds, and reading `config` wakes sleeping devices.
 
+mod boot;
 mod cpu;
 mod detail;
 mod files;
@@ -10,6 +11,7 @@ mod firmware;
 mod holders;
 pub(crate) mod memory;
 mod pci;
+mod platform;
 mod reading;
 
 use std::collections::BTreeSet;
@@ -77,6 +79,8 @@ pub fn survey(
         Some(profile) => for_profile(root, profile, &reading, &mut facts)?,
         None => facts.firmware = reading.take(firmware::read(root))?,
     }
+    facts.platform = platform::read(root, &reading)?;
+    facts.boot = boot::read(root, &reading)?;
     facts.unread = reading.unread();
     Ok(facts)
 }

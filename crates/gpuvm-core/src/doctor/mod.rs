@@ -1,0 +1,241 @@
+//! The doctor: whether firmware, topology, drivers, isolation and resources agree, check by check.
+//!
+//! Each check is a file with a [`Definition`]: what it is called, why it matters, and a pure function from facts to judgements.
+//! [`examine`] runs all of them. A check whose fact couldn't be read says [`Verdict::Unknown`], never [`Verdict::Ok`].
+
+mod firmware;
+mod remedy;
+mod topology;
+
+use serde::Serialize;
+
+pub use remedy::{Distribution, Package, Remedy};
+
+use crate::facts::HostFacts;
+use crate::pci::{Bdf, GroupId};
+use crate::profile::Profile;
+
+/// All checks, in the order in which they are shown.
+const CHECKS: &[&[Definition]] = &[firmware::CHECKS, topology::CHECKS];
+
+/// What a check is about; the deeper a layer, the more it rests on those before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Layer {
+    /// The firmware, and the IOMMU that it switches on.
+    Firmware,
+    /// Ports, links, BARs.
+    Topology,
+    /// Who has which device, now and after the next boot.
+    Ownership,
+    /// What keeps a device's DMA where it belongs.
+    Isolation,
+    /// KVM, QEMU, guest firmware, the kernel's VFIO.
+    Platform,
+    /// Memory, CPUs, limits.
+    Resources,
+}
+
+impl std::fmt::Display for Layer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Firmware => "firmware and IOMMU",
+            Self::Topology => "PCIe topology",
+            Self::Ownership => "driver ownership",
+            Self::Isolation => "isolation",
+            Self::Platform => "VM platform",
+            Self::Resources => "resources",
+        })
+    }
+}
+
+/// How a check ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// It is as it should be.
+    Ok,
+    /// It isn't about this host or this profile.
+    NotApplicable,
+    /// What it rests on couldn't be read.
+    Unknown,
+    /// A guest would run, and something of it may go wrong or be slow.
+    Warning,
+    /// A guest wouldn't run.
+    Failed,
+}
+
+impl std::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Ok => "ok",
+            Self::NotApplicable => "not applicable",
+            Self::Unknown => "unknown",
+            Self::Warning => "warning",
+            Self::Failed => "failed",
+        })
+    }
+}
+
+/// What a judgement is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Subject {
+    /// The host as a whole.
+    Host,
+    /// One function.
+    Device {
+        /// Its address.
+        bdf: Bdf,
+    },
+    /// One IOMMU group.
+    Group {
+        /// Its number.
+        group: GroupId,
+    },
+    /// One NUMA node.
+    Node {
+        /// Its number.
+        node: u32,
+    },
+}
+
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Host => f.write_str("host"),
+            Self::Device { bdf } => bdf.fmt(f),
+            Self::Group { group } => write!(f, "group {group}"),
+            Self::Node { node } => write!(f, "node {node}"),
+        }
+    }
+}
+
+/// One finding of the doctor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// The check's name, stable: `iommu-active`.
+    pub name: &'static str,
+    /// What it is about.
+    pub layer: Layer,
+    /// What of the host it is about.
+    pub subject: Subject,
+    /// How it ended.
+    pub verdict: Verdict,
+    /// What was found, in one sentence.
+    pub found: String,
+    /// What was read to find it: paths and values.
+    pub read: Vec<String>,
+    /// Why it matters, in one sentence.
+    pub why: &'static str,
+    /// What to do about it, where something is to be done.
+    pub remedy: Option<Remedy>,
+}
+
+/// All findings of the doctor, by layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Examination {
+    /// The findings.
+    pub checks: Vec<Check>,
+}
+
+impl Examination {
+    /// Tells whether nothing failed.
+    pub fn is_fit(&self) -> bool {
+        self.checks.iter().all(|check| check.verdict != Verdict::Failed)
+    }
+
+    /// Counts the findings of a kind.
+    pub fn count(&self, verdict: Verdict) -> usize {
+        self.checks.iter().filter(|check| check.verdict == verdict).count()
+    }
+}
+
+/// A check as it is written down.
+pub(crate) struct Definition {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// What it is about.
+    pub(crate) layer: Layer,
+    /// Why it matters, in one sentence.
+    pub(crate) why: &'static str,
+    /// Judges the host; one judgement for each subject that it looked at.
+    pub(crate) judge: fn(&Case<'_>) -> Vec<Judgement>,
+}
+
+/// What a check may look at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Case<'a> {
+    /// The host.
+    pub(crate) facts: &'a HostFacts,
+    /// The profile whose needs are judged, if one is given.
+    pub(crate) profile: Option<&'a Profile>,
+    /// The functions that are to be passed, whole cards: those of the profile, or whatever the user named.
+    pub(crate) targets: &'a [Bdf],
+}
+
+impl Case<'_> {
+    /// Returns whose commands a remedy names.
+    pub(crate) fn distribution(&self) -> Distribution {
+        self.facts.platform.distribution
+    }
+}
+
+/// What a check found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Judgement {
+    pub(crate) subject: Subject,
+    pub(crate) verdict: Verdict,
+    pub(crate) found: String,
+    pub(crate) read: Vec<String>,
+    pub(crate) remedy: Option<Remedy>,
+}
+
+impl Judgement {
+    /// Makes a judgement of the host as a whole, with nothing to be done about it yet.
+    pub(crate) fn of_host(verdict: Verdict, found: impl Into<String>) -> Self {
+        Self::of(Subject::Host, verdict, found)
+    }
+
+    /// Makes a judgement, with nothing to be done about it yet.
+    pub(crate) fn of(subject: Subject, verdict: Verdict, found: impl Into<String>) -> Self {
+        Self { subject, verdict, found: found.into(), read: Vec::new(), remedy: None }
+    }
+
+    /// Adds something that was read, as `path: value`.
+    pub(crate) fn read(mut self, what: impl Into<String>) -> Self {
+        self.read.push(what.into());
+        self
+    }
+
+    /// Adds what to do about it.
+    pub(crate) fn remedy(mut self, remedy: Remedy) -> Self {
+        self.remedy = Some(remedy);
+        self
+    }
+}
+
+/// Examines a host, for a profile if one is given, and for the functions that are to be passed.
+pub fn examine(facts: &HostFacts, profile: Option<&Profile>, targets: &[Bdf]) -> Examination {
+    let case = Case { facts, profile, targets };
+    let mut checks = Vec::new();
+    for definition in CHECKS.iter().copied().flatten() {
+        checks.extend((definition.judge)(&case).into_iter().map(|judgement| Check {
+            name: definition.name,
+            layer: definition.layer,
+            subject: judgement.subject,
+            verdict: judgement.verdict,
+            found: judgement.found,
+            read: judgement.read,
+            why: definition.why,
+            remedy: judgement.remedy,
+        }));
+    }
+    checks.sort_by_key(|check| check.layer);
+    Examination { checks }
+}
+
+/// Lists the names of all checks with their layers, in order.
+pub fn names() -> impl Iterator<Item = (Layer, &'static str)> {
+    CHECKS.iter().copied().flatten().map(|definition| (definition.layer, definition.name))
+}
