@@ -6,7 +6,7 @@ use gpuvm_core::facts::HostFacts;
 use gpuvm_core::plan::{Plan, plan};
 use gpuvm_core::profile::{Problem, Profile, Sources, parse};
 use gpuvm_host::errno::EACCES;
-use gpuvm_host::facts;
+use gpuvm_host::facts::{self, Depth, Scope};
 use gpuvm_host::reservation::pinned_cpus;
 
 use crate::cli::{Cli, ProfileArgs};
@@ -50,11 +50,42 @@ pub(crate) fn profile(args: &ProfileArgs) -> Result<Loaded, Failure> {
 
 /// Reads the host and plans the profile on it.
 pub(crate) fn planned(cli: &Cli, profile: &Profile) -> Result<(Plan, HostFacts), Failure> {
-    if let Some(root) = cli.host_root.as_ref().filter(|root| !root.join("sys").is_dir()) {
-        let message = format!("--host-root {}: there is no folder `sys` in it", root.display());
-        return Err(Failure::one(Exit::Usage, message, None));
-    }
-    let mut facts = facts::read(&cli.host_root(), profile)?;
+    let facts = facts_for(cli, profile)?;
+    let plan = plan(profile, &facts)?;
+    Ok((plan, facts))
+}
+
+/// Reads what a plan for a profile needs to know; a plan isn't made of half the facts.
+pub(crate) fn facts_for(cli: &Cli, profile: &Profile) -> Result<HostFacts, Failure> {
+    check_host_root(cli)?;
+    let facts = facts::read(&cli.host_root(), profile)?;
+    with_own(cli, facts, Some(profile))
+}
+
+/// Reads what there is to know of the host and of the devices in scope, and goes on where something can't be read.
+#[allow(dead_code, reason = "the verbs that look at hosts come next")]
+pub(crate) fn survey(
+    cli: &Cli,
+    scope: &Scope,
+    depth: Depth,
+    profile: Option<&Profile>,
+) -> Result<HostFacts, Failure> {
+    check_host_root(cli)?;
+    let facts = facts::survey(&cli.host_root(), scope, depth, profile)?;
+    with_own(cli, facts, profile)
+}
+
+fn check_host_root(cli: &Cli) -> Result<(), Failure> {
+    let Some(root) = cli.host_root.as_ref().filter(|root| !root.join("sys").is_dir()) else {
+        return Ok(());
+    };
+    let message = format!("--host-root {}: there is no folder `sys` in it", root.display());
+    Err(Failure::one(Exit::Usage, message, None))
+}
+
+/// Adds what gpuvm itself knows: its folders, and the CPUs that its other VMs have.
+fn with_own(cli: &Cli, mut facts: HostFacts, profile: Option<&Profile>) -> Result<HostFacts, Failure> {
+    let Some(profile) = profile else { return Ok(facts) };
     facts.state_dir = cli.places().state(&profile.name);
     if !cli.is_recorded() {
         match pinned_cpus(&cli.places(), &facts.kernel.boot_id, &profile.name) {
@@ -66,6 +97,5 @@ pub(crate) fn planned(cli: &Cli, profile: &Profile) -> Result<(Plan, HostFacts),
             Err(error) => return Err(error.into()),
         }
     }
-    let plan = plan(profile, &facts)?;
-    Ok((plan, facts))
+    Ok(facts)
 }
