@@ -33,7 +33,7 @@ pub struct DeviceFacts {
     pub reset_methods: Vec<String>,
     /// The bridges above it, from the root port down to the nearest.
     pub upstream: Vec<Bdf>,
-    /// What the host itself can't do without, as far as it sits on this device.
+    /// What of the host sits on it, and who uses it.
     pub holders: Vec<Holder>,
     /// Its base address registers.
     #[serde(default)]

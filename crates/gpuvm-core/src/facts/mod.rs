@@ -18,7 +18,7 @@ pub use boot::BootFacts;
 pub use device::{
     BarFacts, BarKind, ConfigFacts, DeviceFacts, LinkFacts, LinkSpeed, PowerFacts, ResizableBar,
 };
-pub use holder::Holder;
+pub use holder::{DEFAULT_ROUTE, Gravity, Holder, ProcessFacts, Users};
 pub use platform::PlatformFacts;
 
 /// The facts that a plan rests on. Serialisable, so that they can go with a bug report.

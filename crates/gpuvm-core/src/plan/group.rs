@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::obstacle::{Obstacles, Topic};
 use super::{Member, Ownership, PlannedGroup, Refusal, Role, is_vfio_driver};
-use crate::facts::{DeviceFacts, HostFacts, Presence};
+use crate::facts::{DeviceFacts, Gravity, HostFacts, Presence};
 use crate::pci::{Bdf, DriverName};
 use crate::profile::{DeviceRequest, Profile};
 
@@ -163,7 +163,12 @@ fn warn_of_resets(bdf: Bdf, device: &DeviceFacts, held: Bdf, obstacles: &mut Obs
 fn may_take(bdf: Bdf, device: &DeviceFacts, boot_display: BootDisplay, obstacles: &mut Obstacles) {
     let driver = || device.driver.clone();
     for holder in &device.holders {
-        obstacles.refuse(Refusal::Critical { bdf, driver: driver(), holder: holder.clone() });
+        let (driver, holder) = (driver(), holder.clone());
+        match holder.gravity() {
+            Gravity::Critical => obstacles.refuse(Refusal::Critical { bdf, driver, holder }),
+            Gravity::Busy => obstacles.refuse(Refusal::InUse { bdf, driver, holder }),
+            Gravity::Note => obstacles.warn(Topic::Console, format!("{bdf}: {holder}")),
+        }
     }
     match (device.boot_display, boot_display) {
         (Presence::Absent, _) => {}
@@ -229,7 +234,11 @@ fn members(wanted: &[(Bdf, Wanted)], facts: &HostFacts, obstacles: &mut Obstacle
                     id: device.id,
                     class: device.class,
                     driver: device.driver.clone(),
-                    holder: device.holders.first().cloned(),
+                    holder: device
+                        .holders
+                        .iter()
+                        .find(|holder| holder.gravity() == Gravity::Critical)
+                        .cloned(),
                 }),
             }
         }

@@ -97,6 +97,16 @@ pub enum Refusal {
         /// What sits on it.
         holder: Holder,
     },
+    /// Somebody uses the device: its driver would not let go of it before they are done.
+    #[error("{bdf} ({driver}) is in use: {holder}", driver = driver_words(driver.as_ref()))]
+    InUse {
+        /// The device.
+        bdf: Bdf,
+        /// Its driver.
+        driver: Option<DriverName>,
+        /// Who uses it.
+        holder: Holder,
+    },
     /// The boot display.
     #[error("{bdf} ({driver}) is the boot display of this host", driver = driver_words(driver.as_ref()))]
     BootDisplay {
@@ -416,7 +426,7 @@ impl Refusal {
             | Self::UnevenCpus { .. }
             | Self::UnevenMemory { .. }
             | Self::MixedNodes { .. } => RefusalKind::Profile,
-            Self::TakenCpus { .. } => RefusalKind::Busy,
+            Self::TakenCpus { .. } | Self::InUse { .. } => RefusalKind::Busy,
             Self::TooFewCpus { need, cpus, taken, .. } if *need as usize <= cpus.len() + taken.len() => {
                 RefusalKind::Busy
             }

@@ -51,6 +51,7 @@ pub(super) fn read(
         }
         facts.devices.insert(bdf, device);
     }
+    reader.holders.add_users(root, reading, facts);
     Ok(())
 }
 
@@ -117,7 +118,8 @@ impl Reader<'_> {
             virtual_functions: count("sriov_numvfs")?,
             reset_methods: words(reading.take(read_text(&folder.join("reset_method")))?),
             upstream: upstream(&real, bdf),
-            holders: self.holders.of(&real),
+            // What lies behind a bridge rests on the function there: nobody takes bridges.
+            holders: if class.is_bridge() { Vec::new() } else { self.holders.of(&real) },
             bars: reading.take(bars(&folder.join("resource")))?,
             subsystem: hex("subsystem_vendor")?.zip(hex("subsystem_device")?).map(|(v, d)| id(v, d)),
             revision: hex("revision")?.and_then(|revision| u8::try_from(revision).ok()),
