@@ -310,3 +310,30 @@ fn the_text_console_is_noted_on_the_first_framebuffer_alone() {
     assert_eq!(holders(&host, "0000:81:00.0"), [Holder::Console { framebuffer: "fb0".into() }]);
     assert_eq!(holders(&host, "0000:82:00.0"), []);
 }
+
+#[test]
+fn the_vfio_drivers_that_fit_a_device_are_read_with_the_drivers_of_loaded_modules() {
+    let host = FakeHost::new();
+    host.device(&gpu("0000:81:00.0", 7, 1));
+    host.device(&gpu("0000:82:00.0", 8, 1));
+    let modalias = "pci:v000010DEd00002342sv000010DEsd000016EBbc03sc02i00\n";
+    host.file("/sys/bus/pci/devices/0000:81:00.0/modalias", modalias);
+    host.file(
+        "/lib/modules/6.12.0-fake/modules.alias",
+        "# Aliases extracted from modules themselves.\n\
+         alias pci:v000010DEd*sv*sd*bc03sc*i* nvidia\n\
+         alias vfio_pci:v000010DEd00002342sv*sd*bc*sc*i* nvgrace_gpu_vfio_pci\n\
+         alias vfio_pci:v000015B3d0000101Esv*sd*bc*sc*i* mlx5_vfio_pci\n\
+         alias vfio_pci:v*d*sv*sd*bc*sc*i* vfio_pci\n",
+    );
+    host.link("/sys/module/nvgrace_gpu_vfio_pci/drivers/pci:nvgrace-gpu-vfio-pci", "/sys/bus/pci/drivers/x");
+    let facts = read(&host, &["0000:81:00.0", "0000:82:00.0"]);
+    let of = |bdf: &str| {
+        let aliases = facts.devices[&bdf.parse().unwrap()].vfio_aliases.clone();
+        aliases.into_iter().map(|alias| (alias.module, alias.driver.map(|driver| driver.to_string())))
+    };
+    let found: Vec<_> = of("0000:81:00.0").collect();
+    let driver = "nvgrace-gpu-vfio-pci".to_owned();
+    assert_eq!(found, [("nvgrace_gpu_vfio_pci".to_owned(), Some(driver)), ("vfio_pci".to_owned(), None)]);
+    assert_eq!(of("0000:82:00.0").count(), 0, "a device without modalias");
+}

@@ -139,6 +139,7 @@ fn of_size(refusal: &Refusal) -> Option<String> {
 /// What to do about what the host lacks.
 fn of_host(refusal: &Refusal) -> Option<String> {
     Some(match refusal {
+        Refusal::VariantNotLoaded { module, .. } => format!("load it: modprobe {module}"),
         Refusal::NoVfioDriver => "load it: modprobe vfio-pci".to_owned(),
         Refusal::NoVfio => "load it: modprobe vfio_iommu_type1 && modprobe vfio-pci".to_owned(),
         Refusal::IommufdOnly => "load the group API: modprobe vfio_iommu_type1".to_owned(),

@@ -16,7 +16,7 @@ use crate::units::{ByteSize, PageSize};
 
 pub use boot::BootFacts;
 pub use device::{
-    BarFacts, BarKind, ConfigFacts, DeviceFacts, LinkFacts, LinkSpeed, PowerFacts, ResizableBar,
+    BarFacts, BarKind, ConfigFacts, DeviceFacts, LinkFacts, LinkSpeed, PowerFacts, ResizableBar, VfioAlias,
 };
 pub use holder::{DEFAULT_ROUTE, Gravity, Holder, ProcessFacts, Users};
 pub use platform::PlatformFacts;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::obstacle::{Obstacles, Topic};
+use super::variant::{self, VfioDriver};
 use super::{Member, Ownership, PlannedGroup, Refusal, Role, is_vfio_driver};
 use crate::facts::{DeviceFacts, Gravity, HostFacts, Presence};
 use crate::pci::{Bdf, DriverName};
@@ -15,6 +16,8 @@ pub(super) struct Taken {
     /// Whether the guest gets it, or VFIO only holds it.
     pub(super) role: Role,
     pub(super) ownership: Ownership,
+    /// The driver that it is bound to, where it isn't on one of VFIO's already.
+    pub(super) vfio: VfioDriver,
     pub(super) reason: String,
 }
 
@@ -54,7 +57,11 @@ pub(super) fn resolve(profile: &Profile, facts: &HostFacts, obstacles: &mut Obst
         let Some(device) = facts.devices.get(bdf) else { continue };
         may_take(*bdf, device, wanted.boot_display, obstacles);
         let (ownership, reason) = (ownership(device), wanted.reason.clone());
-        groups.taken.push(Taken { bdf: *bdf, role: wanted.role, ownership, reason });
+        let vfio = match ownership {
+            Ownership::BoundByUs { .. } => variant::choose(*bdf, device, obstacles),
+            Ownership::WasVfio | Ownership::KeepDriver { .. } => VfioDriver::generic(),
+        };
+        groups.taken.push(Taken { bdf: *bdf, role: wanted.role, ownership, vfio, reason });
     }
     groups.groups = members(&wanted, facts, obstacles);
     groups

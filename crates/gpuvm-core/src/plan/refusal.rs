@@ -131,6 +131,14 @@ pub enum Refusal {
     /// The driver vfio-pci isn't loaded.
     #[error("the driver vfio-pci isn't loaded")]
     NoVfioDriver,
+    /// The VFIO driver that was made for a device isn't loaded.
+    #[error("{bdf} has a VFIO driver of its own, and its module {module} isn't loaded")]
+    VariantNotLoaded {
+        /// The device.
+        bdf: Bdf,
+        /// The module.
+        module: String,
+    },
     /// The kernel has no VFIO container device.
     #[error("/dev/vfio/vfio is missing: the kernel's VFIO isn't loaded")]
     NoVfio,

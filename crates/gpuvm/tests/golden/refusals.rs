@@ -228,6 +228,20 @@ const SYSTEM: &[Unfit] = &[
         },
         &[],
     ),
+    (
+        "variant-driver-not-loaded",
+        69,
+        |host| {
+            host.file(
+                "/sys/bus/pci/devices/0000:81:00.0/modalias",
+                "pci:v00001234d00001111sv0sd0bc03sc00i00\n",
+            );
+            let release = fs::read_to_string(host.path("/proc/sys/kernel/osrelease")).unwrap();
+            let aliases = format!("/lib/modules/{}/modules.alias", release.trim());
+            changed(host, &aliases, "alias vfio_pci:v00001234d00001111sv*sd*bc*sc*i* edu_vfio_pci\n")
+        },
+        &[],
+    ),
     ("no-kvm", 69, |host| without(host, "/dev/kvm"), &[]),
     ("kvm-denied", 77, |host| forbidden(host, "/dev/kvm", NOT_WRITABLE), &[]),
     ("no-qemu", 69, |host| without(host, "/usr/bin/qemu-system-x86_64"), &[]),
