@@ -16,9 +16,9 @@ use crate::units::{ByteSize, PageSize};
 
 pub use boot::BootFacts;
 pub use device::{
-    BarFacts, BarKind, ConfigFacts, DeviceFacts, LinkFacts, LinkSpeed, PowerFacts, ResizableBar,
+    BarFacts, BarKind, ConfigFacts, DeviceFacts, LinkFacts, LinkSpeed, PowerFacts, ResizableBar, VfioAlias,
 };
-pub use holder::Holder;
+pub use holder::{DEFAULT_ROUTE, Gravity, Holder, ProcessFacts, Users};
 pub use platform::{PlatformFacts, SystemFacts};
 
 /// The facts that a plan rests on. Serialisable, so that they can go with a bug report.

@@ -10,6 +10,7 @@ mod obstacle;
 mod operations;
 mod pcie;
 mod refusal;
+mod variant;
 mod vfio;
 
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ pub use numa::{CpuTopology, Placement, VcpuPin};
 pub use obstacle::{Topic, Warning};
 pub use pcie::{Expander, GuestAddress, PciTopology, RootBus, RootPort, SlotUse};
 pub use refusal::{FileRole, MemoryMeasure, Refusal, RefusalKind};
+pub use variant::{ALIAS as VFIO_ALIAS, fits as fits_alias};
 pub use vfio::{VfioBackend, is_vfio_driver};
 
 use crate::facts::HostFacts;

@@ -3,6 +3,7 @@
 //! The index of all devices is a list of names; attributes are read only of the devices asked for, their slots and their
 //! groups: everything of 10,000 VFs would cost seconds, and reading `config` wakes sleeping devices.
 
+mod aliases;
 mod boot;
 mod cpu;
 mod detail;
