@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use gpuvm_core::facts::Holder;
+use gpuvm_core::pci::Bdf;
 use gpuvm_sys::errno::EBUSY;
 
 use crate::HostError;
@@ -19,6 +20,8 @@ pub(super) struct Holders {
     /// The resolved folder of each block device, by kernel name.
     blocks: BTreeMap<String, PathBuf>,
     dev: PathBuf,
+    /// The functions that any of these rests on: most of 10,000 virtual functions are told from them by one look.
+    near: BTreeSet<Bdf>,
 }
 
 impl Holders {
@@ -45,12 +48,19 @@ impl Holders {
             let below = interfaces_below(root, &interface);
             found.push((Holder::Route { interface }, below));
         }
-        Ok(Self { found, blocks: blocks.folders, dev: root.path("/dev") })
+        let folders = found.iter().flat_map(|(_, folders)| folders).chain(blocks.folders.values());
+        let on_path =
+            |folder: &PathBuf| folder.iter().filter_map(|name| name.to_str()?.parse().ok()).collect();
+        let near = folders.flat_map(|folder| -> Vec<Bdf> { on_path(folder) }).collect();
+        Ok(Self { found, blocks: blocks.folders, dev: root.path("/dev"), near })
     }
 
-    /// Returns what rests on a device, given its resolved sysfs folder. One file system mounted in many places (bind
+    /// Returns what rests on a device, given its address and its resolved sysfs folder. One file system mounted in many places (bind
     /// mounts) is named once.
-    pub(super) fn of(&self, device: &Path) -> Vec<Holder> {
+    pub(super) fn of(&self, bdf: Bdf, device: &Path) -> Vec<Holder> {
+        if !self.near.contains(&bdf) {
+            return Vec::new();
+        }
         let mut seen = BTreeSet::new();
         let rests =
             |(_, folders): &&(Holder, BTreeSet<PathBuf>)| folders.iter().any(|f| f.starts_with(device));
