@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::cpulist::CpuSet;
+use crate::names::PciNames;
 use crate::pci::{Bdf, GroupId};
 use crate::units::{ByteSize, PageSize};
 
@@ -58,6 +59,9 @@ pub struct HostFacts {
     /// What happens to devices at boot: modules, options, rules.
     #[serde(default)]
     pub boot: BootFacts,
+    /// What the devices in scope are called (`pci.ids`).
+    #[serde(default)]
+    pub names: PciNames,
     /// What couldn't be read, in words: a survey goes on without it, and what rests on it is unknown.
     #[serde(default)]
     pub unread: Vec<String>,
@@ -203,6 +207,6 @@ impl HostFacts {
 
     /// Returns the functions of the slot that a device sits in, itself included.
     pub fn slot_of(&self, bdf: Bdf) -> impl Iterator<Item = Bdf> + '_ {
-        self.devices.keys().copied().filter(move |other| other.slot() == bdf.slot())
+        self.devices.range(bdf.slot().functions()).map(|(other, _)| *other)
     }
 }

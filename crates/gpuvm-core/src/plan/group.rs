@@ -7,7 +7,7 @@ use super::variant::{self, VfioDriver};
 use super::{Member, Ownership, PlannedGroup, Refusal, Role, is_vfio_driver};
 use crate::facts::{DeviceFacts, Gravity, HostFacts, Presence};
 use crate::pci::{Bdf, DriverName};
-use crate::profile::{DeviceRequest, Profile};
+use crate::profile::DeviceRequest;
 
 /// A function that the VM owns while it runs.
 #[derive(Debug, Clone)]
@@ -50,8 +50,8 @@ enum BootDisplay {
 }
 
 /// Resolves the devices asked for into whole groups.
-pub(super) fn resolve(profile: &Profile, facts: &HostFacts, obstacles: &mut Obstacles) -> Groups {
-    let wanted = wanted(profile, facts, obstacles);
+pub(super) fn resolve(requests: &[DeviceRequest], facts: &HostFacts, obstacles: &mut Obstacles) -> Groups {
+    let wanted = wanted(requests, facts, obstacles);
     let mut groups = Groups::default();
     for (bdf, wanted) in &wanted {
         let Some(device) = facts.devices.get(bdf) else { continue };
@@ -70,8 +70,7 @@ pub(super) fn resolve(profile: &Profile, facts: &HostFacts, obstacles: &mut Obst
 /// Lists the functions asked for, those that come along with a display card, and those that are held, each with its reason.
 ///
 /// A card's slot is kept in one piece: its audio, USB and UCSI functions share its reset and its firmware.
-fn wanted(profile: &Profile, facts: &HostFacts, obstacles: &mut Obstacles) -> Vec<(Bdf, Wanted)> {
-    let requests = &profile.devices;
+fn wanted(requests: &[DeviceRequest], facts: &HostFacts, obstacles: &mut Obstacles) -> Vec<(Bdf, Wanted)> {
     let listed: BTreeSet<Bdf> = requests.iter().map(|device| device.bdf).collect();
     let held: BTreeSet<Bdf> = requests.iter().flat_map(|device| device.hold.iter().copied()).collect();
     let mut wanted: Vec<(Bdf, Wanted)> = Vec::new();

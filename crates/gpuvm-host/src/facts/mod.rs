@@ -11,6 +11,7 @@ mod files;
 mod firmware;
 mod holders;
 pub(crate) mod memory;
+mod names;
 mod pci;
 mod platform;
 mod reading;
@@ -34,6 +35,8 @@ pub enum Scope {
     Devices(BTreeSet<Bdf>),
     /// All that the class and the kind of function make worth a look: no virtual functions, and of bridges only those above.
     Passable,
+    /// All but virtual functions, which their physical functions count.
+    Physical,
     /// All there are.
     All,
 }
@@ -80,6 +83,7 @@ pub fn survey(
         Some(profile) => for_profile(root, profile, &reading, &mut facts)?,
         None => facts.firmware = reading.take(firmware::read(root))?,
     }
+    facts.names = names::read(root, &reading, &facts)?;
     facts.platform = platform::read(root, &reading)?;
     facts.boot = boot::read(root, &reading)?;
     facts.unread = reading.unread();

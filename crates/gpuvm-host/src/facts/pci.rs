@@ -64,6 +64,9 @@ fn in_scope(root: &HostRoot, scope: &Scope, index: BTreeSet<Bdf>) -> Vec<Bdf> {
             let slots: BTreeSet<_> = asked.iter().map(|bdf| bdf.slot()).collect();
             index.into_iter().filter(|bdf| slots.contains(&bdf.slot())).collect()
         }
+        Scope::Physical => {
+            index.into_iter().filter(|bdf| !root.device(*bdf).join("physfn").exists()).collect()
+        }
         Scope::Passable => {
             let passable = |bdf: &Bdf| {
                 let folder = root.device(*bdf);
@@ -123,7 +126,7 @@ impl Reader<'_> {
             reset_methods: words(reading.take(read_text(&folder.join("reset_method")))?),
             upstream: upstream(&real, bdf),
             // What lies behind a bridge rests on the function there: nobody takes bridges.
-            holders: if class.is_bridge() { Vec::new() } else { self.holders.of(&real) },
+            holders: if class.is_bridge() { Vec::new() } else { self.holders.of(bdf, &real) },
             bars: reading.take(bars(&folder.join("resource")))?,
             subsystem: hex("subsystem_vendor")?.zip(hex("subsystem_device")?).map(|(v, d)| id(v, d)),
             revision: hex("revision")?.and_then(|revision| u8::try_from(revision).ok()),
