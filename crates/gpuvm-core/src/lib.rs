@@ -19,4 +19,5 @@ pub mod plan;
 pub mod profile;
 pub mod qemu;
 pub mod reset;
+pub mod trouble;
 pub mod units;
