@@ -63,7 +63,6 @@ pub(crate) fn facts_for(cli: &Cli, profile: &Profile) -> Result<HostFacts, Failu
 }
 
 /// Reads what there is to know of the host and of the devices in scope, and goes on where something can't be read.
-#[allow(dead_code, reason = "the verbs that look at hosts come next")]
 pub(crate) fn survey(
     cli: &Cli,
     scope: &Scope,
