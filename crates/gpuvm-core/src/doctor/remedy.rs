@@ -114,6 +114,40 @@ impl Distribution {
         }
     }
 
+    /// Returns the commands that take an option away from the kernel's command line for the next boots.
+    pub fn without_kernel_option(self, option: &str) -> Vec<String> {
+        let grub = format!("sed -i 's/ *{option}//' /etc/default/grub");
+        match self {
+            Self::Debian => vec![grub, "update-grub".to_owned(), "reboot".to_owned()],
+            Self::Fedora => {
+                vec![format!("grubby --update-kernel=ALL --remove-args={option}"), "reboot".to_owned()]
+            }
+            Self::Suse | Self::Arch => {
+                vec![grub, "grub-mkconfig -o /boot/grub/grub.cfg".to_owned(), "reboot".to_owned()]
+            }
+            Self::Nix => vec![
+                format!("# in configuration.nix: take \"{option}\" out of boot.kernelParams"),
+                "nixos-rebuild boot".to_owned(),
+                "reboot".to_owned(),
+            ],
+            Self::Other => Vec::new(),
+        }
+    }
+
+    /// Returns the commands that load a module now and at each boot.
+    pub fn load_at_boot(self, module: &str) -> Vec<String> {
+        match self {
+            Self::Nix => vec![
+                format!("# in configuration.nix: boot.kernelModules = [ \"{module}\" ];"),
+                "nixos-rebuild switch".to_owned(),
+            ],
+            _ => vec![
+                format!("modprobe {module}"),
+                format!("echo {module} > /etc/modules-load.d/{module}.conf"),
+            ],
+        }
+    }
+
     /// Returns the command that makes the initramfs anew after a change below /etc/modprobe.d or /etc/modules-load.d.
     pub fn rebuild_initramfs(self) -> Option<String> {
         Some(

@@ -14,9 +14,10 @@ use crate::cpulist::CpuSet;
 use crate::pci::{Bdf, GroupId};
 use crate::units::{ByteSize, PageSize};
 
-pub use boot::BootFacts;
+pub use boot::{BootFacts, BootModule, Framebuffer, IdMatches, InitramfsFacts, Rule, Viability};
 pub use device::{
-    BarFacts, BarKind, ConfigFacts, DeviceFacts, LinkFacts, LinkSpeed, PowerFacts, ResizableBar,
+    BarFacts, BarKind, ConfigFacts, DeviceFacts, ErrorCounters, LinkFacts, LinkSpeed, PowerFacts,
+    ResizableBar,
 };
 pub use holder::Holder;
 pub use platform::PlatformFacts;
@@ -58,6 +59,9 @@ pub struct HostFacts {
     /// What happens to devices at boot: modules, options, rules.
     #[serde(default)]
     pub boot: BootFacts,
+    /// What the kernel says of groups; nothing of those that it wasn't asked about.
+    #[serde(default)]
+    pub viability: BTreeMap<GroupId, Viability>,
     /// What couldn't be read, in words: a survey goes on without it, and what rests on it is unknown.
     #[serde(default)]
     pub unread: Vec<String>,
@@ -72,6 +76,21 @@ pub struct KernelFacts {
     pub boot_id: String,
     /// The kernel's command line.
     pub cmdline: String,
+    /// Which sources it was built from, in its own words (`/proc/version_signature` of Ubuntu, `/proc/version`): a distribution's
+    /// release names its own build, and not the stable release that it follows.
+    #[serde(default)]
+    pub build: String,
+}
+
+impl KernelFacts {
+    /// Tells whether it is of a series or a later one. A release that isn't known is of none.
+    pub fn at_least(&self, major: u32, minor: u32) -> bool {
+        let mut numbers = self.release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+        match (numbers.next(), numbers.next()) {
+            (Some(Ok(own_major)), Some(Ok(own_minor))) => (own_major, own_minor) >= (major, minor),
+            _ => false,
+        }
+    }
 }
 
 /// The CPUs of the host.

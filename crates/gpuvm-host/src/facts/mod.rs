@@ -80,7 +80,7 @@ pub fn survey(
         None => facts.firmware = reading.take(firmware::read(root))?,
     }
     facts.platform = platform::read(root, &reading)?;
-    facts.boot = boot::read(root, &reading)?;
+    facts.boot = boot::read(root, &facts, &reading)?;
     facts.unread = reading.unread();
     Ok(facts)
 }
@@ -126,6 +126,10 @@ pub fn kernel(root: &HostRoot) -> Result<KernelFacts, HostError> {
         release: read("/proc/sys/kernel/osrelease")?,
         boot_id: read("/proc/sys/kernel/random/boot_id")?,
         cmdline: read("/proc/cmdline")?,
+        build: match read("/proc/version_signature")? {
+            signature if signature.is_empty() => read("/proc/version")?,
+            signature => signature,
+        },
     })
 }
 
