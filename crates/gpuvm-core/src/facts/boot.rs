@@ -104,7 +104,7 @@ pub struct Framebuffer {
 }
 
 /// What the kernel says of a group (`VFIO_GROUP_GET_STATUS`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "status")]
 pub enum Viability {
     /// It can be used.
@@ -113,6 +113,11 @@ pub enum Viability {
     NotViable,
     /// Some process has it open.
     InUse,
+    /// A VM of gpuvm has it, or its last run was not given back; the kernel wasn't asked.
+    Reserved {
+        /// The VM.
+        vm: String,
+    },
     /// This user may not ask.
     Denied,
     /// The question failed.

@@ -24,6 +24,7 @@ use gpuvm_core::profile::{FirmwareKind, Profile};
 use crate::HostError;
 use crate::root::{HostRoot, list, read_text};
 
+pub use boot::add_initramfs;
 pub(crate) use reading::Reading;
 
 /// Which devices a survey is about.

@@ -41,6 +41,12 @@ fn judge_one(case: &Case<'_>, group: GroupId) -> Judgement {
             Remedy::new("see who has it; a guest that has just ended may still be giving it back")
                 .command(format!("fuser -v {node}")),
         ),
+        Some(Viability::Reserved { vm }) => {
+            of(Verdict::Failed, format!("VM {vm} has it, or its last run wasn't given back")).remedy(
+                Remedy::new("see whether the VM runs; if it doesn't, give its devices back")
+                    .command(format!("gpuvm cleanup {vm}")),
+            )
+        }
         Some(Viability::Denied) => of(Verdict::Unknown, "this user may not ask the kernel".to_owned())
             .remedy(Remedy::new("ask as root").command("sudo gpuvm doctor")),
         Some(Viability::Failed { errno }) => {
@@ -92,6 +98,7 @@ mod tests {
     #[case::viable(Some(Viability::Viable), Verdict::Ok, "can be used")]
     #[case::not_viable(Some(Viability::NotViable), Verdict::Failed, "0000:81:00.1 is on snd_hda_intel")]
     #[case::in_use(Some(Viability::InUse), Verdict::Failed, "has it open")]
+    #[case::reserved(Some(Viability::Reserved { vm: "a".to_owned() }), Verdict::Failed, "VM a has it")]
     #[case::denied(Some(Viability::Denied), Verdict::Unknown, "may not ask")]
     #[case::failed(Some(Viability::Failed { errno: 5 }), Verdict::Unknown, "errno 5")]
     #[case::not_asked(None, Verdict::Unknown, "wasn't asked")]

@@ -1,5 +1,6 @@
 //! What happens to devices at boot, and what the boot has left on them.
 
+mod initramfs;
 mod rules;
 mod screens;
 
@@ -8,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use gpuvm_core::facts::{BootFacts, BootModule, HostFacts, IdMatches, Rule};
 use gpuvm_core::modprobe::{Directive, IdRule, loaded_by_cmdline};
 use gpuvm_core::pci::{Bdf, PciId};
+
+pub use initramfs::add_initramfs;
 
 use super::Reading;
 use crate::HostError;
