@@ -11,16 +11,17 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::cpulist::CpuSet;
+use crate::names::PciNames;
 use crate::pci::{Bdf, GroupId};
 use crate::units::{ByteSize, PageSize};
 
 pub use boot::{BootFacts, BootModule, Framebuffer, IdMatches, InitramfsFacts, Rule, Viability};
 pub use device::{
     BarFacts, BarKind, ConfigFacts, DeviceFacts, ErrorCounters, LinkFacts, LinkSpeed, PowerFacts,
-    ResizableBar,
+    ResizableBar, VfioAlias,
 };
-pub use holder::Holder;
-pub use platform::PlatformFacts;
+pub use holder::{DEFAULT_ROUTE, Gravity, Holder, ProcessFacts, Users};
+pub use platform::{PlatformFacts, SystemFacts};
 
 /// The facts that a plan rests on. Serialisable, so that they can go with a bug report.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -62,6 +63,9 @@ pub struct HostFacts {
     /// What the kernel says of groups; nothing of those that it wasn't asked about.
     #[serde(default)]
     pub viability: BTreeMap<GroupId, Viability>,
+    /// What the devices in scope are called (`pci.ids`).
+    #[serde(default)]
+    pub names: PciNames,
     /// What couldn't be read, in words: a survey goes on without it, and what rests on it is unknown.
     #[serde(default)]
     pub unread: Vec<String>,
@@ -222,6 +226,6 @@ impl HostFacts {
 
     /// Returns the functions of the slot that a device sits in, itself included.
     pub fn slot_of(&self, bdf: Bdf) -> impl Iterator<Item = Bdf> + '_ {
-        self.devices.keys().copied().filter(move |other| other.slot() == bdf.slot())
+        self.devices.range(bdf.slot().functions()).map(|(other, _)| *other)
     }
 }

@@ -1,7 +1,9 @@
 //! What of the host sits on the devices.
 
 use crate::doctor::device::{each, of};
-use crate::doctor::{Case, Definition, Layer, Remedy, Verdict};
+use crate::doctor::{Case, Definition, Judgement, Layer, Remedy, Verdict};
+use crate::facts::{DeviceFacts, Gravity, Holder};
+use crate::pci::Bdf;
 
 pub(super) const CHECK: Definition = Definition {
     name: "device-holders",
@@ -20,38 +22,72 @@ const SOURCES: [&str; 6] = [
     "/sys/class/net",
 ];
 
-fn judge(case: &Case<'_>) -> Vec<super::super::Judgement> {
-    let unread = case.facts.unread.iter().find(|said| SOURCES.iter().any(|source| said.contains(source)));
+/// What is said when processes of other users couldn't be looked into.
+const HIDDEN: &str = "can't be seen";
+
+fn judge(case: &Case<'_>) -> Vec<Judgement> {
     each(case, |bdf, device| {
-        let held: Vec<String> = device.holders.iter().map(ToString::to_string).collect();
-        let judgement = match (held.is_empty(), unread) {
-            (false, _) => of(bdf, Verdict::Failed, held.join("; ")).remedy(Remedy::new(
-                "choose another device, or have the host do without: unmount, swapoff, another route out",
-            )),
-            (true, Some(why)) => of(bdf, Verdict::Unknown, format!("what uses it isn't known: {why}")),
-            (true, None) => of(bdf, Verdict::Ok, "nothing of the host is seen to use it"),
-        };
-        SOURCES.iter().fold(judgement, |judgement, source| judgement.read(*source))
+        let judgement = judge_one(case, bdf, device);
+        SOURCES.iter().fold(judgement, |judgement, source| judgement.read(*source)).read("/proc/PID/fd")
     })
+}
+
+fn judge_one(case: &Case<'_>, bdf: Bdf, device: &DeviceFacts) -> Judgement {
+    let held: Vec<String> = device.holders.iter().map(ToString::to_string).collect();
+    let unread = case
+        .facts
+        .unread
+        .iter()
+        .find(|said| said.contains(HIDDEN) || SOURCES.iter().any(|source| said.contains(source)));
+    match (device.holders.iter().map(Holder::gravity).min(), unread) {
+        (Some(Gravity::Critical), _) => of(bdf, Verdict::Failed, held.join("; ")).remedy(Remedy::new(
+            "choose another device, or have the host do without: unmount, swapoff, another route out",
+        )),
+        (Some(Gravity::Busy), _) => of(bdf, Verdict::Failed, held.join("; ")).remedy(Remedy::new(
+            "end what uses it, as its own service would be stopped: an unbind waits for it",
+        )),
+        (_, Some(why)) => of(bdf, Verdict::Unknown, format!("what uses it isn't known: {why}")),
+        (Some(Gravity::Note), None) => of(bdf, Verdict::Warning, held.join("; ")),
+        (None, None) => of(bdf, Verdict::Ok, "nothing of the host is seen to use it"),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
+
     use super::*;
     use crate::doctor::device::testing::{GPU, change, host, judge_for};
-    use crate::facts::Holder;
+    use crate::facts::ProcessFacts;
+
+    fn process() -> Holder {
+        let process = ProcessFacts { pid: 7, command: "Xorg".to_owned() };
+        Holder::Process { process, files: ["/dev/dri/card1".into()].into() }
+    }
+
+    #[rstest]
+    #[case::nothing(&[], Verdict::Ok, "nothing of the host")]
+    #[case::swap(&[Holder::Swap { device: "/dev/nvme0n1p2".to_owned() }], Verdict::Failed, "is swap space")]
+    #[case::a_process(&[process()], Verdict::Failed, "Xorg")]
+    #[case::the_console(&[Holder::Console { framebuffer: "fb0".to_owned() }], Verdict::Warning, "fb0")]
+    #[case::the_worst_counts(&[Holder::Console { framebuffer: "fb0".to_owned() }, process()], Verdict::Failed, "Xorg")]
+    fn a_device_is_judged_by_what_holds_it(
+        #[case] holders: &[Holder],
+        #[case] verdict: Verdict,
+        #[case] says: &str,
+    ) {
+        let mut facts = host();
+        change(&mut facts, GPU, |gpu| gpu.holders = holders.to_vec());
+        let judgement = judge_for(&CHECK, &facts, &[GPU]).remove(0);
+        assert_eq!(judgement.verdict, verdict);
+        assert!(judgement.found.contains(says), "{}", judgement.found);
+    }
 
     #[test]
-    fn a_device_that_holds_something_of_the_host_fails_with_its_name() {
+    fn processes_that_can_not_be_looked_into_leave_it_unknown() {
         let mut facts = host();
-        assert_eq!(judge_for(&CHECK, &facts, &[GPU])[0].verdict, Verdict::Ok);
-        let holder = Holder::Swap { device: "/dev/nvme0n1p2".to_owned() };
-        change(&mut facts, GPU, |gpu| gpu.holders.push(holder));
-        let judgement = judge_for(&CHECK, &facts, &[GPU]).remove(0);
-        assert_eq!(
-            (judgement.verdict, judgement.found.as_str()),
-            (Verdict::Failed, "/dev/nvme0n1p2 is swap space")
-        );
+        facts.unread.push("what 12 processes of other users have open can't be seen".to_owned());
+        assert_eq!(judge_for(&CHECK, &facts, &[GPU])[0].verdict, Verdict::Unknown);
     }
 
     #[test]

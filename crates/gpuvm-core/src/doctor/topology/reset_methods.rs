@@ -4,6 +4,7 @@ use crate::doctor::device::{each, list, of, path, reset_mates, unread};
 use crate::doctor::{Case, Definition, Judgement, Layer, Remedy, Verdict};
 use crate::facts::DeviceFacts;
 use crate::pci::Bdf;
+use crate::reset::{Standing, methods};
 
 pub(super) const CHECK: Definition = Definition {
     name: "reset-methods",
@@ -30,6 +31,11 @@ fn judge_one(case: &Case<'_>, bdf: Bdf, device: &DeviceFacts) -> Judgement {
         return of(bdf, Verdict::Unknown, why);
     }
     let listed = |method: &str| device.reset_methods.iter().any(|listed| listed == method);
+    let usable = |method: &str| {
+        methods(bdf, case.facts)
+            .iter()
+            .any(|listed| listed.name == method && listed.standing == Standing::Usable)
+    };
     let own: Vec<&str> = WHOLE.into_iter().filter(|method| listed(method)).collect();
     if !own.is_empty() {
         return of(bdf, Verdict::Ok, format!("it can be reset by itself ({})", own.join(", ")));
@@ -54,13 +60,13 @@ fn judge_one(case: &Case<'_>, bdf: Bdf, device: &DeviceFacts) -> Judgement {
             let shared = list(&mates);
             of(bdf, Verdict::Ok, format!("{stale} its bus is shared with {shared}; VFIO resets them together, all of which are to be passed{unused}"))
         }
-        Some(_) if listed("pm") => only_by_power(bdf, unused),
+        Some(_) if usable("pm") => only_by_power(bdf, unused),
         Some(_) if !foreign.is_empty() => {
             let stale = if listed("bus") { " (`bus` is listed, and would be refused)" } else { "" };
             of(bdf, Verdict::Warning, format!("it can only be reset together with {}, which isn't to be passed{stale}{unused}", list(&foreign)))
                 .remedy(Remedy::new("pass the others of its bus too, or hold them with it"))
         }
-        None if listed("pm") => only_by_power(bdf, unused),
+        None if usable("pm") => only_by_power(bdf, unused),
         // A bus that is the device's own can still be reset through VFIO, unless the kernel knows that it doesn't survive it.
         _ => of(bdf, Verdict::Warning, format!("the kernel knows no way to reset it{unused}")).remedy(
             Remedy::new("see whether the kernel finds one when asked again; otherwise expect that it works once after each start of the host")
@@ -113,6 +119,18 @@ mod tests {
         let card = "0000:82:00.0";
         change(&mut facts, card, |gpu| gpu.reset_methods = words(methods));
         assert_eq!(judge_for(&CHECK, &facts, &[card])[0].verdict, verdict);
+    }
+
+    #[test]
+    fn a_power_state_that_keeps_everything_is_no_reset() {
+        let (mut facts, card) = (host(), "0000:82:00.0");
+        change(&mut facts, card, |gpu| {
+            gpu.reset_methods = words("pm");
+            gpu.config.as_mut().unwrap().capabilities.no_soft_reset = Some(true);
+        });
+        let judgement = judge_for(&CHECK, &facts, &[card]).remove(0);
+        assert_eq!(judgement.verdict, Verdict::Warning);
+        assert!(judgement.found.contains("knows no way"), "{}", judgement.found);
     }
 
     #[test]
