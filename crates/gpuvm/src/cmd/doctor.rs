@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use gpuvm_core::doctor::{Check, Examination, Remedy, Verdict, examine};
-use gpuvm_core::facts::{HostFacts, Presence};
+use gpuvm_core::facts::{DeviceFacts, HostFacts, Presence};
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::{card_of, plan, targets};
 use gpuvm_core::profile::Profile;
@@ -62,9 +62,7 @@ pub(super) fn run(cli: &Cli, args: &DoctorArgs) -> Result<Exit, Failure> {
         }
         About::Cards => {
             let facts = survey(cli, Scope::Cards, None)?;
-            let whole = |facts: &gpuvm_core::facts::DeviceFacts| facts.virtual_function == Presence::Absent;
-            let cards = facts.devices.iter().filter(|(_, facts)| facts.class.is_card() && whole(facts));
-            let targets = whole_cards(cards.map(|(bdf, _)| *bdf).collect(), &facts);
+            let targets = whole_cards(cards(&facts), &facts);
             (facts, None, targets)
         }
     };
@@ -102,6 +100,17 @@ fn about(args: &DoctorArgs) -> Result<About, Failure> {
 /// Returns the functions that a profile names.
 fn named(profile: &Profile) -> BTreeSet<Bdf> {
     profile.devices.iter().flat_map(|device| std::iter::once(device.bdf).chain(device.hold.clone())).collect()
+}
+
+/// Returns the cards that a guest may be meant to get: not the host's screen, unless it is all there is.
+fn cards(facts: &HostFacts) -> BTreeSet<Bdf> {
+    let is_card = |facts: &DeviceFacts| facts.class.is_card() && facts.virtual_function == Presence::Absent;
+    let of = |screen: Presence| -> BTreeSet<Bdf> {
+        let cards = facts.devices.iter().filter(|(_, facts)| is_card(facts) && facts.boot_display == screen);
+        cards.map(|(bdf, _)| *bdf).collect()
+    };
+    let others = of(Presence::Absent);
+    if others.is_empty() { of(Presence::Present) } else { others }
 }
 
 fn whole_cards(devices: BTreeSet<Bdf>, facts: &HostFacts) -> Vec<Bdf> {
