@@ -12,6 +12,7 @@ pub mod facts;
 pub mod firmware;
 pub mod host_ops;
 pub mod lifecycle;
+pub mod lock;
 pub mod pci;
 pub mod plan;
 pub mod profile;

@@ -11,7 +11,9 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::cmd::lock::LockArgs;
 use crate::exit::Exit;
+use crate::locked::OnChanges;
 use crate::out;
 
 /// What each exit code means.
@@ -46,7 +48,7 @@ pub(crate) struct Cli {
     #[arg(long, global = true, value_name = "DIR", env = "GPUVM_PREFIX")]
     prefix: Option<PathBuf>,
 
-    /// Read the host's /sys, /proc and /dev below DIR, as recorded from another machine (check, plan and argv only)
+    /// Read the host's /sys, /proc and /dev below DIR, as recorded from another machine (check, plan, argv and lock only)
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) host_root: Option<PathBuf>,
 
@@ -69,6 +71,8 @@ pub(crate) enum Command {
     Up(UpArgs),
     /// Give back what VMs left behind whose gpuvm was killed
     Cleanup(CleanupArgs),
+    /// Take down what a profile rests on, or say what has changed since
+    Lock(LockArgs),
 }
 
 /// A profile and changes to it.
@@ -91,6 +95,17 @@ pub(crate) struct UpArgs {
     /// Give the guest so long to power off when asked to, before QEMU is told to quit [default: the profile's shutdown-timeout]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) shutdown_timeout: Option<u32>,
+
+    /// Go on although this host has changed since it was locked, and lock it as it is now
+    #[arg(long)]
+    pub(crate) accept_changes: bool,
+}
+
+impl UpArgs {
+    /// Returns what to do about a host that has changed since it was locked.
+    pub(crate) fn on_changes(&self) -> OnChanges {
+        if self.accept_changes { OnChanges::Accept } else { OnChanges::Refuse }
+    }
 }
 
 /// What `cleanup` takes.

@@ -232,6 +232,28 @@ pub(crate) fn launch(error: &LaunchError) -> Option<String> {
     })
 }
 
+/// What to do about a host that has changed since it was locked.
+pub(crate) fn changed(profile: &Path) -> String {
+    let profile = profile.display();
+    format!(
+        "see all that has changed: gpuvm lock --check {profile}. If it is as you want it: gpuvm lock {profile}, or gpuvm up \
+         --accept-changes {profile}"
+    )
+}
+
+/// What to do about a lock that isn't there.
+pub(crate) fn no_lock(profile: &Path) -> String {
+    format!("make one: gpuvm lock {}", profile.display())
+}
+
+/// What to do about a lock that can't be used.
+pub(crate) fn bad_lock(profile: &Path) -> String {
+    format!(
+        "put back the one that you have kept, or lock the host as it is now: gpuvm lock {}",
+        profile.display()
+    )
+}
+
 fn disk_full(path: &Path) -> String {
     format!("make room there: df -h {}", path.parent().unwrap_or(path).display())
 }

@@ -12,12 +12,14 @@ use gpuvm_host::reservation::pinned_cpus;
 use crate::cli::{Cli, ProfileArgs};
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::locked::{self, LockFile};
 
 /// A profile that was read.
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) text: String,
     pub(crate) profile: Profile,
+    pub(crate) lock: LockFile,
 }
 
 /// A profile with mistakes, and the texts that they are in.
@@ -27,8 +29,26 @@ pub(crate) struct BadProfile {
     pub(crate) problems: Vec<Problem>,
 }
 
-/// Reads and checks a profile.
+/// Reads and checks a profile, and its lock where it has one.
 pub(crate) fn profile(args: &ProfileArgs) -> Result<Loaded, Failure> {
+    let (text, profile) = parsed(args)?;
+    Ok(Loaded { text, profile, lock: locked::read(&args.profile)? })
+}
+
+/// The same for a lock that is to be written anew: of one that can't be used, only what is wrong with it is of interest.
+pub(crate) fn to_lock(args: &ProfileArgs) -> Result<(Loaded, Option<Failure>), Failure> {
+    let (text, profile) = parsed(args)?;
+    let (lock, damaged) = match locked::read(&args.profile) {
+        Ok(lock) => (lock, None),
+        Err(failure) if failure.code == Exit::Profile => {
+            (LockFile { path: locked::path_of(&args.profile), lock: None }, Some(failure))
+        }
+        Err(failure) => return Err(failure),
+    };
+    Ok((Loaded { text, profile, lock }, damaged))
+}
+
+fn parsed(args: &ProfileArgs) -> Result<(String, Profile), Failure> {
     let path = &args.profile;
     let unreadable = |error: std::io::Error| {
         let code = match error.kind() {
@@ -43,7 +63,7 @@ pub(crate) fn profile(args: &ProfileArgs) -> Result<Loaded, Failure> {
     let sources = Sources::new(path.display().to_string(), &text);
     let sources = args.set.iter().fold(sources, |sources, set| sources.with_override(set));
     match parse(&sources, base) {
-        Ok(profile) => Ok(Loaded { text, profile }),
+        Ok(profile) => Ok((text, profile)),
         Err(problems) => Err(BadProfile { sources, problems }.into()),
     }
 }

@@ -30,6 +30,8 @@ pub enum Topic {
     AddressSpace,
     /// How devices can be reset.
     Reset,
+    /// What has changed since the host was locked.
+    Lock,
 }
 
 impl std::fmt::Display for Topic {
@@ -41,6 +43,7 @@ impl std::fmt::Display for Topic {
             Self::BootDisplay => "boot display",
             Self::AddressSpace => "address space",
             Self::Reset => "reset",
+            Self::Lock => "lock",
         })
     }
 }

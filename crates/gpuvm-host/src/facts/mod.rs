@@ -9,6 +9,7 @@ mod detail;
 mod files;
 mod firmware;
 mod holders;
+mod lock;
 pub(crate) mod memory;
 mod pci;
 mod platform;
@@ -24,6 +25,7 @@ use gpuvm_core::profile::{FirmwareKind, Profile};
 use crate::HostError;
 use crate::root::{HostRoot, list, read_text};
 
+pub use lock::for_lock;
 pub(crate) use reading::Reading;
 
 /// Which devices a survey is about.

@@ -132,6 +132,12 @@ impl Reader<'_> {
     }
 }
 
+/// Reads vendor and device id of a function that nothing else is asked of.
+pub(super) fn id_of(root: &HostRoot, bdf: Bdf, reading: &Reading) -> Result<Option<PciId>, HostError> {
+    let hex = |name: &str| reading.take(read_hex(&root.device(bdf).join(name)));
+    Ok(hex("vendor")?.zip(hex("device")?).map(|(vendor, device)| id(vendor, device)))
+}
+
 fn id(vendor: u32, device: u32) -> PciId {
     let low = |value: u32| u16::try_from(value & 0xffff).unwrap_or(u16::MAX);
     PciId { vendor: low(vendor), device: low(device) }
@@ -159,7 +165,7 @@ fn node_of(folder: &Path) -> Result<Option<u32>, HostError> {
 }
 
 /// Reads the bridges above a device off its path: `/sys/devices/pci0000:80/0000:80:00.0/0000:81:00.0`.
-fn upstream(real: &Path, own: Bdf) -> Vec<Bdf> {
+pub(super) fn upstream(real: &Path, own: Bdf) -> Vec<Bdf> {
     real.iter().filter_map(|name| name.to_str()?.parse().ok()).filter(|bdf| *bdf != own).collect()
 }
 

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
 
 mod calls;
+mod lock;
 mod plans;
 mod profiles;
 mod refusals;
@@ -51,12 +52,14 @@ fn transcript(output: &Output, temporary: &str) -> String {
 }
 
 /// Folders of golden files, `errors` being that of the unit tests of `failure`.
-const FOLDERS: [&str; 10] = [
+const FOLDERS: [&str; 12] = [
     "argv",
     "argv-matrix",
     "calls",
     "errors",
     "help",
+    "lock",
+    "lock-file",
     "plan",
     "plan-matrix",
     "profile-errors",
