@@ -18,4 +18,5 @@ pub mod plan;
 pub mod profile;
 pub mod qemu;
 pub mod reset;
+pub mod select;
 pub mod units;

@@ -114,12 +114,20 @@ fn told(changes: &[Change]) -> Vec<String> {
 )]
 #[case::a_card_with_the_same_ids_elsewhere(
     |host: &mut Host| { host.move_to("0000:81:00.0", "0000:82:00.0", &["0000:80:02.0"]); },
-    &["matters: 0000:81:00.0 (10de:2330 3D controller) is gone; there is a card with the same ids now at 0000:82:00.0 (behind \
+    &["matters: 0000:81:00.0 (10de:2330 3D controller) is gone; there is a card with the same ids at 0000:82:00.0 (behind \
        0000:80:02.0)"]
 )]
 #[case::another_card(
     |host: &mut Host| host.device("0000:81:00.0").id = "1002:74a1".parse().unwrap(),
     &["matters: 0000:81:00.0 is another card: it was 10de:2330 of 10de:16c1, and is 1002:74a1 of 10de:16c1"]
+)]
+#[case::two_cards_that_were_exchanged_with_others_elsewhere(
+    |host: &mut Host| {
+        host.move_to("0000:81:00.0", "0000:82:00.0", &["0000:80:02.0"]);
+        host.add("0000:81:00.0", "1002:74a1", "030200", 7, &["0000:80:01.0"]);
+    },
+    &["matters: 0000:81:00.0 is another card: it was 10de:2330 of 10de:16c1, and is 1002:74a1 of 10de:16c1; as it was, there is a card \
+       with the same ids at 0000:82:00.0 (behind 0000:80:02.0)"]
 )]
 #[case::another_builder(
     |host: &mut Host| host.device("0000:81:00.0").subsystem = Some("1043:0001".parse().unwrap()),

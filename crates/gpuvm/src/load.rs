@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use gpuvm_core::facts::HostFacts;
+use gpuvm_core::lock::Lock;
 use gpuvm_core::plan::{Plan, plan};
-use gpuvm_core::profile::{Problem, Profile, Sources, parse};
+use gpuvm_core::profile::{Problem, Profile, Selector, Sources, parse};
+use gpuvm_core::select::{FunctionIndex, Hold, needs_index, resolve};
 use gpuvm_host::errno::EACCES;
 use gpuvm_host::facts::{self, Depth, Scope};
 use gpuvm_host::reservation::pinned_cpus;
@@ -18,8 +20,19 @@ use crate::locked::{self, LockFile};
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) text: String,
+    /// What it means on this host: every device has an address.
     pub(crate) profile: Profile,
+    /// What it says, where devices may be described and not named.
+    pub(crate) described: Profile,
     pub(crate) lock: LockFile,
+}
+
+impl Loaded {
+    /// The same profile with its devices chosen anew, where those that are locked no longer fit.
+    pub(crate) fn chosen_anew(self, cli: &Cli) -> Result<Self, Failure> {
+        let profile = resolved(cli, &self.described, self.lock.lock.as_ref(), Hold::WhileItFits)?;
+        Ok(Self { profile, ..self })
+    }
 }
 
 /// A profile with mistakes, and the texts that they are in.
@@ -29,15 +42,24 @@ pub(crate) struct BadProfile {
     pub(crate) problems: Vec<Problem>,
 }
 
-/// Reads and checks a profile, and its lock where it has one.
-pub(crate) fn profile(args: &ProfileArgs) -> Result<Loaded, Failure> {
-    let (text, profile) = parsed(args)?;
-    Ok(Loaded { text, profile, lock: locked::read(&args.profile)? })
+/// Reads and checks a profile, and its lock where it has one, and finds the devices that it describes.
+pub(crate) fn profile(cli: &Cli, args: &ProfileArgs) -> Result<Loaded, Failure> {
+    let (text, described) = parsed(args)?;
+    let lock = locked::read(&args.profile)?;
+    let profile = resolved(cli, &described, lock.lock.as_ref(), Hold::Always)?;
+    Ok(Loaded { text, profile, described, lock })
+}
+
+/// Reads and checks a profile, and looks at no host: devices that it describes are not looked for.
+pub(crate) fn unresolved(args: &ProfileArgs) -> Result<Profile, Failure> {
+    let (_, profile) = parsed(args)?;
+    locked::read(&args.profile)?;
+    Ok(profile)
 }
 
 /// The same for a lock that is to be written anew: of one that can't be used, only what is wrong with it is of interest.
-pub(crate) fn to_lock(args: &ProfileArgs) -> Result<(Loaded, Option<Failure>), Failure> {
-    let (text, profile) = parsed(args)?;
+pub(crate) fn to_lock(cli: &Cli, args: &ProfileArgs) -> Result<(Loaded, Option<Failure>), Failure> {
+    let (text, described) = parsed(args)?;
     let (lock, damaged) = match locked::read(&args.profile) {
         Ok(lock) => (lock, None),
         Err(failure) if failure.code == Exit::Profile => {
@@ -45,7 +67,20 @@ pub(crate) fn to_lock(args: &ProfileArgs) -> Result<(Loaded, Option<Failure>), F
         }
         Err(failure) => return Err(failure),
     };
-    Ok((Loaded { text, profile, lock }, damaged))
+    let profile = resolved(cli, &described, lock.lock.as_ref(), Hold::Always)?;
+    Ok((Loaded { text, profile, described, lock }, damaged))
+}
+
+/// Finds the devices that a profile describes. Where it names all of them, nothing is read.
+fn resolved(cli: &Cli, profile: &Profile, lock: Option<&Lock>, hold: Hold) -> Result<Profile, Failure> {
+    let index = if needs_index(profile, lock, hold) {
+        check_host_root(cli)?;
+        let selectors: Vec<&Selector> = profile.choices.iter().map(|choice| &choice.select).collect();
+        facts::index(&cli.host_root(), &selectors)?
+    } else {
+        FunctionIndex::default()
+    };
+    Ok(resolve(profile.clone(), lock, hold, &index)?)
 }
 
 fn parsed(args: &ProfileArgs) -> Result<(String, Profile), Failure> {

@@ -114,8 +114,10 @@ pub(crate) enum OnChanges {
 }
 
 /// What `up` goes on with.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Judged {
+    /// The profile, whose devices may be others now.
+    pub(crate) loaded: Loaded,
     /// What stays visible as long as the VM lives.
     pub(crate) warnings: Vec<Warning>,
     /// Whether the lock was written anew.
@@ -126,27 +128,28 @@ pub(crate) struct Judged {
 pub(crate) fn before_up(
     cli: &Cli,
     path: &Path,
-    loaded: &Loaded,
+    loaded: Loaded,
     on_changes: OnChanges,
 ) -> Result<Judged, Failure> {
     let file = &loaded.lock;
     let changes = changes(cli, &loaded.profile, file.lock.as_ref())?;
     match on_changes {
         OnChanges::Refuse if matter(&changes) => return Err(refusal(file, path, &changes)),
-        OnChanges::Refuse => return Ok(Judged { warnings: warnings(&changes), written: false }),
+        OnChanges::Refuse => return Ok(Judged { warnings: warnings(&changes), written: false, loaded }),
         OnChanges::Accept => {}
     }
     let known: Vec<&Change> =
         changes.iter().filter(|change| change.severity() != Severity::Unknown).collect();
     if known.is_empty() {
-        return Ok(Judged::default());
+        return Ok(Judged { warnings: Vec::new(), written: false, loaded });
     }
+    let loaded = loaded.chosen_anew(cli)?;
     // What can't run isn't locked.
     load::planned(cli, &loaded.profile)?;
     let facts = facts_for(cli, &loaded.profile, None)?;
-    write(&file.path, &Lock::of(&loaded.profile, &facts)?)?;
+    write(&loaded.lock.path, &Lock::of(&loaded.profile, &facts)?)?;
     let accepted = |change: &&Change| Warning { about: Topic::Lock, message: format!("accepted: {change}") };
-    Ok(Judged { warnings: known.iter().map(accepted).collect(), written: true })
+    Ok(Judged { warnings: known.iter().map(accepted).collect(), written: true, loaded })
 }
 
 /// Writes a lock at once or not at all, with the owner and the permissions of the one that was there.

@@ -62,7 +62,10 @@ pub enum Change {
         by: Identity,
     },
     /// Another card has its address.
-    #[error("{bdf} is another card: it was {was}, and is {is}")]
+    #[error(
+        "{bdf} is another card: it was {was}, and is {is}{}",
+        if alike.is_empty() { String::new() } else { format!("; as it was, there {}", alike_words(alike)) }
+    )]
     OtherCard {
         /// The address.
         bdf: Bdf,
@@ -70,6 +73,8 @@ pub enum Change {
         was: Card,
         /// Those of the one that is.
         is: Card,
+        /// Cards with the ids that it had, where it wasn't found again by more than these.
+        alike: Vec<(Bdf, Option<Bdf>)>,
     },
     /// The profile asks for a device that nobody has locked.
     #[error("{} is not in the lock", device.words())]
@@ -430,8 +435,8 @@ fn alike_words(alike: &[(Bdf, Option<Bdf>)]) -> String {
     };
     let places = alike.iter().map(one).collect::<Vec<_>>().join(" and ");
     match alike.len() {
-        1 => format!("is a card with the same ids now at {places}"),
-        _ => format!("are cards with the same ids now at {places}"),
+        1 => format!("is a card with the same ids at {places}"),
+        _ => format!("are cards with the same ids at {places}"),
     }
 }
 

@@ -29,7 +29,7 @@ impl Present {
             .filter(|(_, device)| device.virtual_function == Presence::Absent)
             .map(|(bdf, device)| LockedDevice::of(*bdf, device, facts))
             .collect();
-        Self { lock: Lock::present(&asked, facts), asked, others }
+        Self { lock: Lock::present(profile, facts), asked, others }
     }
 }
 
@@ -42,10 +42,15 @@ pub fn diff(then: &Lock, now: &Present) -> Vec<Change> {
             continue;
         }
         match now.lock.devices.iter().find(|is| is.bdf == was.bdf) {
-            None => changes.push(found_again(was, then, now).unwrap_or_else(|| gone(was, then, now))),
+            None => changes.push(
+                found_again(was, then, now)
+                    .unwrap_or_else(|| Change::Gone { device: was.function(), alike: alike(was, then, now) }),
+            ),
             Some(is) if !was.holds_here(is) => {
-                changes.push(Change::OtherCard { bdf: was.bdf, was: card(was), is: card(is) });
-                changes.extend(found_again(was, then, now));
+                let found = found_again(was, then, now);
+                let alike = if found.is_none() { alike(was, then, now) } else { Vec::new() };
+                changes.push(Change::OtherCard { bdf: was.bdf, was: card(was), is: card(is), alike });
+                changes.extend(found);
             }
             Some(is) => device(was, is, &mut changes),
         }
@@ -92,9 +97,8 @@ fn found_again(was: &LockedDevice, then: &Lock, now: &Present) -> Option<Change>
     Some(Change::Moved { device: was.function(), to: is.bdf, by })
 }
 
-fn gone(was: &LockedDevice, then: &Lock, now: &Present) -> Change {
-    let alike = candidates(was, then, now).map(|is| (is.bdf, is.path.last().map(|bridge| bridge.bdf)));
-    Change::Gone { device: was.function(), alike: alike.collect() }
+fn alike(was: &LockedDevice, then: &Lock, now: &Present) -> Vec<(Bdf, Option<Bdf>)> {
+    candidates(was, then, now).map(|is| (is.bdf, is.path.last().map(|bridge| bridge.bdf))).collect()
 }
 
 /// Compares one card with itself.

@@ -15,6 +15,8 @@ pub use record::{
     Lock, LockError, LockedBar, LockedDevice, LockedFunction, LockedHost, Revision, Serial, VERSION,
 };
 
+pub(crate) use record::serial;
+
 use crate::facts::HostFacts;
 use crate::pci::{Bdf, PciId};
 use crate::profile::Profile;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, de};
 use crate::facts::{DeviceFacts, HostFacts, Presence, SystemFacts};
 use crate::pci::{Bdf, ClassCode, PciId, SerialNumber, serde_as_text};
 use crate::plan::Refusal;
-use crate::profile::Profile;
+use crate::profile::{DeviceRequest, Profile};
 use crate::reset::ResetDomain;
 use crate::units::ByteSize;
 
@@ -86,6 +86,9 @@ pub struct LockedFirmware {
 pub struct LockedDevice {
     /// Its address.
     pub bdf: Bdf,
+    /// What the profile chose it by, where it doesn't name its address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen_by: Option<String>,
     /// Its ids.
     pub id: PciId,
     /// The ids of whoever built the card; missing where they weren't read.
@@ -283,18 +286,18 @@ impl Lock {
             .filter(|bdf| !facts.devices.contains_key(bdf))
             .map(|bdf| Refusal::UnknownDevice { bdf: *bdf })
             .collect();
-        if unknown.is_empty() { Ok(Self::present(&asked, facts)) } else { Err(unknown) }
+        if unknown.is_empty() { Ok(Self::present(profile, facts)) } else { Err(unknown) }
     }
 
-    /// Takes down what is there of some devices.
-    pub(super) fn present(asked: &BTreeSet<Bdf>, facts: &HostFacts) -> Self {
-        let device = |bdf: &Bdf| Some(LockedDevice::of(*bdf, facts.devices.get(bdf)?, facts));
-        Self {
-            version: VERSION,
-            unread: facts.unread.clone(),
-            host: LockedHost::of(facts),
-            devices: asked.iter().filter_map(device).collect(),
-        }
+    /// Takes down what is there of a profile's devices.
+    pub(super) fn present(profile: &Profile, facts: &HostFacts) -> Self {
+        let device = |request: &DeviceRequest| {
+            let device = LockedDevice::of(request.bdf, facts.devices.get(&request.bdf)?, facts);
+            Some(LockedDevice { chosen_by: request.chosen_by.as_ref().map(ToString::to_string), ..device })
+        };
+        let mut devices: Vec<LockedDevice> = profile.devices.iter().filter_map(device).collect();
+        devices.sort_by_key(|device| device.bdf);
+        Self { version: VERSION, unread: facts.unread.clone(), host: LockedHost::of(facts), devices }
     }
 
     /// Reads a lock's text.
@@ -370,6 +373,7 @@ impl LockedDevice {
         bars.sort();
         Self {
             bdf,
+            chosen_by: None,
             id: device.id,
             subsystem: device.subsystem,
             revision: device.revision.map(Revision),
@@ -403,7 +407,8 @@ fn physical(bdf: Bdf, facts: &HostFacts) -> bool {
     facts.devices.get(&bdf).is_some_and(|device| device.virtual_function == Presence::Absent)
 }
 
-fn serial(device: &DeviceFacts) -> Option<Serial> {
+/// Takes a device's serial number, or that it has none, out of its config space, as far as that was read.
+pub(crate) fn serial(device: &DeviceFacts) -> Option<Serial> {
     let config = device.config.as_ref()?;
     match (config.capabilities.serial, config.complete) {
         (Some(number), _) => Some(Serial::Number(SerialNumber(number))),

@@ -7,6 +7,7 @@ use gpuvm_core::facts::{HostFacts, PlatformFacts};
 use gpuvm_core::lock::{Lock, missing};
 use gpuvm_core::pci::{Bdf, Bus, ClassCode, PciId};
 
+use super::index::is_virtual;
 use super::{Depth, Reading, Scope, pci, platform};
 use crate::HostError;
 use crate::root::{HostRoot, list, read_hex, read_parsed};
@@ -24,7 +25,7 @@ pub fn for_lock(root: &HostRoot, asked: &BTreeSet<Bdf>, lock: Option<&Lock>) -> 
         platform: PlatformFacts { system: platform::system(root, &reading)?, ..PlatformFacts::default() },
         ..HostFacts::default()
     };
-    let index = index(root, &reading)?;
+    let index = names(root, &reading)?;
     let mut scope = asked.clone();
     for bdf in asked {
         scope.extend(below_the_same_bridge(root, *bdf, &index, &reading)?);
@@ -38,13 +39,9 @@ pub fn for_lock(root: &HostRoot, asked: &BTreeSet<Bdf>, lock: Option<&Lock>) -> 
     Ok(facts)
 }
 
-fn index(root: &HostRoot, reading: &Reading) -> Result<BTreeSet<Bdf>, HostError> {
+fn names(root: &HostRoot, reading: &Reading) -> Result<BTreeSet<Bdf>, HostError> {
     let names = reading.take(list(&root.path("/sys/bus/pci/devices")))?;
     Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
-}
-
-fn is_virtual(root: &HostRoot, bdf: Bdf) -> bool {
-    fs::symlink_metadata(root.device(bdf).join("physfn")).is_ok()
 }
 
 /// Lists what a bus reset of a device may reach: the functions on its bus, and those on buses below. A root bus has no reset.
@@ -80,7 +77,7 @@ fn below_the_same_bridge(
     Ok(found)
 }
 
-/// Finds the functions with one of these ids. Virtual ones are left out: of 10,000 only the link to their card is looked at.
+/// Finds the functions with one of these ids, but for virtual ones.
 fn alike(
     root: &HostRoot,
     index: &BTreeSet<Bdf>,

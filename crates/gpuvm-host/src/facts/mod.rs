@@ -9,6 +9,7 @@ mod detail;
 mod files;
 mod firmware;
 mod holders;
+mod index;
 mod lock;
 pub(crate) mod memory;
 mod pci;
@@ -25,6 +26,7 @@ use gpuvm_core::profile::{FirmwareKind, Profile};
 use crate::HostError;
 use crate::root::{HostRoot, list, read_text};
 
+pub use index::index;
 pub use lock::for_lock;
 pub(crate) use reading::Reading;
 

@@ -159,7 +159,7 @@ fn group_of(folder: &Path) -> Result<Option<GroupId>, HostError> {
 }
 
 /// Reads the node; -1 means that the firmware doesn't tell.
-fn node_of(folder: &Path) -> Result<Option<u32>, HostError> {
+pub(super) fn node_of(folder: &Path) -> Result<Option<u32>, HostError> {
     let node: Option<i64> = root::read_parsed(&folder.join("numa_node"))?;
     Ok(node.and_then(|node| u32::try_from(node).ok()))
 }

@@ -34,11 +34,11 @@ pub(super) fn run(cli: &Cli, args: &LockArgs) -> Result<Exit, Failure> {
 
 /// Takes the host down as it is. A lock that is there is replaced, since that was asked for, and what differs is shown.
 fn write(cli: &Cli, args: &LockArgs) -> Result<Exit, Failure> {
-    let (loaded, damaged) = load::to_lock(&args.profile)?;
-    let before = loaded.lock.lock.as_ref();
-    let facts = locked::facts_for(cli, &loaded.profile, before)?;
+    let (loaded, damaged) = load::to_lock(cli, &args.profile)?;
+    let changes = locked::changes(cli, &loaded.profile, loaded.lock.lock.as_ref())?;
+    let loaded = loaded.chosen_anew(cli)?;
+    let facts = locked::facts_for(cli, &loaded.profile, None)?;
     let lock = Lock::of(&loaded.profile, &facts)?;
-    let changes = before.map(|before| compare(before, &loaded.profile, &facts)).unwrap_or_default();
     locked::write(&loaded.lock.path, &lock)?;
     if cli.json {
         out::json(&json!({
@@ -64,7 +64,7 @@ fn write(cli: &Cli, args: &LockArgs) -> Result<Exit, Failure> {
 
 /// Compares the host with the lock, and changes nothing.
 fn check(cli: &Cli, args: &LockArgs) -> Result<Exit, Failure> {
-    let loaded = load::profile(&args.profile)?;
+    let loaded = load::profile(cli, &args.profile)?;
     let Some(lock) = &loaded.lock.lock else {
         let message = format!("there is no {}", loaded.lock.path.display());
         return Err(Failure::one(Exit::Profile, message, Some(hints::no_lock(&args.profile.profile))));

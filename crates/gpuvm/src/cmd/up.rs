@@ -31,9 +31,10 @@ async fn up(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
     // Caught before anything is changed, so that no signal can end gpuvm between a change and its undoing.
     let mut signals = Signals::catch()
         .map_err(|error| Failure::one(Exit::Internal, format!("catch signals: {error}"), None))?;
-    let loaded = load::profile(&args.profile)?;
+    let loaded = load::profile(cli, &args.profile)?;
     let mut progress = Progress::new(cli);
-    let judged = locked::before_up(cli, &args.profile.profile, &loaded, args.on_changes())?;
+    let judged = locked::before_up(cli, &args.profile.profile, loaded, args.on_changes())?;
+    let loaded = judged.loaded;
     if judged.written {
         progress.tell(&format!("{} is written anew", loaded.lock.path.display()));
     }

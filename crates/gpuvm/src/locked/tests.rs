@@ -46,11 +46,11 @@ impl Case {
     }
 
     fn loaded(&self) -> Result<Loaded, Failure> {
-        load::profile(&ProfileArgs { profile: self.profile.clone(), set: Vec::new() })
+        load::profile(&self.cli(), &ProfileArgs { profile: self.profile.clone(), set: Vec::new() })
     }
 
     fn up(&self, on_changes: OnChanges) -> Result<Judged, Failure> {
-        before_up(&self.cli(), &self.profile, &self.loaded()?, on_changes)
+        before_up(&self.cli(), &self.profile, self.loaded()?, on_changes)
     }
 
     fn lock_file(&self) -> PathBuf {
@@ -141,6 +141,50 @@ fn up_that_accepts_changes_of_a_host_that_cannot_run_the_profile_leaves_the_lock
     let before = fs::read(case.lock_file()).unwrap();
     assert_eq!(case.up(OnChanges::Accept).unwrap_err().code, Exit::Unfit);
     assert_eq!(fs::read(case.lock_file()).unwrap(), before);
+}
+
+/// A profile that describes its device, and a host that was locked when there was one that fits.
+fn described() -> Case {
+    let case = Case::new();
+    fs::write(
+        &case.profile,
+        PROFILE.replace("bdf = \"0000:81:00.0\"", "select = { id = \"10de:2330\", nth = 0 }"),
+    )
+    .unwrap();
+    let (cli, loaded) = (case.cli(), case.loaded().unwrap());
+    let facts = facts_for(&cli, &loaded.profile, None).unwrap();
+    write(&loaded.lock.path, &Lock::of(&loaded.profile, &facts).unwrap()).unwrap();
+    case
+}
+
+fn devices(loaded: &Loaded) -> Vec<String> {
+    loaded.profile.devices.iter().map(|device| device.bdf.to_string()).collect()
+}
+
+#[test]
+fn up_takes_the_card_that_is_locked_although_another_comes_first_now() {
+    let case = described();
+    case.host.device(&gpu("0000:41:00.0", 9, 0));
+    let judged = case.up(OnChanges::Accept).unwrap();
+    assert_eq!((devices(&judged.loaded), judged.written), (vec!["0000:81:00.0".to_owned()], false));
+}
+
+#[test]
+fn up_of_a_described_card_that_has_moved_is_refused_until_that_is_accepted() {
+    let case = described();
+    fs::remove_file(case.host.path("/sys/bus/pci/devices/0000:81:00.0")).unwrap();
+    case.host.device(&FakeDevice { port: Some("0000:80:02.0"), ..gpu("0000:82:00.0", 9, 1) });
+    let failure = case.up(OnChanges::Refuse).unwrap_err();
+    let message = failure.message();
+    assert_eq!(failure.code, Exit::Unfit);
+    assert!(
+        message.ends_with("is gone; there is a card with the same ids at 0000:82:00.0 (behind 0000:80:02.0)"),
+        "{message}"
+    );
+    let judged = case.up(OnChanges::Accept).unwrap();
+    assert_eq!((devices(&judged.loaded), judged.written), (vec!["0000:82:00.0".to_owned()], true));
+    let judged = case.up(OnChanges::Refuse).unwrap();
+    assert_eq!((devices(&judged.loaded), messages(&judged)), (vec!["0000:82:00.0".to_owned()], vec![]));
 }
 
 #[rstest]

@@ -18,9 +18,12 @@ struct Locked {
 
 impl Locked {
     fn new() -> Self {
-        let case = Self::without_lock();
-        assert!(case.run(&["lock"]).starts_with("exit 0\n"));
-        case
+        Self::without_lock().locked()
+    }
+
+    fn locked(self) -> Self {
+        assert!(self.run(&["lock"]).starts_with("exit 0\n"));
+        self
     }
 
     fn without_lock() -> Self {
@@ -32,6 +35,13 @@ impl Locked {
             port: Some("0000:84:01.0"),
             ..gpu("0000:85:00.0", 30, 1)
         });
+        for bdf in ["0000:81:00.0", "0000:85:00.0"] {
+            for (name, text) in
+                [("subsystem_vendor", "0x1af4"), ("subsystem_device", "0x1100"), ("revision", "0x02")]
+            {
+                host.file(&format!("/sys/bus/pci/devices/{bdf}/{name}"), format!("{text}\n"));
+            }
+        }
         host.file("/sys/class/dmi/id/sys_vendor", "Example\n");
         host.file("/sys/class/dmi/id/product_name", "R1\n");
         host.file("/sys/class/dmi/id/bios_version", "1.0\n");
@@ -43,6 +53,16 @@ impl Locked {
         )
         .unwrap();
         Self { host, folder }
+    }
+
+    /// The profile with its second device described.
+    fn described(self) -> Self {
+        let path = self.folder.path().join("vm.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        let described = text.replace("bdf = \"0000:85:00.0\"", "select = { id = \"1234:11e8\", nth = 1 }");
+        assert_ne!(text, described);
+        fs::write(path, described).unwrap();
+        self
     }
 
     /// Runs a verb for the profile; its folder and the host's are named by words.
@@ -73,6 +93,20 @@ fn moved(host: &FakeHost) {
     host.device(&FakeDevice { port: Some("0000:86:01.0"), ..card });
 }
 
+/// Adds a card with the ids of the second, and an address before both.
+fn first_of_all(host: &FakeHost) {
+    host.device(&FakeDevice {
+        id: (0x1234, 0x11e8),
+        class: 0x00_ff00,
+        driver: None,
+        ..gpu("0000:31:00.0", 32, 0)
+    });
+}
+
+fn locked_description() -> Locked {
+    Locked::without_lock().described().locked()
+}
+
 fn grown(host: &FakeHost) {
     let audio =
         FakeDevice { id: (0x10de, 0x1ad8), class: 0x0c_0330, driver: None, ..gpu("0000:81:00.2", 16, 1) };
@@ -101,6 +135,15 @@ fn locks_are_made_and_checked_as_they_were() {
         ("made-again-after-changes", Locked::new().after(grown).after(updated).run(&["lock"])),
         ("made-over-a-damaged-one", Locked::without_lock().with_lock("version = 1").run(&["lock"])),
         ("made-of-what-cannot-be-read", Locked::without_lock().after(unreadable).run(&["lock"])),
+        ("check-of-what-was-not-read", Locked::without_lock().after(unreadable).locked().run(check)),
+        ("made-of-a-description", Locked::without_lock().described().run(&["lock", "--json"])),
+        ("made-again-of-a-description", locked_description().after(moved).run(&["lock"])),
+        ("check-description-moved", locked_description().after(moved).run(check)),
+        (
+            "check-description-although-others-came-before",
+            locked_description().after(first_of_all).run(check),
+        ),
+        ("check-description-that-is-not-locked", Locked::new().described().run(check)),
         ("check-same", Locked::new().run(check)),
         ("check-moved", Locked::new().after(moved).run(check)),
         ("check-grown", Locked::new().after(grown).run(check)),

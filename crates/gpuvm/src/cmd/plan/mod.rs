@@ -15,7 +15,7 @@ use crate::failure::{self, Failure};
 use crate::{load, locked, out};
 
 pub(super) fn run(cli: &Cli, args: &ProfileArgs) -> Result<Exit, Failure> {
-    let loaded = load::profile(args)?;
+    let loaded = load::profile(cli, args)?;
     let changes = locked::changes(cli, &loaded.profile, loaded.lock.lock.as_ref())?;
     let planned = load::planned(cli, &loaded.profile);
     let (mut plan, facts) =
