@@ -134,7 +134,7 @@ pub fn resolve(
         match fixed.map_or_else(|| choose(&choice.select, &taken, index), Ok) {
             Ok(bdf) if taken.insert(bdf) => chosen.push((choice, bdf)),
             Ok(bdf) => refusals.push(Refusal::ChosenTwice { selector: choice.select, bdf }),
-            Err(refusal) => refusals.push(refusal),
+            Err(refusal) => refusals.push(*refusal),
         }
     }
     chosen.sort_by_key(|(choice, _)| choice.place);
@@ -158,7 +158,7 @@ fn fixed(choice: &DeviceChoice, lock: Option<&Lock>, hold: Hold, index: &Functio
     (hold == Hold::Always || index.matching(&choice.select).contains(&bdf)).then_some(bdf)
 }
 
-fn choose(selector: &Selector, taken: &BTreeSet<Bdf>, index: &FunctionIndex) -> Result<Bdf, Refusal> {
+fn choose(selector: &Selector, taken: &BTreeSet<Bdf>, index: &FunctionIndex) -> Result<Bdf, Box<Refusal>> {
     let all = index.matching(selector);
     let functions = |bdfs: &[Bdf]| bdfs.iter().map(|bdf| index.words(*bdf)).collect();
     let Some(first) = all.first().copied() else {
@@ -166,17 +166,19 @@ fn choose(selector: &Selector, taken: &BTreeSet<Bdf>, index: &FunctionIndex) -> 
             selector.serial.is_some() && index.functions.get(bdf).is_some_and(|f| f.serial.is_none())
         };
         let unread = index.candidates(selector).into_iter().filter(unread).collect();
-        return Err(Refusal::NoneFits { selector: selector.clone(), unread });
+        return Err(Box::new(Refusal::NoneFits { selector: selector.clone(), unread }));
     };
     if let Some(nth) = selector.nth {
         let found = usize::try_from(nth).ok().and_then(|nth| all.get(nth)).copied();
-        return found.ok_or_else(|| Refusal::TooFewFit { selector: selector.clone(), fit: functions(&all) });
+        return found.ok_or_else(|| {
+            Box::new(Refusal::TooFewFit { selector: selector.clone(), fit: functions(&all) })
+        });
     }
     let free: Vec<Bdf> = all.into_iter().filter(|bdf| !taken.contains(bdf)).collect();
     match free.as_slice() {
-        [] => Err(Refusal::ChosenTwice { selector: selector.clone(), bdf: first }),
+        [] => Err(Box::new(Refusal::ChosenTwice { selector: selector.clone(), bdf: first })),
         [only] => Ok(*only),
-        several => Err(Refusal::SeveralFit { selector: selector.clone(), fit: functions(several) }),
+        several => Err(Box::new(Refusal::SeveralFit { selector: selector.clone(), fit: functions(several) })),
     }
 }
 

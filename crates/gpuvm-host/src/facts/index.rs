@@ -31,7 +31,7 @@ pub fn index(root: &HostRoot, selectors: &[&Selector]) -> Result<FunctionIndex, 
     let numbered = selectors.iter().filter(|selector| selector.serial.is_some());
     let close = numbered.flat_map(|selector| index.candidates(selector)).collect();
     let mut facts = HostFacts::default();
-    pci::read(root, &Scope::Devices(close), Depth::Config, &Reading::lenient(), &mut facts)?;
+    pci::read_places(root, &Scope::Devices(close), Depth::Config, &Reading::lenient(), &mut facts)?;
     index.know(&facts);
     Ok(index)
 }

@@ -30,10 +30,10 @@ pub fn for_lock(root: &HostRoot, asked: &BTreeSet<Bdf>, lock: Option<&Lock>) -> 
     for bdf in asked {
         scope.extend(below_the_same_bridge(root, *bdf, &index, &reading)?);
     }
-    pci::read(root, &Scope::Devices(scope), Depth::Config, &reading, &mut facts)?;
+    pci::read_places(root, &Scope::Devices(scope), Depth::Config, &reading, &mut facts)?;
     if let Some(ids) = lock.map(|lock| missing(lock, &facts)).filter(|ids| !ids.is_empty()) {
         let alike = alike(root, &index, &ids, &reading)?;
-        pci::read(root, &Scope::Devices(alike), Depth::Config, &reading, &mut facts)?;
+        pci::read_places(root, &Scope::Devices(alike), Depth::Config, &reading, &mut facts)?;
     }
     facts.unread = reading.unread();
     Ok(facts)

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
 
 mod calls;
+mod doctor;
 mod lock;
 mod plans;
 mod profiles;
@@ -52,15 +53,17 @@ fn transcript(output: &Output, temporary: &str) -> String {
 }
 
 /// Folders of golden files, `errors` being that of the unit tests of `failure`.
-const FOLDERS: [&str; 12] = [
+const FOLDERS: [&str; 14] = [
     "argv",
     "argv-matrix",
     "calls",
+    "doctor",
     "errors",
     "help",
     "lock",
     "lock-file",
     "plan",
+    "plan-made-up",
     "plan-matrix",
     "profile-errors",
     "refusals",

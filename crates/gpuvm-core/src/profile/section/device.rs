@@ -36,6 +36,22 @@ pub struct DeviceRequest {
     pub boot: Option<u32>,
 }
 
+impl DeviceRequest {
+    /// Asks for a device and nothing beside.
+    pub fn new(bdf: Bdf) -> Self {
+        Self {
+            bdf,
+            chosen_by: None,
+            hold: Vec::new(),
+            rom_file: None,
+            rombar: None,
+            guest_address: None,
+            allow_boot_display: false,
+            boot: None,
+        }
+    }
+}
+
 /// A device to pass through that is described and not named.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceChoice {
