@@ -13,7 +13,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cmd::DoctorArgs;
 use crate::cmd::devices::DevicesArgs;
+use crate::cmd::lock::LockArgs;
 use crate::exit::Exit;
+use crate::locked::OnChanges;
 use crate::out;
 
 /// What each exit code means.
@@ -75,6 +77,8 @@ pub(crate) enum Command {
     Devices(DevicesArgs),
     /// Give back what VMs left behind whose gpuvm was killed
     Cleanup(CleanupArgs),
+    /// Take down what a profile rests on, or say what has changed since
+    Lock(LockArgs),
 }
 
 /// A profile and changes to it.
@@ -97,6 +101,17 @@ pub(crate) struct UpArgs {
     /// Give the guest so long to power off when asked to, before QEMU is told to quit [default: the profile's shutdown-timeout]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) shutdown_timeout: Option<u32>,
+
+    /// Go on although this host has changed since it was locked, and lock it as it is now
+    #[arg(long)]
+    pub(crate) accept_changes: bool,
+}
+
+impl UpArgs {
+    /// Returns what to do about a host that has changed since it was locked.
+    pub(crate) fn on_changes(&self) -> OnChanges {
+        if self.accept_changes { OnChanges::Accept } else { OnChanges::Refuse }
+    }
 }
 
 /// What `cleanup` takes.

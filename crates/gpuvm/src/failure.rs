@@ -61,6 +61,22 @@ impl Failure {
         Self { code, items: vec![Item { kind: kind(&code), message: message.into(), hint }], profile: None }
     }
 
+    /// A failure of several things.
+    pub(crate) fn of(code: Exit, items: Vec<Item>) -> Self {
+        Self { code, items, profile: None }
+    }
+
+    /// Returns what failed, without remedies.
+    pub(crate) fn message(&self) -> String {
+        self.items.iter().map(|item| item.message.as_str()).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Adds what may be the cause.
+    pub(crate) fn and(mut self, items: Vec<Item>) -> Self {
+        self.items.extend(items);
+        self
+    }
+
     /// Prints it for a person.
     pub(crate) fn print(&self) {
         if let Some(profile) = &self.profile {

@@ -10,6 +10,8 @@ mod detail;
 mod files;
 mod firmware;
 mod holders;
+mod index;
+mod lock;
 pub(crate) mod memory;
 mod names;
 mod pci;
@@ -27,6 +29,8 @@ use crate::HostError;
 use crate::root::{HostRoot, list, read_text};
 
 pub use boot::add_initramfs;
+pub use index::index;
+pub use lock::for_lock;
 pub(crate) use reading::Reading;
 
 /// Which devices a survey is about.

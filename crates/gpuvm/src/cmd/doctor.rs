@@ -50,7 +50,7 @@ pub(super) fn run(cli: &Cli, args: &DoctorArgs) -> Result<Exit, Failure> {
     let about = about(args)?;
     let (facts, profile, targets) = match about {
         About::Profile(profile) => {
-            let loaded = load::profile(&ProfileArgs { profile, set: args.set.clone() })?;
+            let loaded = load::profile(cli, &ProfileArgs { profile, set: args.set.clone() })?;
             let facts = survey(cli, Scope::Devices(named(&loaded.profile)), Some(&loaded.profile))?;
             let targets = targets(&loaded.profile, &facts);
             (facts, Some(loaded.profile), targets)

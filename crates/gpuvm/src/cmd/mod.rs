@@ -5,6 +5,7 @@ mod check;
 mod cleanup;
 pub(crate) mod devices;
 mod doctor;
+pub(crate) mod lock;
 mod plan;
 mod schema;
 mod up;
@@ -35,5 +36,6 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Up(args) => up::run(cli, args),
         Command::Devices(args) => devices::run(cli, args),
         Command::Cleanup(args) => cleanup::run(cli, args),
+        Command::Lock(args) => lock::run(cli, args),
     }
 }

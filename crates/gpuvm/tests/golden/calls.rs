@@ -5,7 +5,8 @@ use std::fs;
 use crate::shared::golden::compare;
 use crate::{gpuvm, transcript};
 
-const VERBS: [&str; 8] = ["", "check", "plan", "argv", "doctor", "schema", "up", "cleanup"];
+const VERBS: [&str; 10] =
+    ["", "check", "plan", "argv", "doctor", "schema", "up", "devices", "cleanup", "lock"];
 
 #[test]
 fn help_is_as_it_was() {

@@ -6,6 +6,7 @@
 
 mod calls;
 mod doctor;
+mod lock;
 mod plans;
 mod profiles;
 mod refusals;
@@ -52,13 +53,15 @@ fn transcript(output: &Output, temporary: &str) -> String {
 }
 
 /// Folders of golden files, `errors` being that of the unit tests of `failure`.
-const FOLDERS: [&str; 12] = [
+const FOLDERS: [&str; 14] = [
     "argv",
     "argv-matrix",
     "calls",
     "doctor",
     "errors",
     "help",
+    "lock",
+    "lock-file",
     "plan",
     "plan-made-up",
     "plan-matrix",
