@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod facts;
 pub mod firmware;
 pub mod host_ops;
+pub mod init;
 pub mod lifecycle;
 pub mod pci;
 pub mod plan;

@@ -177,6 +177,11 @@ impl ClassCode {
         self.0 >> 16 == 0x03
     }
 
+    /// Tells whether this is a processing accelerator (12xx), as compute cards without a display are.
+    pub fn is_accelerator(self) -> bool {
+        self.0 >> 16 == 0x12
+    }
+
     /// Tells whether this is a bridge of any kind (host, ISA, PCI-to-PCI).
     pub fn is_bridge(self) -> bool {
         self.0 >> 16 == 0x06

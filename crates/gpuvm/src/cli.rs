@@ -50,6 +50,10 @@ pub(crate) struct Cli {
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) host_root: Option<PathBuf>,
 
+    /// Use the facts in FILE, a report of another host or the facts.json in it (doctor, devices, topology, plan and argv only)
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "host_root")]
+    pub(crate) facts: Option<PathBuf>,
+
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -69,6 +73,8 @@ pub(crate) enum Command {
     Up(UpArgs),
     /// Give back what VMs left behind whose gpuvm was killed
     Cleanup(CleanupArgs),
+    /// Write a first profile for a device of this host
+    Init(crate::cmd::InitArgs),
 }
 
 /// A profile and changes to it.
@@ -115,7 +121,7 @@ impl Cli {
 
     /// Tells whether the host is a recorded one, which can't be acted upon.
     pub(crate) fn is_recorded(&self) -> bool {
-        self.host_root.is_some()
+        self.host_root.is_some() || self.facts.is_some()
     }
 
     /// Returns gpuvm's own folders.

@@ -1,10 +1,13 @@
 //! Loads a profile and plans it on a host: what check, plan, argv and up begin with.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use gpuvm_core::facts::HostFacts;
+use gpuvm_core::facts::file::FactsFile;
+use gpuvm_core::plan::files::named;
 use gpuvm_core::plan::{Plan, plan};
 use gpuvm_core::profile::{Problem, Profile, Sources, parse};
+use gpuvm_host::archive;
 use gpuvm_host::errno::EACCES;
 use gpuvm_host::facts::{self, Depth, Scope};
 use gpuvm_host::reservation::pinned_cpus;
@@ -12,6 +15,10 @@ use gpuvm_host::reservation::pinned_cpus;
 use crate::cli::{Cli, ProfileArgs};
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::hints;
+
+/// How many things that couldn't be read are told one by one.
+const UNREAD_SHOWN: usize = 3;
 
 /// A profile that was read.
 #[derive(Debug)]
@@ -29,6 +36,16 @@ pub(crate) struct BadProfile {
 
 /// Reads and checks a profile.
 pub(crate) fn profile(args: &ProfileArgs) -> Result<Loaded, Failure> {
+    based(args, None)
+}
+
+/// Reads and checks a profile for the host that is looked at: on recorded facts, relative paths in it start where they started
+/// on that host.
+pub(crate) fn profile_there(cli: &Cli, args: &ProfileArgs) -> Result<Loaded, Failure> {
+    based(args, recorded(cli)?.and_then(|recorded| recorded.base))
+}
+
+fn based(args: &ProfileArgs, base: Option<PathBuf>) -> Result<Loaded, Failure> {
     let path = &args.profile;
     let unreadable = |error: std::io::Error| {
         let code = match error.kind() {
@@ -38,14 +55,20 @@ pub(crate) fn profile(args: &ProfileArgs) -> Result<Loaded, Failure> {
         Failure::one(code, format!("read {}: {error}", path.display()), None)
     };
     let text = std::fs::read_to_string(path).map_err(unreadable)?;
-    let base = std::path::absolute(path).map_err(unreadable)?;
-    let base = base.parent().unwrap_or(Path::new("/"));
+    let own = folder_of(path).map_err(unreadable)?;
+    let base = base.as_deref().unwrap_or(&own);
     let sources = Sources::new(path.display().to_string(), &text);
     let sources = args.set.iter().fold(sources, |sources, set| sources.with_override(set));
     match parse(&sources, base) {
         Ok(profile) => Ok(Loaded { text, profile }),
         Err(problems) => Err(BadProfile { sources, problems }.into()),
     }
+}
+
+/// Returns the folder that relative paths of a profile start from.
+pub(crate) fn folder_of(profile: &Path) -> std::io::Result<PathBuf> {
+    let absolute = std::path::absolute(profile)?;
+    Ok(absolute.parent().unwrap_or(Path::new("/")).to_owned())
 }
 
 /// Reads the host and plans the profile on it.
@@ -58,12 +81,18 @@ pub(crate) fn planned(cli: &Cli, profile: &Profile) -> Result<(Plan, HostFacts),
 /// Reads what a plan for a profile needs to know; a plan isn't made of half the facts.
 pub(crate) fn facts_for(cli: &Cli, profile: &Profile) -> Result<HostFacts, Failure> {
     check_host_root(cli)?;
-    let facts = facts::read(&cli.host_root(), profile)?;
+    let facts = match recorded(cli)? {
+        Some(recorded) => {
+            tell_of_unread(cli, &recorded.facts);
+            tells_of_files(cli, profile, &recorded.facts)?;
+            facts::narrow(recorded.facts, &Scope::Devices(facts::asked(profile)), Depth::Sysfs)
+        }
+        None => facts::read(&cli.host_root(), profile)?,
+    };
     with_own(cli, facts, Some(profile))
 }
 
 /// Reads what there is to know of the host and of the devices in scope, and goes on where something can't be read.
-#[allow(dead_code, reason = "the verbs that look at hosts come next")]
 pub(crate) fn survey(
     cli: &Cli,
     scope: &Scope,
@@ -71,8 +100,52 @@ pub(crate) fn survey(
     profile: Option<&Profile>,
 ) -> Result<HostFacts, Failure> {
     check_host_root(cli)?;
-    let facts = facts::survey(&cli.host_root(), scope, depth, profile)?;
+    let facts = match recorded(cli)? {
+        Some(recorded) => {
+            profile.map_or(Ok(()), |profile| tells_of_files(cli, profile, &recorded.facts))?;
+            facts::narrow(recorded.facts, scope, depth)
+        }
+        None => facts::survey(&cli.host_root(), scope, depth, profile)?,
+    };
     with_own(cli, facts, profile)
+}
+
+/// Reads the file of facts, where one is given instead of a host.
+fn recorded(cli: &Cli) -> Result<Option<FactsFile>, Failure> {
+    let Some(path) = &cli.facts else { return Ok(None) };
+    let told = |problem: String| format!("--facts {}: {problem}", path.display());
+    let bytes = archive::facts(path).map_err(|error| {
+        let code = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => Exit::Permission,
+            _ => Exit::Usage,
+        };
+        Failure::one(code, told(error.to_string()), None)
+    })?;
+    let file = FactsFile::parse(&bytes)
+        .map_err(|error| Failure::one(Exit::Usage, told(error.to_string()), Some(hints::facts(&error))))?;
+    Ok(Some(file))
+}
+
+/// Checks that recorded facts tell of each file that a profile names: those that were looked at are another profile's, maybe.
+fn tells_of_files(cli: &Cli, profile: &Profile, facts: &HostFacts) -> Result<(), Failure> {
+    let unknown = named(profile).into_iter().filter(|(_, path)| facts.file(path).is_none());
+    let unknown: Vec<_> = unknown.map(|(role, path)| format!("{role} {}", path.display())).collect();
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let file = cli.facts.as_deref().unwrap_or(Path::new("")).display();
+    let message =
+        format!("--facts {file}: they don't tell of files that the profile names: {}", unknown.join(", "));
+    Err(Failure::one(Exit::Usage, message, Some(hints::foreign_files())))
+}
+
+/// Tells what a plan on recorded facts has to do without: on the host itself it would have ended there.
+fn tell_of_unread(cli: &Cli, facts: &HostFacts) {
+    let shown = facts.unread.iter().take(UNREAD_SHOWN);
+    shown.for_each(|what| tracing::warn!("when the facts were taken, this couldn't be read: {what}"));
+    if let (Some(more @ 1..), false) = (facts.unread.len().checked_sub(UNREAD_SHOWN), cli.json) {
+        tracing::warn!("and {more} more");
+    }
 }
 
 fn check_host_root(cli: &Cli) -> Result<(), Failure> {

@@ -10,6 +10,7 @@ mod files;
 mod firmware;
 mod holders;
 pub(crate) mod memory;
+mod narrow;
 mod pci;
 mod platform;
 mod reading;
@@ -24,6 +25,8 @@ use gpuvm_core::profile::{FirmwareKind, Profile};
 use crate::HostError;
 use crate::root::{HostRoot, list, read_text};
 
+pub use narrow::narrow;
+pub use pci::asked;
 pub(crate) use reading::Reading;
 
 /// Which devices a survey is about.
@@ -77,7 +80,10 @@ pub fn survey(
     pci::read(root, scope, depth, &reading, &mut facts)?;
     match profile {
         Some(profile) => for_profile(root, profile, &reading, &mut facts)?,
-        None => facts.firmware = reading.take(firmware::read(root))?,
+        None => {
+            facts.firmware = reading.take(firmware::read(root))?;
+            files::read_firmware(root, &mut facts);
+        }
     }
     facts.platform = platform::read(root, &reading)?;
     facts.boot = boot::read(root, &reading)?;

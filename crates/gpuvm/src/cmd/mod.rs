@@ -3,6 +3,7 @@
 mod argv;
 mod check;
 mod cleanup;
+mod init;
 mod plan;
 mod schema;
 mod up;
@@ -11,13 +12,16 @@ use crate::cli::{Cli, Command};
 use crate::exit::Exit;
 use crate::failure::Failure;
 
+pub(crate) use init::InitArgs;
+
 /// Refuses to act on a host that is only a recording.
 fn refuse_recorded(cli: &Cli) -> Result<(), Failure> {
     if !cli.is_recorded() {
         return Ok(());
     }
-    let hint = Some("see what it would do there: gpuvm plan --host-root DIR PROFILE".to_owned());
-    Err(Failure::one(Exit::Usage, "a recorded host (--host-root) can't be acted upon", hint))
+    let (option, value) = if cli.facts.is_some() { ("--facts", "FILE") } else { ("--host-root", "DIR") };
+    let hint = Some(format!("see what it would do there: gpuvm plan {option} {value} PROFILE"));
+    Err(Failure::one(Exit::Usage, format!("a recorded host ({option}) can't be acted upon"), hint))
 }
 
 /// Runs a verb.
@@ -29,5 +33,6 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Schema => schema::run(),
         Command::Up(args) => up::run(cli, args),
         Command::Cleanup(args) => cleanup::run(cli, args),
+        Command::Init(args) => init::run(cli, args),
     }
 }

@@ -15,7 +15,7 @@ use crate::failure::{self, Failure};
 use crate::{load, out};
 
 pub(super) fn run(cli: &Cli, args: &ProfileArgs) -> Result<Exit, Failure> {
-    let loaded = load::profile(args)?;
+    let loaded = load::profile_there(cli, args)?;
     let (plan, facts) = load::planned(cli, &loaded.profile)?;
     let busy = busy(cli, &plan, &facts);
     let command = argv::command(&plan, &cli.places());
