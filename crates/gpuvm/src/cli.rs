@@ -11,6 +11,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::cmd::devices::DevicesArgs;
 use crate::exit::Exit;
 use crate::out;
 
@@ -71,6 +72,8 @@ pub(crate) enum Command {
     Schema,
     /// Run a VM until its guest ends, then give the host back
     Up(UpArgs),
+    /// List the devices that can be passed, and why others can't; or show everything about one
+    Devices(DevicesArgs),
     /// Give back what VMs left behind whose gpuvm was killed
     Cleanup(CleanupArgs),
     /// Write a first profile for a device of this host

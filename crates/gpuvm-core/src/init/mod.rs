@@ -9,7 +9,7 @@ mod text;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::facts::{Access, DeviceFacts, HostFacts, Presence};
+use crate::facts::{Access, DeviceFacts, Gravity, HostFacts, Presence};
 use crate::firmware::choose_uefi;
 use crate::pci::{Bdf, Slot};
 use crate::plan::{FileRole, Plan, Refusal, plan};
@@ -178,7 +178,7 @@ fn held_with(facts: &HostFacts, device: Bdf) -> Vec<Bdf> {
         |mate: Bdf| known.class.is_display() && mate.slot() == device.slot() && !device.slot().is_chipset();
     let harmless = |mate: &DeviceFacts| {
         !mate.class.is_bridge()
-            && mate.holders.is_empty()
+            && mate.holders.iter().all(|holder| holder.gravity() != Gravity::Critical)
             && mate.boot_display == Presence::Absent
             && mate.virtual_functions == 0
     };
@@ -187,13 +187,16 @@ fn held_with(facts: &HostFacts, device: Bdf) -> Vec<Bdf> {
     foreign.filter(|member| facts.devices.get(member).is_some_and(harmless)).collect()
 }
 
-/// The same host with its modules loaded, its nodes open to the user and its programs installed: all that is mended without
-/// another profile.
+/// The same host with its modules loaded, its nodes open to the user, its programs installed, and nobody at its devices: all that
+/// is mended without another profile.
 fn made_ready(facts: &HostFacts) -> HostFacts {
     let mut ready = facts.clone();
     ready.vfio.container = Access::Usable;
     ready.vfio.pci_driver = Presence::Present;
     ready.kvm = Access::Usable;
+    for device in ready.devices.values_mut() {
+        device.holders.retain(|holder| holder.gravity() != Gravity::Busy);
+    }
     ready.qemu.get_or_insert_with(|| "/usr/bin/qemu-system-x86_64".into());
     ready
 }

@@ -3,6 +3,7 @@
 //! The index of all devices is a list of names; attributes are read only of the devices asked for, their slots and their
 //! groups: everything of 10,000 VFs would cost seconds, and reading `config` wakes sleeping devices.
 
+mod aliases;
 mod boot;
 mod cpu;
 mod detail;
@@ -10,6 +11,7 @@ mod files;
 mod firmware;
 mod holders;
 pub(crate) mod memory;
+mod names;
 mod narrow;
 mod pci;
 mod platform;
@@ -36,6 +38,8 @@ pub enum Scope {
     Devices(BTreeSet<Bdf>),
     /// All that the class and the kind of function make worth a look: no virtual functions, and of bridges only those above.
     Passable,
+    /// All but virtual functions, which their physical functions count.
+    Physical,
     /// All there are.
     All,
 }
@@ -85,6 +89,7 @@ pub fn survey(
             files::read_firmware(root, &mut facts);
         }
     }
+    facts.names = names::read(root, &reading, &facts)?;
     facts.platform = platform::read(root, &reading)?;
     facts.boot = boot::read(root, &reading)?;
     facts.unread = reading.unread();

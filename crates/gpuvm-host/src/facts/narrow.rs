@@ -29,16 +29,16 @@ pub fn narrow(mut facts: HostFacts, scope: &Scope, depth: Depth) -> HostFacts {
 }
 
 fn in_scope(facts: &HostFacts, scope: &Scope) -> Vec<Bdf> {
-    let passable =
-        |device: &DeviceFacts| !device.class.is_bridge() && device.virtual_function == Presence::Absent;
-    match scope {
-        Scope::All => facts.devices.keys().copied().collect(),
-        Scope::Devices(asked) => {
-            let slots: BTreeSet<_> = asked.iter().map(|bdf| bdf.slot()).collect();
-            facts.devices.keys().copied().filter(|bdf| slots.contains(&bdf.slot())).collect()
-        }
-        Scope::Passable => {
-            facts.devices.iter().filter(|(_, device)| passable(device)).map(|(bdf, _)| *bdf).collect()
-        }
-    }
+    let slots: BTreeSet<_> = match scope {
+        Scope::Devices(asked) => asked.iter().map(|bdf| bdf.slot()).collect(),
+        _ => BTreeSet::new(),
+    };
+    let physical = |device: &DeviceFacts| device.virtual_function == Presence::Absent;
+    let wanted = |bdf: &Bdf, device: &DeviceFacts| match scope {
+        Scope::All => true,
+        Scope::Devices(_) => slots.contains(&bdf.slot()),
+        Scope::Physical => physical(device),
+        Scope::Passable => physical(device) && !device.class.is_bridge(),
+    };
+    facts.devices.iter().filter(|(bdf, device)| wanted(bdf, device)).map(|(bdf, _)| *bdf).collect()
 }

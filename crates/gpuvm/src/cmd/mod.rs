@@ -3,6 +3,7 @@
 mod argv;
 mod check;
 mod cleanup;
+pub(crate) mod devices;
 mod init;
 mod plan;
 mod schema;
@@ -32,6 +33,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Argv(args) => argv::run(cli, args),
         Command::Schema => schema::run(),
         Command::Up(args) => up::run(cli, args),
+        Command::Devices(args) => devices::run(cli, args),
         Command::Cleanup(args) => cleanup::run(cli, args),
         Command::Init(args) => init::run(cli, args),
     }
