@@ -60,6 +60,7 @@ const FOLDERS: [&str; 11] = [
     "help",
     "init",
     "plan",
+    "plan-made-up",
     "plan-matrix",
     "profile-errors",
     "refusals",
