@@ -50,9 +50,7 @@ pub fn write(path: &Path, folder: &str, seconds: u64, members: &[Member]) -> io:
         header.set_mtime(seconds);
         archive.append_data(&mut header, Path::new(folder).join(&member.name), member.content.as_slice())?;
     }
-    let mut file = archive.into_inner()?.finish()?;
-    file.flush()?;
-    file.sync_all()
+    archive.into_inner()?.finish()?.flush()
 }
 
 /// Reads the facts out of an archive, or a file that holds nothing else.

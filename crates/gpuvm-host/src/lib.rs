@@ -6,6 +6,7 @@
 pub mod apply;
 pub mod archive;
 pub mod claims;
+pub mod collect;
 pub mod config;
 pub mod error;
 pub mod facts;

@@ -78,6 +78,8 @@ pub(crate) enum Command {
     Cleanup(CleanupArgs),
     /// Write a first profile for a device of this host
     Init(crate::cmd::InitArgs),
+    /// Put what somebody else needs to see what is wrong into one archive
+    Report(crate::cmd::ReportArgs),
 }
 
 /// A profile and changes to it.
@@ -109,7 +111,7 @@ pub(crate) struct CleanupArgs {
     pub(crate) vm: Option<VmName>,
 }
 
-fn assignment(text: &str) -> Result<String, String> {
+pub(crate) fn assignment(text: &str) -> Result<String, String> {
     match text.split_once('=') {
         Some((key, _)) if !key.trim().is_empty() && !key.contains('\n') => Ok(text.to_owned()),
         _ => Err("expected KEY=VALUE, like memory.size=8G".to_owned()),

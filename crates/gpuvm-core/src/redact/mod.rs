@@ -127,9 +127,13 @@ impl Redactor {
 
     /// Tells a serial number, which is taken out in any of the ways it is written.
     pub fn serial(&mut self, serial: u64) {
-        for spelt in
-            [serial.to_string(), format!("{serial:x}"), format!("{serial:016x}"), format!("0x{serial:x}")]
-        {
+        for spelt in [
+            serial.to_string(),
+            format!("{serial:x}"),
+            format!("{serial:016x}"),
+            format!("0x{serial:x}"),
+            format!("0x{serial:016x}"),
+        ] {
             self.words.insert(spelt, Kind::Serial);
         }
     }

@@ -6,6 +6,7 @@ mod cleanup;
 pub(crate) mod devices;
 mod init;
 mod plan;
+mod report;
 mod schema;
 mod up;
 
@@ -14,6 +15,7 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 
 pub(crate) use init::InitArgs;
+pub(crate) use report::ReportArgs;
 
 /// Refuses to act on a host that is only a recording.
 fn refuse_recorded(cli: &Cli) -> Result<(), Failure> {
@@ -36,5 +38,6 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Devices(args) => devices::run(cli, args),
         Command::Cleanup(args) => cleanup::run(cli, args),
         Command::Init(args) => init::run(cli, args),
+        Command::Report(args) => report::run(cli, args),
     }
 }

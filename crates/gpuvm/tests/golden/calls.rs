@@ -5,7 +5,7 @@ use std::fs;
 use crate::shared::golden::compare;
 use crate::{gpuvm, transcript};
 
-const VERBS: [&str; 8] = ["", "check", "plan", "argv", "schema", "up", "cleanup", "init"];
+const VERBS: [&str; 9] = ["", "check", "plan", "argv", "schema", "up", "cleanup", "init", "report"];
 
 #[test]
 fn help_is_as_it_was() {

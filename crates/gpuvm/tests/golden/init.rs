@@ -5,10 +5,16 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use gpuvm_core::init::{Choices, NoDraft, candidates, draft};
+use gpuvm_core::plan::plan;
+use gpuvm_core::profile::{Sources, parse};
+use gpuvm_host::facts::{self, Depth, Scope};
+use gpuvm_host::root::HostRoot;
 use gpuvm_testkit::fake_host::{FakeDevice, FakeHost, gpu};
-use gpuvm_testkit::recorded;
+use gpuvm_testkit::{hosts, recorded};
 use rstest::rstest;
 
+use crate::shared::Host;
 use crate::shared::golden::{compare, repository};
 use crate::shared::hosts::{
     lab, with_driver, with_files, with_ovmf, with_slot, with_small_node, with_smt, without_pools,
@@ -171,25 +177,37 @@ fn a_file_is_never_written_over_unless_that_is_asked_for() {
     assert_eq!(fs::read(&path).unwrap(), written);
 }
 
-/// Whatever card can be passed, its profile is taken: of each host, every GPU and every other function.
+/// Whatever can be passed, its profile is taken, and what can't be has reasons: of each host, every function.
 #[test]
-fn each_device_of_each_recorded_host_gets_a_profile_that_is_taken_or_the_reasons_of_up() {
-    let (mut taken, mut refused) = (0, 0);
-    for name in recorded::names().unwrap() {
-        let host = recorded::lay_out(&name).unwrap();
-        let root = host.path().display().to_string();
-        for device in fs::read_dir(host.path().join("sys/bus/pci/devices")).unwrap() {
-            let bdf = device.unwrap().file_name().to_string_lossy().into_owned();
-            let output = init(&root, &[&bdf]);
-            match output.status.code() {
-                Some(0) => {
-                    is_taken(&root, &output.stdout);
-                    taken += 1;
+fn each_device_of_each_host_gets_a_profile_that_is_planned_or_reasons() {
+    let (mut planned, mut refused, mut gpus) = (0, 0, 0);
+    let recorded = recorded::names().unwrap().into_iter();
+    let recorded = recorded.map(|name| (name.clone(), Host::Recorded(recorded::lay_out(&name).unwrap())));
+    let made_up = hosts::ALL.iter().map(|(name, make)| ((*name).to_owned(), Host::Fake(make())));
+    for (name, host) in recorded.chain(made_up) {
+        let root = HostRoot::new(host.root());
+        let facts = facts::survey(&root, &Scope::Physical, Depth::Sysfs, None).unwrap();
+        for bdf in facts.devices.keys() {
+            match draft(&facts, *bdf, &Choices::default()) {
+                Ok(draft) => {
+                    let profile = parse(&Sources::new("x", &draft.text), Path::new("/")).unwrap();
+                    let plan = plan(&profile, &facts::read(&root, &profile).unwrap());
+                    assert_eq!(plan.as_ref().err(), None, "{name} {bdf}:\n{}", draft.text);
+                    assert!(
+                        draft.not_ready.is_empty() && plan.is_ok(),
+                        "{name} {bdf}: {:?}",
+                        draft.not_ready
+                    );
+                    planned += 1;
                 }
-                Some(69 | 78) => refused += 1,
-                code => panic!("{name} {bdf}: {code:?} {output:?}"),
+                Err(NoDraft::Refused(reasons)) if !reasons.is_empty() => refused += 1,
+                Err(other) => panic!("{name} {bdf}: {other:?}"),
             }
         }
+        gpus += candidates(&facts).iter().filter(|card| card.refusals.is_empty()).count();
     }
-    assert!(taken >= 20 && refused >= 10, "{taken} are taken, and {refused} refused");
+    assert!(
+        planned >= 80 && refused >= 80 && gpus >= 40,
+        "{planned} are planned, {refused} refused; {gpus} GPUs"
+    );
 }

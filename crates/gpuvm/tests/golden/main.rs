@@ -9,6 +9,7 @@ mod init;
 mod plans;
 mod profiles;
 mod refusals;
+mod report;
 #[path = "../shared/mod.rs"]
 mod shared;
 
@@ -52,7 +53,7 @@ fn transcript(output: &Output, temporary: &str) -> String {
 }
 
 /// Folders of golden files, `errors` being that of the unit tests of `failure`.
-const FOLDERS: [&str; 11] = [
+const FOLDERS: [&str; 12] = [
     "argv",
     "argv-matrix",
     "calls",
