@@ -14,6 +14,7 @@ pub mod host_ops;
 pub mod init;
 pub mod inventory;
 pub mod lifecycle;
+pub mod modprobe;
 pub mod names;
 pub mod pci;
 pub mod plan;

@@ -202,9 +202,9 @@ impl ClassCode {
         self.0 >> 16 == 0x03
     }
 
-    /// Tells whether this is a processing accelerator (12xx), as compute cards without a display are.
-    pub fn is_accelerator(self) -> bool {
-        self.0 >> 16 == 0x12
+    /// Tells whether this is a display controller or a processing accelerator (12).
+    pub fn is_card(self) -> bool {
+        self.is_display() || self.0 >> 16 == 0x12
     }
 
     /// Tells whether this is a bridge of any kind (host, ISA, PCI-to-PCI), which belongs to the host. "Other" bridges (0680) have an

@@ -97,7 +97,7 @@ pub fn card_of(facts: &HostFacts, bdf: Bdf) -> Bdf {
 }
 
 fn is_gpu(device: &DeviceFacts) -> bool {
-    device.class.is_display() || device.class.is_accelerator()
+    device.class.is_card()
 }
 
 /// Writes a profile for a device.

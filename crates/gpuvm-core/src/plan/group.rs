@@ -116,7 +116,7 @@ fn takeable<'a>(bdf: Bdf, facts: &'a HostFacts, obstacles: &mut Obstacles) -> Op
 }
 
 /// Lists the other functions of a display card.
-fn brings_along(bdf: Bdf, device: &DeviceFacts, facts: &HostFacts) -> Vec<Bdf> {
+pub(super) fn brings_along(bdf: Bdf, device: &DeviceFacts, facts: &HostFacts) -> Vec<Bdf> {
     let whole = |device: &DeviceFacts| device.virtual_function == Presence::Absent;
     if !device.class.is_display() || !whole(device) || bdf.slot().is_chipset() {
         return Vec::new();

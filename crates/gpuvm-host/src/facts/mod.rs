@@ -27,6 +27,7 @@ use gpuvm_core::profile::{FirmwareKind, Profile};
 use crate::HostError;
 use crate::root::{HostRoot, list, read_text};
 
+pub use boot::add_initramfs;
 pub use narrow::narrow;
 pub use pci::asked;
 pub(crate) use reading::Reading;
@@ -36,6 +37,8 @@ pub(crate) use reading::Reading;
 pub enum Scope {
     /// These, with their slots, their groups and the bridges above them.
     Devices(BTreeSet<Bdf>),
+    /// The cards that guests are given most: displays and processing accelerators, with their slots and groups as above.
+    Cards,
     /// All that the class and the kind of function make worth a look: no virtual functions, and of bridges only those above.
     Passable,
     /// All but virtual functions, which their physical functions count.
@@ -90,8 +93,8 @@ pub fn survey(
         }
     }
     facts.names = names::read(root, &reading, &facts)?;
-    facts.platform = platform::read(root, &reading)?;
-    facts.boot = boot::read(root, &reading)?;
+    facts.platform = platform::read(root, &reading, &facts)?;
+    facts.boot = boot::read(root, &facts, &reading)?;
     facts.unread = reading.unread();
     Ok(facts)
 }
@@ -137,6 +140,10 @@ pub fn kernel(root: &HostRoot) -> Result<KernelFacts, HostError> {
         release: read("/proc/sys/kernel/osrelease")?,
         boot_id: read("/proc/sys/kernel/random/boot_id")?,
         cmdline: read("/proc/cmdline")?,
+        build: match read("/proc/version_signature")? {
+            signature if signature.is_empty() => read("/proc/version")?,
+            signature => signature,
+        },
     })
 }
 

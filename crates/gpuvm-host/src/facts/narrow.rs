@@ -29,14 +29,18 @@ pub fn narrow(mut facts: HostFacts, scope: &Scope, depth: Depth) -> HostFacts {
 }
 
 fn in_scope(facts: &HostFacts, scope: &Scope) -> Vec<Bdf> {
+    let physical = |device: &DeviceFacts| device.virtual_function == Presence::Absent;
     let slots: BTreeSet<_> = match scope {
         Scope::Devices(asked) => asked.iter().map(|bdf| bdf.slot()).collect(),
+        Scope::Cards => {
+            let card = |device: &DeviceFacts| device.class.is_card() && physical(device);
+            facts.devices.iter().filter(|(_, device)| card(device)).map(|(bdf, _)| bdf.slot()).collect()
+        }
         _ => BTreeSet::new(),
     };
-    let physical = |device: &DeviceFacts| device.virtual_function == Presence::Absent;
     let wanted = |bdf: &Bdf, device: &DeviceFacts| match scope {
         Scope::All => true,
-        Scope::Devices(_) => slots.contains(&bdf.slot()),
+        Scope::Devices(_) | Scope::Cards => slots.contains(&bdf.slot()),
         Scope::Physical => physical(device),
         Scope::Passable => physical(device) && !device.class.is_bridge(),
     };

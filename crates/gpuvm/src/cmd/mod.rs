@@ -4,6 +4,7 @@ mod argv;
 mod check;
 mod cleanup;
 pub(crate) mod devices;
+mod doctor;
 mod init;
 mod plan;
 mod report;
@@ -14,6 +15,7 @@ use crate::cli::{Cli, Command};
 use crate::exit::Exit;
 use crate::failure::Failure;
 
+pub(crate) use doctor::DoctorArgs;
 pub(crate) use init::InitArgs;
 pub(crate) use report::ReportArgs;
 
@@ -33,6 +35,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Check(args) => check::run(cli, args),
         Command::Plan(args) => plan::run(cli, args),
         Command::Argv(args) => argv::run(cli, args),
+        Command::Doctor(args) => doctor::run(cli, args),
         Command::Schema => schema::run(),
         Command::Up(args) => up::run(cli, args),
         Command::Devices(args) => devices::run(cli, args),

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
 
 mod calls;
+mod doctor;
 mod init;
 mod plans;
 mod profiles;
@@ -53,10 +54,11 @@ fn transcript(output: &Output, temporary: &str) -> String {
 }
 
 /// Folders of golden files, `errors` being that of the unit tests of `failure`.
-const FOLDERS: [&str; 12] = [
+const FOLDERS: [&str; 13] = [
     "argv",
     "argv-matrix",
     "calls",
+    "doctor",
     "errors",
     "help",
     "init",

@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use gpuvm_core::doctor::{Examination, examine};
 use gpuvm_core::facts::file::{FORMAT, FactsFile};
 use gpuvm_core::facts::{HostFacts, Presence};
 use gpuvm_core::plan::{Plan, Refusal, plan};
@@ -22,7 +21,7 @@ use gpuvm_host::root::read_text;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{argv, plan as plan_verb};
+use super::{argv, doctor, plan as plan_verb};
 use crate::cli::{Cli, ProfileArgs};
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
@@ -132,9 +131,9 @@ fn collect(cli: &Cli, args: &ReportArgs, given: Option<&Given>) -> Result<Report
     let facts = whole_host(cli, given.map(|given| &given.loaded.profile))?;
     let mut collected = Collected::default();
     let mut add = |name: &str, content: String| collected.members.push(Member::new(name, content));
-    let (text, document) = doctor(&facts, given.map(|given| &given.loaded.profile));
+    let (text, document) = doctor::told(&facts, given.map(|given| &given.loaded.profile));
     add("doctor.txt", text);
-    add("doctor.json", document);
+    add("doctor.json", pretty(&document));
     if let Some(given) = given {
         add("profile.toml", given.loaded.text.clone());
         if !given.set.is_empty() {
@@ -168,20 +167,6 @@ fn whole_host(cli: &Cli, profile: Option<&Profile>) -> Result<HostFacts, Failure
     let unread: BTreeSet<_> = facts.unread.iter().chain(&thin.unread).cloned().collect();
     facts.unread = unread.into_iter().collect();
     Ok(facts)
-}
-
-/// Examines the facts as `doctor` does, as text and as a document.
-fn doctor(facts: &HostFacts, profile: Option<&Profile>) -> (String, String) {
-    let targets: Vec<_> = profile.map(|profile| asked(profile).into_iter().collect()).unwrap_or_default();
-    let examination = examine(facts, profile, &targets);
-    (doctor_text(&examination), pretty(&examination))
-}
-
-fn doctor_text(examination: &Examination) -> String {
-    let check = |check: &gpuvm_core::doctor::Check| {
-        format!("{}: {} ({}): {}\n", check.verdict, check.name, check.subject, check.found)
-    };
-    examination.checks.iter().map(check).collect()
 }
 
 /// Adds the plan and its command line, or why there is none.
