@@ -60,7 +60,12 @@ impl Places {
     ///
     /// VMs have a folder of their own, so that a VM called `lock` is none of gpuvm's files.
     pub fn vm(&self, vm: &VmName) -> PathBuf {
-        self.run.join("vm").join(vm.as_str())
+        self.vms().join(vm.as_str())
+    }
+
+    /// Returns the folder that holds the folders of all VMs.
+    pub fn vms(&self) -> PathBuf {
+        self.run.join("vm")
     }
 
     /// Returns the folder of the sockets of a VM that a person runs by hand; no verb touches it.
@@ -91,6 +96,11 @@ impl Places {
     /// Returns the folder of what outlives a reboot, one folder per VM.
     pub fn states(&self) -> PathBuf {
         self.lib.join("vm")
+    }
+
+    /// Returns the folder that holds the folders of all VMs' logs.
+    pub fn all_logs(&self) -> PathBuf {
+        self.log.clone()
     }
 
     /// Returns a VM's folder of logs.

@@ -54,6 +54,10 @@ pub(crate) struct Cli {
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) host_root: Option<PathBuf>,
 
+    /// Use the facts in FILE, a report of another host or the facts.json in it (doctor, devices, topology, plan and argv only)
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "host_root")]
+    pub(crate) facts: Option<PathBuf>,
+
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -79,6 +83,10 @@ pub(crate) enum Command {
     Cleanup(CleanupArgs),
     /// Take down what a profile rests on, or say what has changed since
     Lock(LockArgs),
+    /// Write a first profile for a device of this host
+    Init(crate::cmd::InitArgs),
+    /// Put what somebody else needs to see what is wrong into one archive
+    Report(crate::cmd::ReportArgs),
 }
 
 /// A profile and changes to it.
@@ -136,7 +144,7 @@ impl Cli {
 
     /// Tells whether the host is a recorded one, which can't be acted upon.
     pub(crate) fn is_recorded(&self) -> bool {
-        self.host_root.is_some()
+        self.host_root.is_some() || self.facts.is_some()
     }
 
     /// Tells whether more is to be said.

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use gpuvm_core::facts::Holder;
+use gpuvm_core::facts::file::FactsFileError;
 use gpuvm_core::lifecycle::Exit;
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::{FileRole, MemoryMeasure, Refusal};
@@ -241,6 +242,26 @@ pub(crate) fn host(error: &HostError) -> Option<String> {
         HostError::File { path, source, .. } if source.kind() == ErrorKind::StorageFull => disk_full(path),
         _ => return None,
     })
+}
+
+/// What to do on a host without a GPU that can be passed.
+pub(crate) fn no_gpu() -> String {
+    "name any other device: gpuvm init BDF; list them: lspci -D".to_owned()
+}
+
+/// What to do about a file that holds no facts which can be read.
+pub(crate) fn facts(error: &FactsFileError) -> String {
+    match error {
+        FactsFileError::Newer { gpuvm, .. } => format!("use gpuvm {gpuvm} or newer"),
+        _ => "make one on that host: gpuvm report".to_owned(),
+    }
+}
+
+/// What to do about facts that were taken for other files.
+pub(crate) fn foreign_files() -> String {
+    "make the report with this profile on that host: gpuvm report PROFILE. In a redacted report, the files have the names that \
+     the profile.toml beside the facts gives them"
+        .to_owned()
 }
 
 /// What to do about a QEMU that didn't get to run the guest.

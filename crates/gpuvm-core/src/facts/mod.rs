@@ -2,6 +2,7 @@
 
 mod boot;
 mod device;
+pub mod file;
 mod holder;
 mod platform;
 mod qemu;

@@ -15,7 +15,7 @@ use crate::HostError;
 use crate::root::{self, HostRoot, link_name, list, read_hex, read_text};
 
 /// Returns the functions that a profile names.
-pub(super) fn asked(profile: &Profile) -> BTreeSet<Bdf> {
+pub fn asked(profile: &Profile) -> BTreeSet<Bdf> {
     let named = |device: &DeviceRequest| std::iter::once(device.bdf).chain(device.hold.clone());
     profile.devices.iter().flat_map(named).collect()
 }

@@ -11,7 +11,7 @@ use gpuvm_core::facts::{DeviceFacts, HostFacts, Presence};
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::{card_of, plan, targets};
 use gpuvm_core::profile::Profile;
-use gpuvm_host::facts::{Depth, Scope};
+use gpuvm_host::facts::{Depth, Scope, narrow};
 use serde::Serialize;
 
 use crate::cli::{Cli, ProfileArgs};
@@ -66,8 +66,7 @@ pub(super) fn run(cli: &Cli, args: &DoctorArgs) -> Result<Exit, Failure> {
             (facts, None, targets)
         }
     };
-    let mut examination = examine(&facts, profile.as_ref(), &targets);
-    add_hints(&mut examination, profile.as_ref(), &facts);
+    let examination = examined(&facts, profile.as_ref(), &targets);
     if cli.json {
         out::json(&Document::of(&examination))?;
     } else {
@@ -75,6 +74,26 @@ pub(super) fn run(cli: &Cli, args: &DoctorArgs) -> Result<Exit, Failure> {
         out::text(&text::text(&examination, detail))?;
     }
     Ok(if examination.is_fit() { Exit::Ok } else { Exit::Unfit })
+}
+
+fn examined(facts: &HostFacts, profile: Option<&Profile>, targets: &[Bdf]) -> Examination {
+    let mut examination = examine(facts, profile, targets);
+    add_hints(&mut examination, profile, facts);
+    examination
+}
+
+/// Examines facts of a whole host as `doctor` does without more words, or of a profile: as text, and as `--json` has it.
+pub(super) fn told(facts: &HostFacts, profile: Option<&Profile>) -> (String, serde_json::Value) {
+    let scope = profile.map_or(Scope::Cards, |profile| Scope::Devices(named(profile)));
+    let facts = narrow(facts.clone(), &scope, Depth::Config);
+    let targets = match profile {
+        Some(profile) => targets(profile, &facts),
+        None => whole_cards(cards(&facts), &facts),
+    };
+    let examination = examined(&facts, profile, &targets);
+    let document = serde_json::to_value(Document::of(&examination));
+    let document = document.unwrap_or_else(|error| serde_json::json!({ "error": error.to_string() }));
+    (text::text(&examination, text::Detail::All), document)
 }
 
 /// Tells a profile from devices.
