@@ -87,14 +87,15 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Reads one device, or `None` if it went away meanwhile.
+    /// Reads one device, or `None` if it went away meanwhile; one that is there and says not what it is counts as unread.
     fn device(&self, bdf: Bdf) -> Result<Option<DeviceFacts>, HostError> {
         let (root, reading) = (self.root, self.reading);
         let folder = root.device(bdf);
         let hex = |name: &str| reading.take(read_hex(&folder.join(name)));
         let (Some(vendor), Some(device), Some(class)) = (hex("vendor")?, hex("device")?, hex("class")?)
         else {
-            return Ok(None);
+            let gone = if folder.exists() { Err(HostError::nameless(&folder)) } else { Ok(()) };
+            return reading.take(gone).map(|()| None);
         };
         let class = ClassCode::new(class).ok_or_else(|| {
             HostError::content(&folder.join("class"), &format!("{class:#x}"), "no class code")
