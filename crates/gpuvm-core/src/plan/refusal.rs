@@ -89,6 +89,12 @@ pub enum Refusal {
         /// The other member.
         member: Bdf,
     },
+    /// Something that the plan rests on couldn't be read when the facts were taken down.
+    #[error("a plan rests on what couldn't be read: {what}")]
+    Unread {
+        /// What, with its path.
+        what: String,
+    },
     /// A physical function whose virtual functions are in use: vfio-pci refuses it.
     #[error("{bdf} ({driver}) has {count} virtual functions enabled", driver = driver_words(driver.as_ref()))]
     HasVirtualFunctions {
