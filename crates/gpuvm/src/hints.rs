@@ -50,6 +50,10 @@ fn of_device(refusal: &Refusal) -> Option<String> {
         Refusal::ForeignMember { holder: Some(_), .. } => {
             "put the card in another slot, whose port has ACS, so that it gets a group of its own".to_owned()
         }
+        Refusal::Unread { .. } => "see what the doctor couldn't read, and why: gpuvm doctor".to_owned(),
+        Refusal::UnreadMember { member, .. } => {
+            format!("see what the kernel says of it: ls /sys/bus/pci/devices/{member}; dmesg | grep {member}")
+        }
         Refusal::HasVirtualFunctions { bdf, .. } => {
             format!(
                 "pass one of its virtual functions, or switch them off: echo 0 > /sys/bus/pci/devices/{bdf}/sriov_numvfs"
