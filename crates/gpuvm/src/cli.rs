@@ -11,6 +11,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::cmd::explain::ExplainArgs;
 use crate::exit::Exit;
 use crate::out;
 
@@ -69,6 +70,8 @@ pub(crate) enum Command {
     Up(UpArgs),
     /// Give back what VMs left behind whose gpuvm was killed
     Cleanup(CleanupArgs),
+    /// Say what a message of the kernel, of QEMU or of a guest means, and what to do about it
+    Explain(ExplainArgs),
 }
 
 /// A profile and changes to it.

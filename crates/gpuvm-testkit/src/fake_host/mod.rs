@@ -37,6 +37,9 @@ pub enum Fault {
     KillsDevice,
 }
 
+/// The kernel's log.
+const KERNEL_LOG: &str = "/dev/kmsg";
+
 /// A host made of files.
 #[derive(Debug)]
 pub struct FakeHost {
@@ -53,6 +56,8 @@ struct State {
     writes: Vec<String>,
     /// Processes that stand for writes that hang.
     hanging: Vec<Child>,
+    /// What the kernel logs when an attribute is written, by a part of its path.
+    sayings: Vec<(String, String)>,
     /// Groups that the kernel refuses to attach, by errno.
     group_faults: BTreeMap<u32, GroupFault>,
 }
@@ -99,6 +104,17 @@ impl FakeHost {
         self.state.borrow_mut().faults.push((part.to_owned(), fault));
     }
 
+    /// Makes the kernel say a line in its log (`/dev/kmsg`, a plain file here) whenever an attribute is written whose path holds this text.
+    ///
+    /// # Errors
+    /// Returns that the log can't be made.
+    pub fn says(&self, part: &str, line: &str) -> std::io::Result<()> {
+        fs::create_dir_all(self.path("/dev"))?;
+        fs::File::options().create(true).append(true).open(self.path(KERNEL_LOG))?;
+        self.state.borrow_mut().sayings.push((part.to_owned(), line.to_owned()));
+        Ok(())
+    }
+
     /// Makes the kernel refuse a group from now on.
     pub fn refuse_group(&self, group: u32, fault: GroupFault) {
         self.state.borrow_mut().group_faults.insert(group, fault);
@@ -129,7 +145,7 @@ impl FakeHost {
 
     /// Takes down the whole tree, gpuvm's own run folder included.
     ///
-    /// Left out is what is meant to stay: gpuvm's locks, a VM's state and logs; and a fake QEMU's recordings.
+    /// Left out is what is meant to stay: gpuvm's locks, a VM's state and logs; a fake QEMU's recordings; and the kernel's log.
     ///
     /// # Errors
     /// Returns failures to read the tree.
@@ -167,7 +183,8 @@ fn take_down(root: &Path, folder: &Path, files: &mut BTreeMap<String, String>) -
     for entry in fs::read_dir(folder)? {
         let (path, kind) = entry.map(|entry| (entry.path(), entry.file_type()))?;
         let (kind, shown) = (kind?, path.strip_prefix(root).unwrap_or(&path).display().to_string());
-        let stays = ["gpuvm/lib", "gpuvm/log", "fake-qemu", "gpuvm/run/lock"].contains(&shown.as_str());
+        let stays =
+            ["gpuvm/lib", "gpuvm/log", "fake-qemu", "gpuvm/run/lock", "dev/kmsg"].contains(&shown.as_str());
         if stays || shown.ends_with(".lock") {
             continue;
         }

@@ -3,6 +3,7 @@
 mod argv;
 mod check;
 mod cleanup;
+pub(crate) mod explain;
 mod plan;
 mod schema;
 mod up;
@@ -29,5 +30,6 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Schema => schema::run(),
         Command::Up(args) => up::run(cli, args),
         Command::Cleanup(args) => cleanup::run(cli, args),
+        Command::Explain(args) => explain::run(cli, args),
     }
 }

@@ -5,7 +5,7 @@ use std::fs;
 use crate::shared::golden::compare;
 use crate::{gpuvm, transcript};
 
-const VERBS: [&str; 7] = ["", "check", "plan", "argv", "schema", "up", "cleanup"];
+const VERBS: [&str; 8] = ["", "check", "plan", "argv", "schema", "up", "cleanup", "explain"];
 
 #[test]
 fn help_is_as_it_was() {
@@ -32,11 +32,12 @@ fn each_wrong_call_is_refused_as_it_was() {
     fs::write(&latin1, b"name = \"\xe9\"\n").unwrap();
     std::os::unix::fs::symlink(crate::shared::hosts::NOT_READABLE, &denied).unwrap();
     let dev = "profiles/dev.toml";
-    let cases: [(&str, i32, &[&str]); 17] = [
+    let cases: [(&str, i32, &[&str]); 18] = [
         ("no-verb", 64, &[]),
         ("unknown-verb", 64, &["upp"]),
         ("unknown-option", 64, &["plan", "--strict", dev]),
         ("no-profile", 64, &["plan"]),
+        ("no-message", 64, &["explain"]),
         ("two-profiles", 64, &["check", dev, dev]),
         ("set-without-value", 64, &["plan", "x.toml", "--set", "name"]),
         ("set-without-key", 64, &["plan", "x.toml", "--set", "=1"]),

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
 
 mod calls;
+mod explain;
 mod plans;
 mod profiles;
 mod refusals;
@@ -51,11 +52,12 @@ fn transcript(output: &Output, temporary: &str) -> String {
 }
 
 /// Folders of golden files, `errors` being that of the unit tests of `failure`.
-const FOLDERS: [&str; 10] = [
+const FOLDERS: [&str; 11] = [
     "argv",
     "argv-matrix",
     "calls",
     "errors",
+    "explain",
     "help",
     "plan",
     "plan-matrix",
