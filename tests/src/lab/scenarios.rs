@@ -40,6 +40,10 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("uefi", super::uefi::uefi),
     ("two-gpus", super::two_gpus::two_gpus),
     ("boot-display", super::boot_display::boot_display),
+    ("messages", super::messages::messages),
+    ("messages-link", super::messages::messages_link),
+    ("messages-intremap", super::messages::messages_intremap),
+    ("messages-no-iommu", super::messages::messages_no_iommu),
 ];
 
 pub(super) const GPU: &str = "0000:81:00.0";
@@ -379,7 +383,7 @@ fn no_intremap() -> Outcome {
     refused_with(&[], 69, &["interrupt remapping", "group"])
 }
 
-fn write(path: &str, value: &str) -> Outcome {
+pub(super) fn write(path: &str, value: &str) -> Outcome {
     fs::write(Path::new(path), value).map_err(doing(&format!("write {value:?} to {path}")))
 }
 

@@ -12,6 +12,7 @@ mod build;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::rc::Rc;
@@ -109,10 +110,23 @@ impl FakeHost {
     /// # Errors
     /// Returns that the log can't be made.
     pub fn says(&self, part: &str, line: &str) -> std::io::Result<()> {
-        fs::create_dir_all(self.path("/dev"))?;
-        fs::File::options().create(true).append(true).open(self.path(KERNEL_LOG))?;
+        self.kernel_log()?;
         self.state.borrow_mut().sayings.push((part.to_owned(), line.to_owned()));
         Ok(())
+    }
+
+    /// Says a line in the kernel's log now.
+    ///
+    /// # Errors
+    /// Returns that the log can't be written.
+    pub fn says_now(&self, line: &str) -> std::io::Result<()> {
+        writeln!(self.kernel_log()?, "4,1,1000,-;{line}")
+    }
+
+    /// Opens the kernel's log, and makes it first on a host that has none.
+    fn kernel_log(&self) -> std::io::Result<fs::File> {
+        fs::create_dir_all(self.path("/dev"))?;
+        fs::File::options().create(true).append(true).open(self.path(KERNEL_LOG))
     }
 
     /// Makes the kernel refuse a group from now on.
