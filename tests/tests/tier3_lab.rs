@@ -28,7 +28,6 @@ fn tier3_slow_lab_host_survives_a_fallen_card() {
 #[case::no_iommu("no-iommu", &["no-iommu", "messages-no-iommu"])]
 #[case::no_intremap("no-intremap", &["no-intremap", "messages-intremap"])]
 #[case::messages("default", &["messages"])]
-#[case::link("default-speed", &["messages-link"])]
 #[ignore = "tier 3: boots the lab; scripts/test runs it"]
 fn tier3_lab_host_holds(#[case] host: &str, #[case] scenarios: &[&str]) {
     scenarios_hold(host, scenarios);

@@ -1,6 +1,6 @@
 //! Messages of the real kernel and the real QEMU, provoked: each is explained by the meaning that it has, and the kernel's log is heard as it is written.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -15,11 +15,10 @@ use gpuvm_sys::watched::reap;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::scenarios::{EDU, GPU, leaving_no_trace, write};
+use super::scenarios::{EDU, GPU, NVME, NVME_PORT, leaving_no_trace, set_secondary_bus, write};
 use super::{Outcome, doing, ensure};
 
 const EDU_GROUP: &str = "/dev/vfio/17";
-const NVME_PORT: &str = "0000:80:02.0";
 const DRIVERS: &str = "/sys/bus/pci/drivers";
 /// Within this a QEMU ends that is refused; one that isn't, waits for ever.
 const REFUSED: &str = "60";
@@ -38,7 +37,8 @@ pub(super) fn messages() -> Outcome {
         on_vfio.give_back()?;
         checked
     })?;
-    leaving_no_trace(unbind_of_a_held_device)
+    leaving_no_trace(unbind_of_a_held_device)?;
+    leaving_no_trace(reset_of_a_fallen_card)
 }
 
 /// What QEMU says of a device that it can't have, for each reason.
@@ -86,16 +86,8 @@ fn unbind_of_a_held_device() -> Outcome {
     });
     holder.kill().map_err(doing("kill the holder"))?;
     holder.wait().map_err(doing("wait for the holder"))?;
-    let (said, pid) = match &hung {
-        Err(error @ HostError::InFlight { pid, .. }) => (error.said().join("\n"), *pid),
-        other => return Err(format!("the unbind didn't hang: {other:?}")),
-    };
-    for _ in 0..100 {
-        if reap(pid).map_err(doing("reap the unbind"))?.is_some() {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let (said, pid) = in_flight(&hung)?;
+    reaped(pid)?;
     write(&on_vfio.attribute(), "\n")?;
     means(&said, "unbind-blocked", &["end that process"])
 }
@@ -123,15 +115,41 @@ fn hold_device() -> Result<Child, String> {
     Ok(holder)
 }
 
-/// A bus reset below a port that doesn't tell that its link is up (lab host `default-speed`).
-pub(super) fn messages_link() -> Outcome {
-    leaving_no_trace(|| {
-        let port = NVME_PORT.parse::<Bdf>().map_err(doing(NVME_PORT))?;
-        let mut log = KernelLog::from_now(&HostRoot::default(), About::device(port));
-        let reset = fs::write(format!("/sys/bus/pci/devices/{NVME_PORT}/reset_subordinate"), "1");
-        ensure(reset.is_err(), || "the reset succeeded: this host's port does tell".to_owned())?;
-        means(&log.said().0.join("\n"), "reset-link-down", &[NVME_PORT])
-    })
+/// A card that is reset while it is off the bus: the kernel waits for it, and tells. It comes back when the bus number is put right.
+fn reset_of_a_fallen_card() -> Outcome {
+    let nvme = NVME.parse::<Bdf>().map_err(doing(NVME))?;
+    let kernel = Kernel::running(HostRoot::default());
+    write(&format!("{DRIVERS}/nvme/unbind"), NVME)?;
+    let bus = set_secondary_bus(NVME_PORT, 0xff)?;
+    let reset = kernel.root.device(nvme).join("reset");
+    let hung = listening(&kernel.root, About::device(nvme), || {
+        kernel.write("reset", &reset, "1", Duration::from_secs(5))
+    });
+    set_secondary_bus(NVME_PORT, bus)?;
+    let (said, pid) = in_flight(&hung)?;
+    reaped(pid)?;
+    write(&format!("{DRIVERS}/nvme/bind"), NVME)?;
+    means(&said, "reset-waiting", &["dmesg -w | grep 0000:83:00.0"])?;
+    means(&said, "reset-pending-transaction", &["setpci -s 0000:83:00.0"])
+}
+
+/// Returns what the kernel said of a write that hangs, and the process that waits.
+fn in_flight(hung: &Result<(), HostError>) -> Result<(String, i32), String> {
+    match hung {
+        Err(error @ HostError::InFlight { pid, .. }) => Ok((error.said().join("\n"), *pid)),
+        other => Err(format!("the write didn't hang: {other:?}")),
+    }
+}
+
+/// Waits for the end of a write that hung.
+fn reaped(pid: i32) -> Outcome {
+    for _ in 0..200 {
+        if reap(pid).map_err(doing("reap the write"))?.is_some() {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Err(format!("process {pid} still waits"))
 }
 
 /// A host without interrupt remapping, and QEMU started by hand on it.

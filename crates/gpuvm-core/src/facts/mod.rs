@@ -4,6 +4,7 @@ mod boot;
 mod device;
 mod holder;
 mod platform;
+mod qemu;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,15 +12,17 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::cpulist::CpuSet;
+use crate::names::PciNames;
 use crate::pci::{Bdf, GroupId};
 use crate::units::{ByteSize, PageSize};
 
 pub use boot::BootFacts;
 pub use device::{
-    BarFacts, BarKind, ConfigFacts, DeviceFacts, LinkFacts, LinkSpeed, PowerFacts, ResizableBar,
+    BarFacts, BarKind, ConfigFacts, DeviceFacts, LinkFacts, LinkSpeed, PowerFacts, ResizableBar, VfioAlias,
 };
-pub use holder::Holder;
-pub use platform::PlatformFacts;
+pub use holder::{DEFAULT_ROUTE, Gravity, Holder, ProcessFacts, Users};
+pub use platform::{DeviceNode, IommuUnit, PlatformFacts, SystemFacts, UserFacts, VfioParameters};
+pub use qemu::{QemuFacts, QemuProbe};
 
 /// The facts that a plan rests on. Serialisable, so that they can go with a bug report.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -44,6 +47,9 @@ pub struct HostFacts {
     pub files: BTreeMap<PathBuf, FileFacts>,
     /// The QEMU binary, if one was found.
     pub qemu: Option<PathBuf>,
+    /// What that QEMU can do.
+    #[serde(default)]
+    pub qemu_probe: QemuProbe,
     /// QEMU's tool that makes overlays, if it was found.
     #[serde(default)]
     pub qemu_img: Option<PathBuf>,
@@ -58,6 +64,9 @@ pub struct HostFacts {
     /// What happens to devices at boot: modules, options, rules.
     #[serde(default)]
     pub boot: BootFacts,
+    /// What the devices in scope are called (`pci.ids`).
+    #[serde(default)]
+    pub names: PciNames,
     /// What couldn't be read, in words: a survey goes on without it, and what rests on it is unknown.
     #[serde(default)]
     pub unread: Vec<String>,
@@ -72,6 +81,22 @@ pub struct KernelFacts {
     pub boot_id: String,
     /// The kernel's command line.
     pub cmdline: String,
+}
+
+impl KernelFacts {
+    /// Tells whether the command line has an option with a value, such as `iommu=pt`, alone or in a list with commas.
+    pub fn has_option(&self, name: &str, value: &str) -> bool {
+        let values = self
+            .cmdline
+            .split_ascii_whitespace()
+            .filter_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+        values.flat_map(|values| values.split(',')).any(|one| one == value)
+    }
+
+    /// Tells whether the command line has a word.
+    pub fn has_word(&self, word: &str) -> bool {
+        self.cmdline.split_ascii_whitespace().any(|other| other == word)
+    }
 }
 
 /// The CPUs of the host.
@@ -203,6 +228,6 @@ impl HostFacts {
 
     /// Returns the functions of the slot that a device sits in, itself included.
     pub fn slot_of(&self, bdf: Bdf) -> impl Iterator<Item = Bdf> + '_ {
-        self.devices.keys().copied().filter(move |other| other.slot() == bdf.slot())
+        self.devices.range(bdf.slot().functions()).map(|(other, _)| *other)
     }
 }

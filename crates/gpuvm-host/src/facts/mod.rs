@@ -3,6 +3,7 @@
 //! The index of all devices is a list of names; attributes are read only of the devices asked for, their slots and their
 //! groups: everything of 10,000 VFs would cost seconds, and reading `config` wakes sleeping devices.
 
+mod aliases;
 mod boot;
 mod cpu;
 mod detail;
@@ -10,6 +11,7 @@ mod files;
 mod firmware;
 mod holders;
 pub(crate) mod memory;
+mod names;
 mod pci;
 mod platform;
 mod reading;
@@ -17,6 +19,7 @@ mod reading;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use gpuvm_core::doctor::Distribution;
 use gpuvm_core::facts::{Access, HostFacts, KernelFacts, Presence, VfioFacts};
 use gpuvm_core::pci::{Bdf, DriverName};
 use gpuvm_core::profile::{FirmwareKind, Profile};
@@ -31,8 +34,12 @@ pub(crate) use reading::Reading;
 pub enum Scope {
     /// These, with their slots, their groups and the bridges above them.
     Devices(BTreeSet<Bdf>),
+    /// The cards that guests are given most: displays and processing accelerators, with their slots and groups as above.
+    Cards,
     /// All that the class and the kind of function make worth a look: no virtual functions, and of bridges only those above.
     Passable,
+    /// All but virtual functions, which their physical functions count.
+    Physical,
     /// All there are.
     All,
 }
@@ -44,6 +51,11 @@ pub enum Depth {
     Sysfs,
     /// Its config space too, where that wakes nobody.
     Config,
+}
+
+/// Finds out whose commands to give, by os-release(5); nobody's in particular where it can't be read.
+pub fn distribution(root: &HostRoot) -> Distribution {
+    platform::distribution_of(root)
 }
 
 /// Reads what a plan for this profile needs to know.
@@ -79,7 +91,8 @@ pub fn survey(
         Some(profile) => for_profile(root, profile, &reading, &mut facts)?,
         None => facts.firmware = reading.take(firmware::read(root))?,
     }
-    facts.platform = platform::read(root, &reading)?;
+    facts.names = names::read(root, &reading, &facts)?;
+    facts.platform = platform::read(root, &reading, &facts)?;
     facts.boot = boot::read(root, &reading)?;
     facts.unread = reading.unread();
     Ok(facts)

@@ -4,6 +4,7 @@ use std::io::Read;
 
 use clap::Args;
 use gpuvm_core::trouble::{Confidence, Context, Explanation, explain_all};
+use gpuvm_host::facts;
 use serde_json::json;
 
 use crate::cli::Cli;
@@ -27,7 +28,8 @@ pub(super) fn run(cli: &Cli, args: &ExplainArgs) -> Result<Exit, Failure> {
         [dash] if dash == "-" => standard_input()?,
         words => words.join(" "),
     };
-    let found = explain_all(&text, &Context::default());
+    let distribution = facts::distribution(&cli.host_root());
+    let found = explain_all(&text, &Context { distribution, ..Context::default() });
     if cli.json {
         out::json(&json!({ "messages": found }))?;
     } else if found.is_empty() {
@@ -53,7 +55,7 @@ fn told(found: &Explanation) -> String {
     };
     let sure = match found.confidence {
         Confidence::Certain => "",
-        Confidence::Likely => "mostly: ",
+        Confidence::Likely => "likely: ",
         Confidence::OneReport => "in one report: ",
     };
     let kernels = match (found.since, found.until) {

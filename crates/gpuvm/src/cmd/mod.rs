@@ -3,10 +3,14 @@
 mod argv;
 mod check;
 mod cleanup;
+pub(crate) mod devices;
+mod doctor;
 pub(crate) mod explain;
 mod plan;
 mod schema;
 mod up;
+
+pub(crate) use doctor::DoctorArgs;
 
 use crate::cli::{Cli, Command};
 use crate::exit::Exit;
@@ -27,8 +31,10 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Check(args) => check::run(cli, args),
         Command::Plan(args) => plan::run(cli, args),
         Command::Argv(args) => argv::run(cli, args),
+        Command::Doctor(args) => doctor::run(cli, args),
         Command::Schema => schema::run(),
         Command::Up(args) => up::run(cli, args),
+        Command::Devices(args) => devices::run(cli, args),
         Command::Cleanup(args) => cleanup::run(cli, args),
         Command::Explain(args) => explain::run(cli, args),
     }

@@ -1,5 +1,6 @@
 //! What `gpuvm explain` says.
 
+use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -18,10 +19,17 @@ const LOG: &str = "\
 
 #[test]
 fn each_message_is_explained_as_it_was() {
-    let cases: [(&str, &[&str]); 4] = [
+    let cases: [(&str, &[&str]); 5] = [
         ("message", &["explain", "vfio 0000:81:00.0: group 16 is not viable"]),
         ("message-in-words", &["explain", "RLIMIT_MEMLOCK", "(8388608)", "exceeded"]),
         ("message-json", &["explain", "--json", "kvm: vfio: Unable to power on device, stuck in D3"]),
+        (
+            "message-for-the-kernels-command-line",
+            &[
+                "explain",
+                "vfio-pci 0000:c3:00.0: BAR 0: can't reserve [mem 0x2800000000-0x2fffffffff 64bit pref]",
+            ],
+        ),
         ("nothing-known", &["explain", "the coffee is cold"]),
     ];
     let logs: [(&str, &[&str], &[u8]); 4] = [
@@ -34,8 +42,19 @@ fn each_message_is_explained_as_it_was() {
             b"\xff\xfe\x00\n\x1b[31mGPU 0000:41:00.0: Bus error (core dumped)\x07\n",
         ),
     ];
-    let of_log = |(name, args, log): &(&str, &[&str], &[u8])| ((*name).to_owned(), with_input(args, log));
-    let of_message = |(name, args): &(&str, &[&str])| ((*name).to_owned(), transcript(&gpuvm(args), "\0"));
+    // Whose commands are given depends on the host, which is made up here.
+    let host = tempfile::tempdir().unwrap();
+    for folder in ["sys", "etc"] {
+        fs::create_dir(host.path().join(folder)).unwrap();
+    }
+    fs::write(host.path().join("etc/os-release"), "ID=debian\n").unwrap();
+    let host = host.path().display().to_string();
+    let of_log = |(name, args, log): &(&str, &[&str], &[u8])| {
+        ((*name).to_owned(), with_input(&[args, &["--host-root", &host][..]].concat(), log))
+    };
+    let of_message = |(name, args): &(&str, &[&str])| {
+        ((*name).to_owned(), transcript(&gpuvm(&[args, &["--host-root", &host][..]].concat()), "\0"))
+    };
     compare("explain", cases.iter().map(of_message).chain(logs.iter().map(of_log)));
 }
 

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
 
 mod calls;
+mod doctor;
 mod explain;
 mod plans;
 mod profiles;
@@ -52,14 +53,16 @@ fn transcript(output: &Output, temporary: &str) -> String {
 }
 
 /// Folders of golden files, `errors` being that of the unit tests of `failure`.
-const FOLDERS: [&str; 11] = [
+const FOLDERS: [&str; 13] = [
     "argv",
     "argv-matrix",
     "calls",
+    "doctor",
     "errors",
     "explain",
     "help",
     "plan",
+    "plan-made-up",
     "plan-matrix",
     "profile-errors",
     "refusals",
