@@ -15,7 +15,7 @@ use gpuvm_sys::watched::reap;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::scenarios::{EDU, GPU, NVME, NVME_PORT, leaving_no_trace, set_secondary_bus, write};
+use super::scenarios::{EDU, GPU, leaving_no_trace, write};
 use super::{Outcome, doing, ensure};
 
 const EDU_GROUP: &str = "/dev/vfio/17";
@@ -37,8 +37,7 @@ pub(super) fn messages() -> Outcome {
         on_vfio.give_back()?;
         checked
     })?;
-    leaving_no_trace(unbind_of_a_held_device)?;
-    leaving_no_trace(reset_of_a_fallen_card)
+    leaving_no_trace(unbind_of_a_held_device)
 }
 
 /// What QEMU says of a device that it can't have, for each reason.
@@ -113,24 +112,6 @@ fn hold_device() -> Result<Child, String> {
         return Err("nobody could hold the device".to_owned());
     }
     Ok(holder)
-}
-
-/// A card that is reset while it is off the bus: the kernel waits for it, and tells. It comes back when the bus number is put right.
-fn reset_of_a_fallen_card() -> Outcome {
-    let nvme = NVME.parse::<Bdf>().map_err(doing(NVME))?;
-    let kernel = Kernel::running(HostRoot::default());
-    write(&format!("{DRIVERS}/nvme/unbind"), NVME)?;
-    let bus = set_secondary_bus(NVME_PORT, 0xff)?;
-    let reset = kernel.root.device(nvme).join("reset");
-    let hung = listening(&kernel.root, About::device(nvme), || {
-        kernel.write("reset", &reset, "1", Duration::from_secs(5))
-    });
-    set_secondary_bus(NVME_PORT, bus)?;
-    let (said, pid) = in_flight(&hung)?;
-    reaped(pid)?;
-    write(&format!("{DRIVERS}/nvme/bind"), NVME)?;
-    means(&said, "reset-waiting", &["dmesg -w | grep 0000:83:00.0"])?;
-    means(&said, "reset-pending-transaction", &["setpci -s 0000:83:00.0"])
 }
 
 /// Returns what the kernel said of a write that hangs, and the process that waits.

@@ -48,8 +48,8 @@ pub const ALL: &[(&str, Scenario)] = &[
 pub(super) const GPU: &str = "0000:81:00.0";
 const AUDIO: &str = "0000:81:00.1";
 pub(super) const EDU: &str = "0000:82:00.0";
-pub(super) const NVME: &str = "0000:83:00.0";
-pub(super) const NVME_PORT: &str = "0000:80:02.0";
+const NVME: &str = "0000:83:00.0";
+const NVME_PORT: &str = "0000:80:02.0";
 /// A guest's whole cycle, with much to spare for a machine that does other things.
 pub(super) const CYCLE: Duration = Duration::from_secs(150);
 
@@ -245,7 +245,7 @@ fn fallen_card() -> Outcome {
 }
 
 /// Rewrites the bus number by which a root port finds what is below it, and returns the former one.
-pub(super) fn set_secondary_bus(port: &str, bus: u8) -> Result<u8, String> {
+fn set_secondary_bus(port: &str, bus: u8) -> Result<u8, String> {
     const SECONDARY_BUS: u64 = 0x19; // PCI-to-PCI Bridge Architecture Specification, 3.2.5.4
     let path = format!("/sys/bus/pci/devices/{port}/config");
     let config = fs::File::options().read(true).write(true).open(&path).map_err(doing(&path))?;
