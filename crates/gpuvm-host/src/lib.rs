@@ -12,6 +12,7 @@ pub mod error;
 pub mod facts;
 pub mod journal;
 pub mod kernel;
+pub mod kernel_log;
 pub mod lock;
 mod ops;
 pub mod orphans;

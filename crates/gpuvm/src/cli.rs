@@ -13,6 +13,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cmd::DoctorArgs;
 use crate::cmd::devices::DevicesArgs;
+use crate::cmd::explain::ExplainArgs;
 use crate::cmd::lock::LockArgs;
 use crate::exit::Exit;
 use crate::locked::OnChanges;
@@ -87,6 +88,8 @@ pub(crate) enum Command {
     Init(crate::cmd::InitArgs),
     /// Put what somebody else needs to see what is wrong into one archive
     Report(crate::cmd::ReportArgs),
+    /// Say what a message of the kernel, of QEMU or of a guest means, and what to do about it
+    Explain(ExplainArgs),
 }
 
 /// A profile and changes to it.

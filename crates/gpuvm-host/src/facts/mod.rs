@@ -22,6 +22,7 @@ mod reading;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use gpuvm_core::doctor::Distribution;
 use gpuvm_core::facts::{Access, HostFacts, KernelFacts, Presence, VfioFacts};
 use gpuvm_core::pci::{Bdf, DriverName};
 use gpuvm_core::profile::{FirmwareKind, Profile};
@@ -58,6 +59,11 @@ pub enum Depth {
     Sysfs,
     /// Its config space too, where that wakes nobody.
     Config,
+}
+
+/// Finds out whose commands to give, by os-release(5); nobody's in particular where it can't be read.
+pub fn distribution(root: &HostRoot) -> Distribution {
+    platform::distribution_of(root)
 }
 
 /// Reads what a plan for this profile needs to know.

@@ -5,6 +5,7 @@ mod check;
 mod cleanup;
 pub(crate) mod devices;
 mod doctor;
+pub(crate) mod explain;
 mod init;
 pub(crate) mod lock;
 mod plan;
@@ -44,5 +45,6 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Lock(args) => lock::run(cli, args),
         Command::Init(args) => init::run(cli, args),
         Command::Report(args) => report::run(cli, args),
+        Command::Explain(args) => explain::run(cli, args),
     }
 }

@@ -5,8 +5,10 @@ use std::fs;
 use crate::shared::golden::compare;
 use crate::{gpuvm, transcript};
 
-const VERBS: [&str; 12] =
-    ["", "check", "plan", "argv", "doctor", "devices", "schema", "up", "cleanup", "lock", "init", "report"];
+const VERBS: &[&str] = &[
+    "", "check", "plan", "argv", "doctor", "devices", "topology", "bind", "unbind", "schema", "up",
+    "cleanup", "lock", "init", "report", "explain",
+];
 
 #[test]
 fn help_is_as_it_was() {
@@ -15,7 +17,7 @@ fn help_is_as_it_was() {
         let name = if verb.is_empty() { "gpuvm" } else { verb };
         (name.to_owned(), transcript(&gpuvm(&args), "\0"))
     };
-    compare("help", VERBS.into_iter().map(case));
+    compare("help", VERBS.iter().copied().map(case));
 }
 
 #[test]
@@ -36,11 +38,12 @@ fn each_wrong_call_is_refused_as_it_was() {
     fs::write(&latin1, b"name = \"\xe9\"\n").unwrap();
     std::os::unix::fs::symlink(crate::shared::hosts::NOT_READABLE, &denied).unwrap();
     let dev = "profiles/dev.toml";
-    let cases: [(&str, i32, &[&str]); 26] = [
+    let cases: &[(&str, i32, &[&str])] = &[
         ("no-verb", 64, &[]),
         ("unknown-verb", 64, &["upp"]),
         ("unknown-option", 64, &["plan", "--strict", dev]),
         ("no-profile", 64, &["plan"]),
+        ("no-message", 64, &["explain"]),
         ("two-profiles", 64, &["check", dev, dev]),
         ("set-without-value", 64, &["plan", "x.toml", "--set", "name"]),
         ("set-without-key", 64, &["plan", "x.toml", "--set", "=1"]),

@@ -6,6 +6,7 @@
 
 mod calls;
 mod doctor;
+mod explain;
 mod init;
 mod lock;
 mod plans;
@@ -55,12 +56,13 @@ fn transcript(output: &Output, temporary: &str) -> String {
 }
 
 /// Folders of golden files, `errors` being that of the unit tests of `failure`.
-const FOLDERS: [&str; 15] = [
+const FOLDERS: &[&str] = &[
     "argv",
     "argv-matrix",
     "calls",
     "doctor",
     "errors",
+    "explain",
     "help",
     "init",
     "lock",
