@@ -10,18 +10,25 @@ pub struct Places {
     run: PathBuf,
     lib: PathBuf,
     log: PathBuf,
+    cache: PathBuf,
 }
 
 impl Default for Places {
     fn default() -> Self {
-        Self { run: "/run/gpuvm".into(), lib: "/var/lib/gpuvm".into(), log: "/var/log/gpuvm".into() }
+        Self {
+            run: "/run/gpuvm".into(),
+            lib: "/var/lib/gpuvm".into(),
+            log: "/var/log/gpuvm".into(),
+            cache: "/var/cache/gpuvm".into(),
+        }
     }
 }
 
 impl Places {
-    /// Keeps everything below a folder: `PREFIX/run`, `PREFIX/lib`, `PREFIX/log`.
+    /// Keeps everything below a folder: `PREFIX/run`, `PREFIX/lib`, `PREFIX/log`, `PREFIX/cache`.
     pub fn below(prefix: &Path) -> Self {
-        Self { run: prefix.join("run"), lib: prefix.join("lib"), log: prefix.join("log") }
+        let [run, lib, log, cache] = ["run", "lib", "log", "cache"].map(|name| prefix.join(name));
+        Self { run, lib, log, cache }
     }
 
     /// Returns the folder of what lives until the host reboots.
@@ -79,6 +86,11 @@ impl Places {
     /// Returns the folder of what outlives a reboot, one folder per VM.
     pub fn states(&self) -> PathBuf {
         self.lib.join("vm")
+    }
+
+    /// Returns the folder of what QEMUs have said of themselves, and what may be removed at any time.
+    pub fn probes(&self) -> PathBuf {
+        self.cache.join("qemu")
     }
 
     /// Returns a VM's folder of logs.

@@ -110,7 +110,12 @@ fn whole_cards(devices: BTreeSet<Bdf>, facts: &HostFacts) -> Vec<Bdf> {
 }
 
 fn survey(cli: &Cli, scope: Scope, profile: Option<&Profile>) -> Result<HostFacts, Failure> {
-    load::survey(cli, &scope, Depth::Config, profile)
+    let mut facts = load::survey(cli, &scope, Depth::Config, profile)?;
+    // Another machine's QEMU can't be asked.
+    if !cli.is_recorded() {
+        facts.qemu_probe = gpuvm_run::probe(&facts, &cli.places());
+    }
+    Ok(facts)
 }
 
 /// Adds what to do about the refusals of the plan, which the core has no words for.
