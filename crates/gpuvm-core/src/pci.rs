@@ -95,6 +95,12 @@ impl Slot {
     pub fn is_chipset(self) -> bool {
         self.bus == 0 && self.device == 0x1f
     }
+
+    /// Returns the first and the last address that a function of the slot can have.
+    pub fn functions(self) -> std::ops::RangeInclusive<Bdf> {
+        let at = |function| Bdf { domain: self.domain, bus: self.bus, device: self.device, function };
+        at(0)..=at(7)
+    }
 }
 
 impl fmt::Display for Slot {
@@ -108,6 +114,14 @@ impl fmt::Display for Slot {
 pub struct Bus {
     domain: u32,
     bus: u8,
+}
+
+impl Bus {
+    /// Returns the first and the last address that a function on the bus can have.
+    pub fn functions(self) -> std::ops::RangeInclusive<Bdf> {
+        let Self { domain, bus } = self;
+        Bdf { domain, bus, device: 0, function: 0 }..=Bdf { domain, bus, device: 31, function: 7 }
+    }
 }
 
 impl fmt::Display for Bus {
@@ -172,6 +186,17 @@ impl ClassCode {
         u16::try_from(self.0 >> 8).unwrap_or(u16::MAX)
     }
 
+    /// Returns the base class.
+    pub fn base(self) -> u8 {
+        // 24 bits shifted by 16 leave 8.
+        u8::try_from(self.0 >> 16).unwrap_or(u8::MAX)
+    }
+
+    /// Tells whether [`Self::name`] has a word of its own for it.
+    pub fn has_name(self) -> bool {
+        self.word().is_some()
+    }
+
     /// Tells whether this is a display controller: VGA (0300), 3D (0302) or other (0380).
     pub fn is_display(self) -> bool {
         self.0 >> 16 == 0x03
@@ -182,14 +207,24 @@ impl ClassCode {
         self.is_display() || self.0 >> 16 == 0x12
     }
 
-    /// Tells whether this is a bridge of any kind (host, ISA, PCI-to-PCI).
+    /// Tells whether this is a bridge of any kind (host, ISA, PCI-to-PCI), which belongs to the host. "Other" bridges (0680) have an
+    /// endpoint's header and are none: NVSwitches go to guests.
     pub fn is_bridge(self) -> bool {
-        self.0 >> 16 == 0x06
+        self.0 >> 16 == 0x06 && self.class() != 0x0680
+    }
+
+    /// Tells whether this is a bridge to another PCI bus, by normal or semi-transparent decoding.
+    pub fn is_pci_bridge(self) -> bool {
+        matches!(self.class(), 0x0604 | 0x0609)
     }
 
     /// Names the class in words, as far as gpuvm has a word for it.
     pub fn name(self) -> &'static str {
-        match self.class() {
+        self.word().unwrap_or("device")
+    }
+
+    fn word(self) -> Option<&'static str> {
+        Some(match self.class() {
             0x0108 => "NVMe controller",
             0x0200 => "Ethernet controller",
             0x0207 => "InfiniBand controller",
@@ -203,8 +238,8 @@ impl ClassCode {
             0x0680 => "bridge",
             0x0c03 => "USB controller",
             0x1200 => "processing accelerator",
-            _ => "device",
-        }
+            _ => return None,
+        })
     }
 }
 

@@ -11,7 +11,8 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::cmd::DoctorArgs;
+use crate::cmd::devices::DevicesArgs;
+use crate::cmd::doctor::DoctorArgs;
 use crate::exit::Exit;
 use crate::out;
 
@@ -70,6 +71,8 @@ pub(crate) enum Command {
     Schema,
     /// Run a VM until its guest ends, then give the host back
     Up(UpArgs),
+    /// List the devices that can be passed, and why others can't; or show everything about one
+    Devices(DevicesArgs),
     /// Give back what VMs left behind whose gpuvm was killed
     Cleanup(CleanupArgs),
 }

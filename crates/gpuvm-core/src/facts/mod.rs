@@ -12,15 +12,16 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::cpulist::CpuSet;
+use crate::names::PciNames;
 use crate::pci::{Bdf, GroupId};
 use crate::units::{ByteSize, PageSize};
 
 pub use boot::BootFacts;
 pub use device::{
-    BarFacts, BarKind, ConfigFacts, DeviceFacts, LinkFacts, LinkSpeed, PowerFacts, ResizableBar,
+    BarFacts, BarKind, ConfigFacts, DeviceFacts, LinkFacts, LinkSpeed, PowerFacts, ResizableBar, VfioAlias,
 };
-pub use holder::Holder;
-pub use platform::{DeviceNode, IommuUnit, PlatformFacts, UserFacts, VfioParameters};
+pub use holder::{DEFAULT_ROUTE, Gravity, Holder, ProcessFacts, Users};
+pub use platform::{DeviceNode, IommuUnit, PlatformFacts, SystemFacts, UserFacts, VfioParameters};
 pub use qemu::{QemuFacts, QemuProbe};
 
 /// The facts that a plan rests on. Serialisable, so that they can go with a bug report.
@@ -63,6 +64,9 @@ pub struct HostFacts {
     /// What happens to devices at boot: modules, options, rules.
     #[serde(default)]
     pub boot: BootFacts,
+    /// What the devices in scope are called (`pci.ids`).
+    #[serde(default)]
+    pub names: PciNames,
     /// What couldn't be read, in words: a survey goes on without it, and what rests on it is unknown.
     #[serde(default)]
     pub unread: Vec<String>,
@@ -224,6 +228,6 @@ impl HostFacts {
 
     /// Returns the functions of the slot that a device sits in, itself included.
     pub fn slot_of(&self, bdf: Bdf) -> impl Iterator<Item = Bdf> + '_ {
-        self.devices.keys().copied().filter(move |other| other.slot() == bdf.slot())
+        self.devices.range(bdf.slot().functions()).map(|(other, _)| *other)
     }
 }

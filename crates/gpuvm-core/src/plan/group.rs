@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::obstacle::{Obstacles, Topic};
+use super::variant::{self, VfioDriver};
 use super::{Member, Ownership, PlannedGroup, Refusal, Role, is_vfio_driver};
-use crate::facts::{DeviceFacts, HostFacts, Presence};
+use crate::facts::{DeviceFacts, Gravity, HostFacts, Presence};
 use crate::pci::{Bdf, DriverName};
-use crate::profile::{DeviceRequest, Profile};
+use crate::profile::DeviceRequest;
 
 /// A function that the VM owns while it runs.
 #[derive(Debug, Clone)]
@@ -15,6 +16,8 @@ pub(super) struct Taken {
     /// Whether the guest gets it, or VFIO only holds it.
     pub(super) role: Role,
     pub(super) ownership: Ownership,
+    /// The driver that it is bound to, where it isn't on one of VFIO's already.
+    pub(super) vfio: VfioDriver,
     pub(super) reason: String,
 }
 
@@ -47,14 +50,18 @@ enum BootDisplay {
 }
 
 /// Resolves the devices asked for into whole groups.
-pub(super) fn resolve(profile: &Profile, facts: &HostFacts, obstacles: &mut Obstacles) -> Groups {
-    let wanted = wanted(profile, facts, obstacles);
+pub(super) fn resolve(requests: &[DeviceRequest], facts: &HostFacts, obstacles: &mut Obstacles) -> Groups {
+    let wanted = wanted(requests, facts, obstacles);
     let mut groups = Groups::default();
     for (bdf, wanted) in &wanted {
         let Some(device) = facts.devices.get(bdf) else { continue };
         may_take(*bdf, device, wanted.boot_display, obstacles);
         let (ownership, reason) = (ownership(device), wanted.reason.clone());
-        groups.taken.push(Taken { bdf: *bdf, role: wanted.role, ownership, reason });
+        let vfio = match ownership {
+            Ownership::BoundByUs { .. } => variant::choose(*bdf, device, obstacles),
+            Ownership::WasVfio | Ownership::KeepDriver { .. } => VfioDriver::generic(),
+        };
+        groups.taken.push(Taken { bdf: *bdf, role: wanted.role, ownership, vfio, reason });
     }
     groups.groups = members(&wanted, facts, obstacles);
     groups
@@ -63,8 +70,7 @@ pub(super) fn resolve(profile: &Profile, facts: &HostFacts, obstacles: &mut Obst
 /// Lists the functions asked for, those that come along with a display card, and those that are held, each with its reason.
 ///
 /// A card's slot is kept in one piece: its audio, USB and UCSI functions share its reset and its firmware.
-fn wanted(profile: &Profile, facts: &HostFacts, obstacles: &mut Obstacles) -> Vec<(Bdf, Wanted)> {
-    let requests = &profile.devices;
+fn wanted(requests: &[DeviceRequest], facts: &HostFacts, obstacles: &mut Obstacles) -> Vec<(Bdf, Wanted)> {
     let listed: BTreeSet<Bdf> = requests.iter().map(|device| device.bdf).collect();
     let held: BTreeSet<Bdf> = requests.iter().flat_map(|device| device.hold.iter().copied()).collect();
     let mut wanted: Vec<(Bdf, Wanted)> = Vec::new();
@@ -163,7 +169,12 @@ fn warn_of_resets(bdf: Bdf, device: &DeviceFacts, held: Bdf, obstacles: &mut Obs
 fn may_take(bdf: Bdf, device: &DeviceFacts, boot_display: BootDisplay, obstacles: &mut Obstacles) {
     let driver = || device.driver.clone();
     for holder in &device.holders {
-        obstacles.refuse(Refusal::Critical { bdf, driver: driver(), holder: holder.clone() });
+        let (driver, holder) = (driver(), holder.clone());
+        match holder.gravity() {
+            Gravity::Critical => obstacles.refuse(Refusal::Critical { bdf, driver, holder }),
+            Gravity::Busy => obstacles.refuse(Refusal::InUse { bdf, driver, holder }),
+            Gravity::Note => obstacles.warn(Topic::Console, format!("{bdf}: {holder}")),
+        }
     }
     match (device.boot_display, boot_display) {
         (Presence::Absent, _) => {}
@@ -194,6 +205,12 @@ fn ownership(device: &DeviceFacts) -> Ownership {
     }
 }
 
+/// Tells whether a group is viable although the kernel keeps this member: no driver of its own may do DMA for it. That of ports
+/// doesn't (`driver_managed_dma` of drivers/pci/pcie/portdrv.c); that of an ISA bridge, say lpc_ich, counts as one that does.
+fn may_stay(device: &DeviceFacts) -> bool {
+    device.class.is_bridge() && (device.class.is_pci_bridge() || device.driver.is_none())
+}
+
 /// Goes through all members of all groups touched; one that is neither wanted nor a bridge stands in the way.
 fn members(wanted: &[(Bdf, Wanted)], facts: &HostFacts, obstacles: &mut Obstacles) -> Vec<PlannedGroup> {
     let by_bdf: BTreeMap<Bdf, &Wanted> = wanted.iter().map(|(bdf, wanted)| (*bdf, wanted)).collect();
@@ -214,7 +231,7 @@ fn members(wanted: &[(Bdf, Wanted)], facts: &HostFacts, obstacles: &mut Obstacle
         let mut members = Vec::new();
         for member in facts.groups.get(&group).into_iter().flatten() {
             let Some(device) = facts.devices.get(member) else { continue };
-            match (by_bdf.get(member), device.class.is_bridge()) {
+            match (by_bdf.get(member), may_stay(device)) {
                 (Some(wanted), _) => {
                     members.push(Member { bdf: *member, role: wanted.role, reason: wanted.reason.clone() });
                 }
@@ -229,11 +246,41 @@ fn members(wanted: &[(Bdf, Wanted)], facts: &HostFacts, obstacles: &mut Obstacle
                     id: device.id,
                     class: device.class,
                     driver: device.driver.clone(),
-                    holder: device.holders.first().cloned(),
+                    holder: device
+                        .holders
+                        .iter()
+                        .find(|holder| holder.gravity() == Gravity::Critical)
+                        .cloned(),
                 }),
             }
         }
         groups.push(PlannedGroup { id: group, members });
     }
     groups
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::pci::{ClassCode, PciId};
+
+    #[rstest]
+    #[case::a_port_with_its_driver(0x06_0400, Some("pcieport"), true)]
+    #[case::a_host_bridge(0x06_0000, None, true)]
+    #[case::an_isa_bridge_without_a_driver(0x06_0100, None, true)]
+    #[case::an_isa_bridge_with_one(0x06_0100, Some("lpc_ich"), false)]
+    #[case::an_nvswitch(0x06_8000, None, false)]
+    #[case::a_card(0x03_0000, None, false)]
+    fn bridges_stay_with_the_kernel_unless_a_driver_may_use_them(
+        #[case] class: u32,
+        #[case] driver: Option<&str>,
+        #[case] stays: bool,
+    ) {
+        let id = PciId { vendor: 0x8086, device: 0 };
+        let mut device = DeviceFacts::new(id, ClassCode::new(class).unwrap());
+        device.driver = driver.and_then(DriverName::new);
+        assert_eq!(may_stay(&device), stays);
+    }
 }

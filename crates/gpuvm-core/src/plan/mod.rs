@@ -9,8 +9,10 @@ mod numa;
 mod obstacle;
 mod operations;
 mod outline;
+mod passable;
 mod pcie;
 mod refusal;
+mod variant;
 mod vfio;
 
 use std::path::PathBuf;
@@ -23,8 +25,10 @@ pub use mmio::{AddressPlan, PlannedBar};
 pub use numa::{CpuTopology, Placement, VcpuPin};
 pub use obstacle::{Topic, Warning};
 pub use outline::{Outline, card_of, outline, targets};
+pub use passable::{Passability, host_refusals, passable};
 pub use pcie::{Expander, GuestAddress, PciTopology, RootBus, RootPort, SlotUse};
 pub use refusal::{FileRole, MemoryMeasure, Refusal, RefusalKind};
+pub use variant::{ALIAS as VFIO_ALIAS, fits as fits_alias};
 pub use vfio::{VfioBackend, is_vfio_driver};
 
 use crate::facts::HostFacts;
@@ -297,7 +301,7 @@ pub struct PlannedOp {
 pub fn plan(profile: &Profile, facts: &HostFacts) -> Result<Plan, Vec<Refusal>> {
     let mut obstacles = Obstacles::default();
     let backend = vfio::choose(profile, facts, &mut obstacles);
-    let groups = group::resolve(profile, facts, &mut obstacles);
+    let groups = group::resolve(&profile.devices, facts, &mut obstacles);
     let devices: Vec<_> = groups.passed().map(|passed| passed.bdf).collect();
     let placement = numa::place(profile, facts, &devices, &mut obstacles);
     let memory = memory::cells(profile, facts, &placement, &mut obstacles);

@@ -3,6 +3,7 @@
 //! The index of all devices is a list of names; attributes are read only of the devices asked for, their slots and their
 //! groups: everything of 10,000 VFs would cost seconds, and reading `config` wakes sleeping devices.
 
+mod aliases;
 mod boot;
 mod cpu;
 mod detail;
@@ -10,6 +11,7 @@ mod files;
 mod firmware;
 mod holders;
 pub(crate) mod memory;
+mod names;
 mod pci;
 mod platform;
 mod reading;
@@ -35,6 +37,8 @@ pub enum Scope {
     Cards,
     /// All that the class and the kind of function make worth a look: no virtual functions, and of bridges only those above.
     Passable,
+    /// All but virtual functions, which their physical functions count.
+    Physical,
     /// All there are.
     All,
 }
@@ -81,6 +85,7 @@ pub fn survey(
         Some(profile) => for_profile(root, profile, &reading, &mut facts)?,
         None => facts.firmware = reading.take(firmware::read(root))?,
     }
+    facts.names = names::read(root, &reading, &facts)?;
     facts.platform = platform::read(root, &reading, &facts)?;
     facts.boot = boot::read(root, &reading)?;
     facts.unread = reading.unread();

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use gpuvm_core::cpulist::CpuSet;
 use gpuvm_core::doctor::Distribution;
 use gpuvm_core::facts::{
-    DeviceNode, HostFacts, IommuUnit, PlatformFacts, Presence, UserFacts, VfioParameters,
+    DeviceNode, HostFacts, IommuUnit, PlatformFacts, Presence, SystemFacts, UserFacts, VfioParameters,
 };
 use gpuvm_core::units::ByteSize;
 
@@ -43,6 +43,7 @@ pub(super) fn read(
         .filter_map(|group| Some((*group, node(root, &format!("/dev/vfio/{group}"), &accounts)?)));
     Ok(PlatformFacts {
         distribution: distribution(root, reading)?,
+        system: system(root, reading)?,
         acpi_tables: acpi_tables(root, reading)?,
         iommu_units: iommu_units(root, reading, &facts.iommus)?,
         iommu_groups: any_group(root),
@@ -75,6 +76,23 @@ fn distribution(root: &HostRoot, reading: &Reading) -> Result<Distribution, Host
         line.map(|value| value.trim_matches(['"', '\'']).to_owned()).unwrap_or_default()
     };
     Ok(Distribution::of(&value("ID"), &value("ID_LIKE")))
+}
+
+/// Reads what the firmware says; its blanks are no names, and what it doesn't fill in has no file.
+pub(super) fn system(root: &HostRoot, reading: &Reading) -> Result<SystemFacts, HostError> {
+    let text = |name: &str| {
+        let text = reading.take(read_text(&root.path(format!("/sys/class/dmi/id/{name}"))))?;
+        let text = text.map(|text| text.trim().to_owned());
+        Ok::<_, HostError>(text.filter(|text| !text.is_empty()))
+    };
+    Ok(SystemFacts {
+        vendor: text("sys_vendor")?,
+        product: text("product_name")?,
+        board: text("board_name")?,
+        bios_vendor: text("bios_vendor")?,
+        bios_version: text("bios_version")?,
+        bios_date: text("bios_date")?,
+    })
 }
 
 fn acpi_tables(root: &HostRoot, reading: &Reading) -> Result<Option<BTreeSet<String>>, HostError> {

@@ -3,12 +3,11 @@
 mod argv;
 mod check;
 mod cleanup;
-mod doctor;
+pub(crate) mod devices;
+pub(crate) mod doctor;
 mod plan;
 mod schema;
 mod up;
-
-pub(crate) use doctor::DoctorArgs;
 
 use crate::cli::{Cli, Command};
 use crate::exit::Exit;
@@ -32,6 +31,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Doctor(args) => doctor::run(cli, args),
         Command::Schema => schema::run(),
         Command::Up(args) => up::run(cli, args),
+        Command::Devices(args) => devices::run(cli, args),
         Command::Cleanup(args) => cleanup::run(cli, args),
     }
 }

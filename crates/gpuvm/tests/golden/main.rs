@@ -52,7 +52,7 @@ fn transcript(output: &Output, temporary: &str) -> String {
 }
 
 /// Folders of golden files, `errors` being that of the unit tests of `failure`.
-const FOLDERS: [&str; 11] = [
+const FOLDERS: [&str; 12] = [
     "argv",
     "argv-matrix",
     "calls",
@@ -60,6 +60,7 @@ const FOLDERS: [&str; 11] = [
     "errors",
     "help",
     "plan",
+    "plan-made-up",
     "plan-matrix",
     "profile-errors",
     "refusals",

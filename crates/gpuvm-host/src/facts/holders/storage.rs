@@ -1,76 +1,52 @@
-//! What the host itself can't do without: mounted storage, swap, the way out.
+//! Mounted file systems, swap, and block devices that somebody has claimed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use gpuvm_core::facts::Holder;
+use gpuvm_core::facts::{Holder, Users};
 use gpuvm_sys::errno::EBUSY;
 
 use crate::HostError;
 use crate::root::{HostRoot, list, read_text};
 
-/// What holds devices.
+/// What of the host's storage rests on hardware.
 #[derive(Debug, Default)]
-pub(super) struct Holders {
-    /// Each holder with the sysfs folders that it rests on.
-    found: Vec<(Holder, BTreeSet<PathBuf>)>,
-    /// The resolved folder of each block device, by kernel name.
-    blocks: BTreeMap<String, PathBuf>,
-    dev: PathBuf,
+pub(super) struct Storage {
+    /// Each mount and swap space, with the sysfs folders that it rests on.
+    pub(super) found: Vec<(Holder, BTreeSet<PathBuf>)>,
+    /// Where anything at all is mounted, and what.
+    pub(super) targets: BTreeMap<PathBuf, String>,
+    pub(super) blocks: BlockDevices,
 }
 
-impl Holders {
-    /// Finds them all, through stacked devices down to the hardware.
+impl Storage {
+    /// Finds it all, through stacked devices down to the hardware.
     pub(super) fn read(root: &HostRoot) -> Result<Self, HostError> {
         let mut found = Vec::new();
         let blocks = BlockDevices::read(root)?;
         let mounts = read_text(&root.path("/proc/self/mountinfo"))?.unwrap_or_default();
-        for Mount { numbers, device, target } in mounts.lines().filter_map(mount) {
-            let holder = Holder::Mount { device: device.to_owned(), target };
-            found.push((
-                holder,
-                blocks.below_numbers(numbers).or_else(|| blocks.below_node(device)).unwrap_or_default(),
-            ));
+        for Mount { numbers, device, target } in mounts.lines().filter_map(mount).filter(Mount::is_on_block) {
+            let holder = Holder::Mount { device: device.to_owned(), target, users: Users::default() };
+            let below = blocks.below_numbers(numbers).or_else(|| blocks.below_node(device));
+            found.push((holder, below.unwrap_or_default()));
         }
         let swaps = read_text(&root.path("/proc/swaps"))?.unwrap_or_default();
         for device in swaps.lines().skip(1).filter_map(|line| line.split_ascii_whitespace().next()) {
-            found.push((
-                Holder::Swap { device: unescape(device) },
-                blocks.below_node(device).unwrap_or_default(),
-            ));
+            let below = blocks.below_node(device).unwrap_or_default();
+            found.push((Holder::Swap { device: unescape(device) }, below));
         }
-        for interface in default_routes(root)? {
-            let below = interfaces_below(root, &interface);
-            found.push((Holder::Route { interface }, below));
-        }
-        Ok(Self { found, blocks: blocks.folders, dev: root.path("/dev") })
-    }
-
-    /// Returns what rests on a device, given its resolved sysfs folder. One file system mounted in many places (bind
-    /// mounts) is named once.
-    pub(super) fn of(&self, device: &Path) -> Vec<Holder> {
-        let mut seen = BTreeSet::new();
-        let rests =
-            |(_, folders): &&(Holder, BTreeSet<PathBuf>)| folders.iter().any(|f| f.starts_with(device));
-        let new = |holder: &&Holder| match holder {
-            Holder::Mount { device, .. } | Holder::Swap { device } => seen.insert(device.clone()),
-            Holder::BlockInUse { .. } | Holder::Route { .. } => true,
-        };
-        let mut holders: Vec<Holder> =
-            self.found.iter().filter(rests).map(|(holder, _)| holder).filter(new).cloned().collect();
-        if holders.is_empty() {
-            holders.extend(self.block_in_use(device));
-        }
-        holders
+        let target = |mount: Mount<'_>| (PathBuf::from(mount.target), mount.device.to_owned());
+        let targets = mounts.lines().filter_map(mount).map(target).collect();
+        Ok(Self { found, targets, blocks })
     }
 
     /// Asks the kernel whether anybody has claimed a block device below: ZFS and btrfs pools, idle arrays and volumes, mounts in
     /// another namespace. An exclusive open that isn't for writing takes nothing away from anybody (open(2), O_EXCL).
-    fn block_in_use(&self, device: &Path) -> Option<Holder> {
-        self.blocks.iter().filter(|(_, folder)| folder.starts_with(device)).find_map(|(name, _)| {
-            let node = self.dev.join(name);
+    pub(super) fn in_use(&self, device: &Path) -> Option<Holder> {
+        self.blocks.folders.iter().filter(|(_, folder)| folder.starts_with(device)).find_map(|(name, _)| {
+            let node = self.blocks.root.path("/dev").join(name);
             let opened = File::options().read(true).custom_flags(gpuvm_sys::access::O_EXCL).open(&node);
             let busy = opened.is_err_and(|error| error.raw_os_error() == Some(EBUSY));
             busy.then(|| Holder::BlockInUse { device: format!("/dev/{name}") })
@@ -88,14 +64,20 @@ struct Mount<'a> {
     target: String,
 }
 
-/// Takes a file system out of a line of mountinfo (Documentation/filesystems/proc.rst 3.5); none that is the kernel's own.
+impl Mount<'_> {
+    /// Tells whether it is none of the kernel's own file systems.
+    fn is_on_block(&self) -> bool {
+        self.device.starts_with("/dev/") || !self.numbers.starts_with("0:")
+    }
+}
+
+/// Takes a file system out of a line of mountinfo (Documentation/filesystems/proc.rst 3.5).
 fn mount(line: &str) -> Option<Mount<'_>> {
     let (fields, rest) = line.split_once(" - ")?;
     let mut fields = fields.split(' ').skip(2);
     let (numbers, target) = (fields.next()?, fields.nth(1)?);
     let device = rest.split(' ').nth(1)?;
-    let on_block = device.starts_with("/dev/") || !numbers.starts_with("0:");
-    on_block.then(|| Mount { numbers, device, target: unescape(target) })
+    Some(Mount { numbers, device, target: unescape(target) })
 }
 
 /// Undoes the kernel's octal escapes for blanks and backslashes.
@@ -107,17 +89,18 @@ fn unescape(text: &str) -> String {
 }
 
 /// Block devices and what they rest on.
-struct BlockDevices<'a> {
-    root: &'a HostRoot,
+#[derive(Debug, Default)]
+pub(super) struct BlockDevices {
+    root: HostRoot,
     /// The resolved folder of each whole device and partition, by kernel name.
-    folders: BTreeMap<String, PathBuf>,
+    pub(super) folders: BTreeMap<String, PathBuf>,
 }
 
-impl<'a> BlockDevices<'a> {
-    fn read(root: &'a HostRoot) -> Result<Self, HostError> {
+impl BlockDevices {
+    fn read(root: &HostRoot) -> Result<Self, HostError> {
         let class = root.path("/sys/class/block");
         let resolve = |name: String| Some((name.clone(), fs::canonicalize(class.join(name)).ok()?));
-        Ok(Self { root, folders: list(&class)?.into_iter().filter_map(resolve).collect() })
+        Ok(Self { root: root.clone(), folders: list(&class)?.into_iter().filter_map(resolve).collect() })
     }
 
     /// Follows the device of these numbers down; `None` where there is none.
@@ -134,7 +117,7 @@ impl<'a> BlockDevices<'a> {
     }
 
     /// Follows a device down to the folders of the hardware: partitions, dm and md slaves, NVMe multipath.
-    fn below(&self, name: String) -> BTreeSet<PathBuf> {
+    pub(super) fn below(&self, name: String) -> BTreeSet<PathBuf> {
         let mut found = BTreeSet::new();
         let mut left = vec![name];
         while let Some(name) = left.pop() {
@@ -165,47 +148,6 @@ fn nvme_controllers(disk: &Path) -> Vec<PathBuf> {
     names.iter().filter_map(|name| fs::canonicalize(subsystem.join(name)).ok()).collect()
 }
 
-/// Lists the interfaces that a default route goes out by, IPv4 and IPv6.
-fn default_routes(root: &HostRoot) -> Result<BTreeSet<String>, HostError> {
-    const UNSPECIFIED: &str = "00000000000000000000000000000000";
-    const REJECT: u32 = 0x0200; // RTF_REJECT: the kernel's own "unreachable" entry on lo
-    let mut interfaces = BTreeSet::new();
-    let v4 = read_text(&root.path("/proc/net/route"))?.unwrap_or_default();
-    for line in v4.lines().skip(1) {
-        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-        if let [interface, "00000000", _, _, _, _, _, "00000000", ..] = fields.as_slice() {
-            interfaces.insert((*interface).to_owned());
-        }
-    }
-    let v6 = read_text(&root.path("/proc/net/ipv6_route"))?.unwrap_or_default();
-    for line in v6.lines() {
-        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-        let [destination, "00", _, _, _, _, _, _, flags, interface] = fields.as_slice() else { continue };
-        let reject = u32::from_str_radix(flags, 16).is_ok_and(|flags| flags & REJECT != 0);
-        if *destination == UNSPECIFIED && !reject {
-            interfaces.insert((*interface).to_owned());
-        }
-    }
-    Ok(interfaces)
-}
-
-/// Follows an interface down through bridges, bonds and VLANs (`lower_*`) to the folders of the hardware.
-fn interfaces_below(root: &HostRoot, interface: &str) -> BTreeSet<PathBuf> {
-    let mut found = BTreeSet::new();
-    let mut seen = BTreeSet::new();
-    let mut left = vec![interface.to_owned()];
-    while let Some(name) = left.pop() {
-        if !seen.insert(name.clone()) {
-            continue;
-        }
-        let folder = root.path("/sys/class/net").join(&name);
-        found.extend(fs::canonicalize(folder.join("device")).ok());
-        let names = list(&folder).unwrap_or_default();
-        left.extend(names.iter().filter_map(|name| name.strip_prefix("lower_")).map(str::to_owned));
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
@@ -225,6 +167,6 @@ mod tests {
     ) {
         let expected =
             expected.map(|(numbers, device, target)| Mount { numbers, device, target: target.to_owned() });
-        assert_eq!(mount(line), expected);
+        assert_eq!(mount(line).filter(Mount::is_on_block), expected);
     }
 }
