@@ -19,14 +19,14 @@ fn tier3_slow_lab_host_survives_a_fallen_card() {
 #[case::compute("default", &["compute", "deviations"])]
 #[case::isolation("default", &["isolation"])]
 #[case::endings("default", &["sigterm", "sigkill", "panic"])]
-#[case::refusals("default", &["refusals", "native-driver", "aperture"])]
+#[case::refusals("default", &["refusals", "native-driver", "aperture", "doctor-host"])]
 #[case::bad_hosts("default", &["bad-hosts", "prefer"])]
 #[case::kill_matrix("default", &["kill-matrix"])]
 #[case::two_vms("switch", &["two-vms"])]
 #[case::uefi("default", &["uefi"])]
 #[case::two_gpus("default", &["two-gpus", "boot-display"])]
-#[case::no_iommu("no-iommu", &["no-iommu"])]
-#[case::no_intremap("no-intremap", &["no-intremap"])]
+#[case::no_iommu("no-iommu", &["no-iommu", "doctor-no-iommu"])]
+#[case::no_intremap("no-intremap", &["no-intremap", "doctor-no-intremap"])]
 #[ignore = "tier 3: boots the lab; scripts/test runs it"]
 fn tier3_lab_host_holds(#[case] host: &str, #[case] scenarios: &[&str]) {
     scenarios_hold(host, scenarios);
