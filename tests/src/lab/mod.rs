@@ -3,6 +3,7 @@
 pub mod bad_hosts;
 pub mod boot_display;
 pub mod canary;
+mod doctor;
 pub mod edu;
 pub mod guest;
 mod kills;
