@@ -12,6 +12,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cmd::devices::DevicesArgs;
+use crate::cmd::doctor::DoctorArgs;
 use crate::exit::Exit;
 use crate::out;
 
@@ -43,11 +44,11 @@ pub(crate) struct Cli {
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
 
-    /// Keep gpuvm's own files below DIR (DIR/run, DIR/lib, DIR/log) instead of /run/gpuvm, /var/lib/gpuvm and /var/log/gpuvm
+    /// Keep gpuvm's own files below DIR (DIR/run, DIR/lib, DIR/log, DIR/cache) instead of /run/gpuvm, /var/lib/gpuvm and so on
     #[arg(long, global = true, value_name = "DIR", env = "GPUVM_PREFIX")]
     prefix: Option<PathBuf>,
 
-    /// Read the host's /sys, /proc and /dev below DIR, as recorded from another machine (check, plan and argv only)
+    /// Read the host's /sys, /proc and /dev below DIR, as recorded from another machine (verbs that only look)
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) host_root: Option<PathBuf>,
 
@@ -64,6 +65,8 @@ pub(crate) enum Command {
     Plan(ProfileArgs),
     /// Print the QEMU command line of a profile, to be run by hand
     Argv(ProfileArgs),
+    /// Check all that passthrough rests on: firmware, topology, drivers, isolation, QEMU, memory
+    Doctor(DoctorArgs),
     /// Print the JSON Schema of profiles, for editors that check TOML by one
     Schema,
     /// Run a VM until its guest ends, then give the host back
@@ -103,7 +106,7 @@ pub(crate) struct CleanupArgs {
     pub(crate) vm: Option<VmName>,
 }
 
-fn assignment(text: &str) -> Result<String, String> {
+pub(crate) fn assignment(text: &str) -> Result<String, String> {
     match text.split_once('=') {
         Some((key, _)) if !key.trim().is_empty() && !key.contains('\n') => Ok(text.to_owned()),
         _ => Err("expected KEY=VALUE, like memory.size=8G".to_owned()),
@@ -119,6 +122,11 @@ impl Cli {
     /// Tells whether the host is a recorded one, which can't be acted upon.
     pub(crate) fn is_recorded(&self) -> bool {
         self.host_root.is_some()
+    }
+
+    /// Tells whether more is to be said.
+    pub(crate) fn is_verbose(&self) -> bool {
+        self.verbose > 0
     }
 
     /// Returns gpuvm's own folders.

@@ -111,7 +111,7 @@ pub(super) mod testing {
 
     pub(crate) fn judge_for(check: &Definition, facts: &HostFacts, targets: &[&str]) -> Vec<Judgement> {
         let targets: Vec<Bdf> = targets.iter().map(|text| bdf(text)).collect();
-        (check.judge)(&Case { facts, profile: None, targets: &targets })
+        (check.judge)(&Case { facts, profile: None, targets: &targets, outline: None })
     }
 
     /// Returns the worst verdict, which is what a user sees of a check.

@@ -4,6 +4,7 @@ mod boot;
 mod device;
 mod holder;
 mod platform;
+mod qemu;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,8 @@ pub use device::{
     ResizableBar, VfioAlias,
 };
 pub use holder::{DEFAULT_ROUTE, Gravity, Holder, ProcessFacts, Users};
-pub use platform::{PlatformFacts, SystemFacts};
+pub use platform::{DeviceNode, IommuUnit, PlatformFacts, SystemFacts, UserFacts, VfioParameters};
+pub use qemu::{QemuFacts, QemuProbe};
 
 /// The facts that a plan rests on. Serialisable, so that they can go with a bug report.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -46,6 +48,9 @@ pub struct HostFacts {
     pub files: BTreeMap<PathBuf, FileFacts>,
     /// The QEMU binary, if one was found.
     pub qemu: Option<PathBuf>,
+    /// What that QEMU can do.
+    #[serde(default)]
+    pub qemu_probe: QemuProbe,
     /// QEMU's tool that makes overlays, if it was found.
     #[serde(default)]
     pub qemu_img: Option<PathBuf>,
@@ -94,6 +99,22 @@ impl KernelFacts {
             (Some(Ok(own_major)), Some(Ok(own_minor))) => (own_major, own_minor) >= (major, minor),
             _ => false,
         }
+    }
+}
+
+impl KernelFacts {
+    /// Tells whether the command line has an option with a value, such as `iommu=pt`, alone or in a list with commas.
+    pub fn has_option(&self, name: &str, value: &str) -> bool {
+        let values = self
+            .cmdline
+            .split_ascii_whitespace()
+            .filter_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+        values.flat_map(|values| values.split(',')).any(|one| one == value)
+    }
+
+    /// Tells whether the command line has a word.
+    pub fn has_word(&self, word: &str) -> bool {
+        self.cmdline.split_ascii_whitespace().any(|other| other == word)
     }
 }
 

@@ -1,5 +1,6 @@
 //! QEMU's command line: one struct per switch, fields under QEMU's own names, one renderer that alone knows how to escape.
 
+pub mod abilities;
 pub mod arg;
 pub mod cmdline;
 mod cpu;
@@ -13,4 +14,4 @@ mod pcie;
 mod vfio;
 
 pub use arg::Arg;
-pub use cmdline::{Handle, Handles, argv};
+pub use cmdline::{Handle, Handles, argv, probe_argv};

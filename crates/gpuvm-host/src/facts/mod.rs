@@ -34,6 +34,8 @@ pub(crate) use reading::Reading;
 pub enum Scope {
     /// These, with their slots, their groups and the bridges above them.
     Devices(BTreeSet<Bdf>),
+    /// The cards that guests are given most: displays and processing accelerators, with their slots and groups as above.
+    Cards,
     /// All that the class and the kind of function make worth a look: no virtual functions, and of bridges only those above.
     Passable,
     /// All but virtual functions, which their physical functions count.
@@ -85,7 +87,7 @@ pub fn survey(
         None => facts.firmware = reading.take(firmware::read(root))?,
     }
     facts.names = names::read(root, &reading, &facts)?;
-    facts.platform = platform::read(root, &reading)?;
+    facts.platform = platform::read(root, &reading, &facts)?;
     facts.boot = boot::read(root, &facts, &reading)?;
     facts.unread = reading.unread();
     Ok(facts)

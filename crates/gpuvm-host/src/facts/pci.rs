@@ -60,9 +60,11 @@ pub(super) fn read(
 fn in_scope(root: &HostRoot, scope: &Scope, index: BTreeSet<Bdf>) -> Vec<Bdf> {
     match scope {
         Scope::All => index.into_iter().collect(),
-        Scope::Devices(asked) => {
-            let slots: BTreeSet<_> = asked.iter().map(|bdf| bdf.slot()).collect();
-            index.into_iter().filter(|bdf| slots.contains(&bdf.slot())).collect()
+        Scope::Devices(asked) => slots_of(asked, index),
+        Scope::Cards => {
+            let card = |bdf: &Bdf| class_of_whole(root, *bdf).is_some_and(ClassCode::is_card);
+            let cards = index.iter().copied().filter(card).collect();
+            slots_of(&cards, index)
         }
         Scope::Physical => {
             index.into_iter().filter(|bdf| !root.device(*bdf).join("physfn").exists()).collect()
@@ -76,6 +78,21 @@ fn in_scope(root: &HostRoot, scope: &Scope, index: BTreeSet<Bdf>) -> Vec<Bdf> {
             index.into_iter().filter(passable).collect()
         }
     }
+}
+
+/// Takes the functions of the same slots.
+fn slots_of(asked: &BTreeSet<Bdf>, index: BTreeSet<Bdf>) -> Vec<Bdf> {
+    let slots: BTreeSet<_> = asked.iter().map(|bdf| bdf.slot()).collect();
+    index.into_iter().filter(|bdf| slots.contains(&bdf.slot())).collect()
+}
+
+/// Reads the class of a function that is no virtual one.
+fn class_of_whole(root: &HostRoot, bdf: Bdf) -> Option<ClassCode> {
+    let folder = root.device(bdf);
+    if fs::symlink_metadata(folder.join("physfn")).is_ok() {
+        return None;
+    }
+    read_hex(&folder.join("class")).ok().flatten().and_then(ClassCode::new)
 }
 
 fn members(root: &HostRoot, group: GroupId) -> Result<Vec<Bdf>, HostError> {

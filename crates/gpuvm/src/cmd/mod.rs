@@ -4,6 +4,7 @@ mod argv;
 mod check;
 mod cleanup;
 pub(crate) mod devices;
+pub(crate) mod doctor;
 mod plan;
 mod schema;
 mod up;
@@ -27,6 +28,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Check(args) => check::run(cli, args),
         Command::Plan(args) => plan::run(cli, args),
         Command::Argv(args) => argv::run(cli, args),
+        Command::Doctor(args) => doctor::run(cli, args),
         Command::Schema => schema::run(),
         Command::Up(args) => up::run(cli, args),
         Command::Devices(args) => devices::run(cli, args),

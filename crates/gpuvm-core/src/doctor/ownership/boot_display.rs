@@ -61,7 +61,7 @@ mod tests {
         );
         let profile = parse(&Sources::new("x.toml", text), std::path::Path::new("/")).unwrap();
         let targets = [GPU.parse().unwrap()];
-        let case = Case { facts: &facts, profile: Some(&profile), targets: &targets };
+        let case = Case { facts: &facts, profile: Some(&profile), targets: &targets, outline: None };
         assert_eq!((CHECK.judge)(&case)[0].verdict, Verdict::Warning);
     }
 
