@@ -13,6 +13,7 @@ pub mod firmware;
 pub mod host_ops;
 pub mod inventory;
 pub mod lifecycle;
+pub mod modprobe;
 pub mod names;
 pub mod pci;
 pub mod plan;

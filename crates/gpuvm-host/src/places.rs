@@ -93,6 +93,11 @@ impl Places {
         self.cache.join("qemu")
     }
 
+    /// Returns the folder of what was found in initramfs images.
+    pub fn initramfs(&self) -> PathBuf {
+        self.cache.join("initramfs")
+    }
+
     /// Returns a VM's folder of logs.
     pub fn logs(&self, vm: &VmName) -> PathBuf {
         self.log.join(vm.as_str())

@@ -43,6 +43,9 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("uefi", super::uefi::uefi),
     ("two-gpus", super::two_gpus::two_gpus),
     ("boot-display", super::boot_display::boot_display),
+    ("doctor-card", super::doctor::doctor_card),
+    ("doctor-refusals", super::doctor::doctor_refusals),
+    ("doctor-errors", super::doctor::doctor_errors),
 ];
 
 pub(super) const GPU: &str = "0000:81:00.0";

@@ -26,6 +26,7 @@ use gpuvm_core::profile::{FirmwareKind, Profile};
 use crate::HostError;
 use crate::root::{HostRoot, list, read_text};
 
+pub use boot::add_initramfs;
 pub(crate) use reading::Reading;
 
 /// Which devices a survey is about.
@@ -87,7 +88,7 @@ pub fn survey(
     }
     facts.names = names::read(root, &reading, &facts)?;
     facts.platform = platform::read(root, &reading, &facts)?;
-    facts.boot = boot::read(root, &reading)?;
+    facts.boot = boot::read(root, &facts, &reading)?;
     facts.unread = reading.unread();
     Ok(facts)
 }
@@ -133,6 +134,10 @@ pub fn kernel(root: &HostRoot) -> Result<KernelFacts, HostError> {
         release: read("/proc/sys/kernel/osrelease")?,
         boot_id: read("/proc/sys/kernel/random/boot_id")?,
         cmdline: read("/proc/cmdline")?,
+        build: match read("/proc/version_signature")? {
+            signature if signature.is_empty() => read("/proc/version")?,
+            signature => signature,
+        },
     })
 }
 

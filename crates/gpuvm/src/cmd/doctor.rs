@@ -11,7 +11,8 @@ use gpuvm_core::facts::{HostFacts, Presence};
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::{card_of, plan, targets};
 use gpuvm_core::profile::Profile;
-use gpuvm_host::facts::{Depth, Scope};
+use gpuvm_host::facts::{Depth, Scope, add_initramfs};
+use gpuvm_host::vfio::viability;
 use serde::Serialize;
 
 use crate::cli::{Cli, ProfileArgs};
@@ -123,9 +124,14 @@ fn boot_display(facts: &HostFacts) -> Vec<Subject> {
 
 fn survey(cli: &Cli, scope: Scope, profile: Option<&Profile>) -> Result<HostFacts, Failure> {
     let mut facts = load::survey(cli, &scope, Depth::Config, profile)?;
-    // Another machine's QEMU can't be asked.
-    if !cli.is_recorded() {
-        facts.qemu_probe = gpuvm_run::probe(&facts, &cli.places());
+    let (root, places) = (cli.host_root(), cli.places());
+    // Another machine's QEMU and kernel can't be asked, and what is in its initramfs isn't this one's to remember.
+    if cli.is_recorded() {
+        add_initramfs(&root, None, &mut facts);
+    } else {
+        facts.qemu_probe = gpuvm_run::probe(&facts, &places);
+        add_initramfs(&root, Some(&places.initramfs()), &mut facts);
+        facts.viability = viability(&root, &places, &facts);
     }
     Ok(facts)
 }
