@@ -27,18 +27,13 @@ impl Default for Places {
 impl Places {
     /// Keeps everything below a folder: `PREFIX/run`, `PREFIX/lib`, `PREFIX/log`, `PREFIX/cache`.
     pub fn below(prefix: &Path) -> Self {
-        let below = |name| prefix.join(name);
-        Self { run: below("run"), lib: below("lib"), log: below("log"), cache: below("cache") }
+        let [run, lib, log, cache] = ["run", "lib", "log", "cache"].map(|name| prefix.join(name));
+        Self { run, lib, log, cache }
     }
 
     /// Returns the folder of what lives until the host reboots.
     pub fn run(&self) -> &Path {
         &self.run
-    }
-
-    /// Returns the folder of what was found out once and can be found out again.
-    pub fn cache(&self) -> &Path {
-        &self.cache
     }
 
     /// Returns the file that is locked while the tables below [`Self::run`] are edited.
@@ -101,6 +96,16 @@ impl Places {
     /// Returns the folder that holds the folders of all VMs' logs.
     pub fn all_logs(&self) -> PathBuf {
         self.log.clone()
+    }
+
+    /// Returns the folder of what QEMUs have said of themselves, and what may be removed at any time.
+    pub fn probes(&self) -> PathBuf {
+        self.cache.join("qemu")
+    }
+
+    /// Returns the folder of what was found in initramfs images.
+    pub fn initramfs(&self) -> PathBuf {
+        self.cache.join("initramfs")
     }
 
     /// Returns a VM's folder of logs.

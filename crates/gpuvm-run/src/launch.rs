@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use gpuvm_core::lifecycle::Exit;
 use gpuvm_core::plan::{Firmware, Plan};
+use gpuvm_core::qemu::abilities::OLDEST;
 use gpuvm_core::qemu::cmdline::{Start, quote};
 use gpuvm_core::qemu::{Handle, Handles, argv};
 use gpuvm_host::kernel_log::{About, KernelLog};
@@ -32,8 +33,6 @@ pub(crate) const COMMAND: Duration = Duration::from_secs(30);
 pub const UEFI_VARS: &str = "uefi-vars.fd";
 /// The socket of a virtual display, in the VM's folder.
 pub const VNC_SOCKET: &str = "vnc.sock";
-/// The oldest QEMU that has all that gpuvm's command line uses.
-const OLDEST: (u32, u32) = (7, 2);
 
 /// Where QEMU's sockets and logs are.
 #[derive(Debug)]

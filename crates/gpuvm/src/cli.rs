@@ -11,8 +11,8 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::cmd::DoctorArgs;
 use crate::cmd::devices::DevicesArgs;
+use crate::cmd::doctor::DoctorArgs;
 use crate::cmd::explain::ExplainArgs;
 use crate::cmd::lock::LockArgs;
 use crate::exit::Exit;
@@ -47,7 +47,7 @@ pub(crate) struct Cli {
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
 
-    /// Keep gpuvm's own files below DIR (DIR/run, DIR/lib, DIR/log) instead of /run/gpuvm, /var/lib/gpuvm and /var/log/gpuvm
+    /// Keep gpuvm's own files below DIR (DIR/run, DIR/lib, DIR/log, DIR/cache) instead of /run/gpuvm, /var/lib/gpuvm and so on
     #[arg(long, global = true, value_name = "DIR", env = "GPUVM_PREFIX")]
     prefix: Option<PathBuf>,
 

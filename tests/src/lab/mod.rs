@@ -3,6 +3,8 @@
 pub mod bad_hosts;
 pub mod boot_display;
 pub mod canary;
+mod doctor;
+mod doctor_host;
 pub mod edu;
 pub mod guest;
 mod kills;

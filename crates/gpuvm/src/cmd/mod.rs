@@ -4,7 +4,7 @@ mod argv;
 mod check;
 mod cleanup;
 pub(crate) mod devices;
-mod doctor;
+pub(crate) mod doctor;
 pub(crate) mod explain;
 mod init;
 pub(crate) mod lock;
@@ -17,7 +17,6 @@ use crate::cli::{Cli, Command};
 use crate::exit::Exit;
 use crate::failure::Failure;
 
-pub(crate) use doctor::DoctorArgs;
 pub(crate) use init::InitArgs;
 pub(crate) use report::ReportArgs;
 

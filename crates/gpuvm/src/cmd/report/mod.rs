@@ -128,7 +128,8 @@ fn folder(host: &str, now: u64) -> String {
 }
 
 fn collect(cli: &Cli, args: &ReportArgs, given: Option<&Given>) -> Result<Report, Failure> {
-    let facts = whole_host(cli, given.map(|given| &given.loaded.profile))?;
+    let mut facts = whole_host(cli, given.map(|given| &given.loaded.profile))?;
+    super::doctor::ask(cli, &mut facts);
     let mut collected = Collected::default();
     let mut add = |name: &str, content: String| collected.members.push(Member::new(name, content));
     let (text, document) = doctor::told(&facts, given.map(|given| &given.loaded.profile));
