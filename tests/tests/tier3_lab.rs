@@ -25,7 +25,7 @@ fn tier3_slow_lab_host_survives_a_fallen_card() {
 #[case::two_vms("switch", &["two-vms"])]
 #[case::uefi("default", &["uefi"])]
 #[case::two_gpus("default", &["two-gpus", "boot-display"])]
-#[case::doctor("default", &["doctor-card", "doctor-refusals", "doctor-errors"])]
+#[case::doctor("default", &["doctor-card", "doctor-refusals", "doctor-boot", "doctor-errors"])]
 #[case::no_iommu("no-iommu", &["no-iommu"])]
 #[case::no_intremap("no-intremap", &["no-intremap"])]
 #[ignore = "tier 3: boots the lab; scripts/test runs it"]

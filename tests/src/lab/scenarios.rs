@@ -42,6 +42,7 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("boot-display", super::boot_display::boot_display),
     ("doctor-card", super::doctor::doctor_card),
     ("doctor-refusals", super::doctor::doctor_refusals),
+    ("doctor-boot", super::doctor::doctor_boot),
     ("doctor-errors", super::doctor::doctor_errors),
 ];
 
@@ -374,6 +375,7 @@ fn check_group_of(bdf: &str, top: u64) -> Result<Result<(), HostError>, String> 
 
 /// A host without an IOMMU.
 fn no_iommu() -> Outcome {
+    super::doctor::without_iommu()?;
     refused_with(&[], 69, &["no IOMMU", GPU])
 }
 
