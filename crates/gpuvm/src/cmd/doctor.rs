@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use gpuvm_core::doctor::{Check, Examination, Remedy, Verdict, examine};
-use gpuvm_core::facts::{HostFacts, Presence};
+use gpuvm_core::facts::{DeviceFacts, HostFacts, Presence};
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::{card_of, plan, targets};
 use gpuvm_core::profile::Profile;
@@ -63,9 +63,7 @@ pub(super) fn run(cli: &Cli, args: &DoctorArgs) -> Result<Exit, Failure> {
         }
         About::Cards => {
             let facts = survey(cli, Scope::Cards, None)?;
-            let whole = |facts: &gpuvm_core::facts::DeviceFacts| facts.virtual_function == Presence::Absent;
-            let cards = facts.devices.iter().filter(|(_, facts)| facts.class.is_card() && whole(facts));
-            let targets = whole_cards(cards.map(|(bdf, _)| *bdf).collect(), &facts);
+            let targets = whole_cards(cards(&facts), &facts);
             (facts, None, targets)
         }
     };
@@ -103,6 +101,15 @@ fn about(args: &DoctorArgs) -> Result<About, Failure> {
 /// Returns the functions that a profile names.
 fn named(profile: &Profile) -> BTreeSet<Bdf> {
     profile.devices.iter().flat_map(|device| std::iter::once(device.bdf).chain(device.hold.clone())).collect()
+}
+
+/// Lists the cards that a guest could get. The boot display stays with the host where there are others: nobody has asked for it.
+fn cards(facts: &HostFacts) -> BTreeSet<Bdf> {
+    let card = |device: &DeviceFacts| device.class.is_card() && device.virtual_function == Presence::Absent;
+    let all = || facts.devices.iter().filter(|(_, device)| card(device));
+    let others: BTreeSet<Bdf> =
+        all().filter(|(_, device)| device.boot_display == Presence::Absent).map(|(bdf, _)| *bdf).collect();
+    if others.is_empty() { all().map(|(bdf, _)| *bdf).collect() } else { others }
 }
 
 fn whole_cards(devices: BTreeSet<Bdf>, facts: &HostFacts) -> Vec<Bdf> {
