@@ -25,9 +25,9 @@ fn tier3_slow_lab_host_survives_a_fallen_card() {
 #[case::two_vms("switch", &["two-vms"])]
 #[case::uefi("default", &["uefi"])]
 #[case::two_gpus("default", &["two-gpus", "boot-display"])]
-#[case::doctor("default", &["doctor-card", "doctor-refusals", "doctor-boot", "doctor-errors"])]
-#[case::no_iommu("no-iommu", &["no-iommu"])]
-#[case::no_intremap("no-intremap", &["no-intremap"])]
+#[case::doctor("default", &["doctor-host", "doctor-card", "doctor-refusals", "doctor-boot", "doctor-errors"])]
+#[case::no_iommu("no-iommu", &["no-iommu", "doctor-no-iommu"])]
+#[case::no_intremap("no-intremap", &["no-intremap", "doctor-no-intremap"])]
 #[ignore = "tier 3: boots the lab; scripts/test runs it"]
 fn tier3_lab_host_holds(#[case] host: &str, #[case] scenarios: &[&str]) {
     scenarios_hold(host, scenarios);

@@ -4,6 +4,7 @@ pub mod bad_hosts;
 pub mod boot_display;
 pub mod canary;
 mod doctor;
+mod doctor_host;
 pub mod edu;
 pub mod guest;
 mod kills;

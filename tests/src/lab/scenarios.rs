@@ -36,6 +36,9 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("kill-matrix", super::kills::kill_matrix),
     ("two-vms", super::shared::two_vms),
     ("no-iommu", no_iommu),
+    ("doctor-host", super::doctor_host::doctor_host),
+    ("doctor-no-iommu", super::doctor_host::doctor_no_iommu),
+    ("doctor-no-intremap", super::doctor_host::doctor_no_intremap),
     ("no-intremap", no_intremap),
     ("uefi", super::uefi::uefi),
     ("two-gpus", super::two_gpus::two_gpus),
@@ -366,7 +369,7 @@ fn aperture() -> Outcome {
     })
 }
 
-fn check_group_of(bdf: &str, top: u64) -> Result<Result<(), HostError>, String> {
+pub(super) fn check_group_of(bdf: &str, top: u64) -> Result<Result<(), HostError>, String> {
     let link =
         fs::read_link(format!("/sys/bus/pci/devices/{bdf}/iommu_group")).map_err(doing("the group"))?;
     let id = link.file_name().and_then(|name| name.to_str()?.parse().ok()).ok_or("no group")?;
@@ -384,12 +387,12 @@ fn no_intremap() -> Outcome {
     refused_with(&[], 69, &["interrupt remapping", "group"])
 }
 
-fn write(path: &str, value: &str) -> Outcome {
+pub(super) fn write(path: &str, value: &str) -> Outcome {
     fs::write(Path::new(path), value).map_err(doing(&format!("write {value:?} to {path}")))
 }
 
 /// Returns a node's memory in KiB.
-fn node_kib(node: u32) -> Result<u64, String> {
+pub(super) fn node_kib(node: u32) -> Result<u64, String> {
     let path = format!("/sys/devices/system/node/node{node}/meminfo");
     let text = fs::read_to_string(&path).map_err(doing(&path))?;
     let line = text.lines().find(|line| line.contains("MemTotal:")).ok_or("no MemTotal")?;

@@ -165,6 +165,13 @@ impl Examination {
         self.checks.iter().all(|check| check.verdict != Verdict::Failed)
     }
 
+    /// Takes failures for warnings where they are about what nobody has asked for.
+    pub fn only_warn_of(&mut self, subjects: &[Subject]) {
+        let failed =
+            |check: &&mut Check| check.verdict == Verdict::Failed && subjects.contains(&check.subject);
+        self.checks.iter_mut().filter(failed).for_each(|check| check.verdict = Verdict::Warning);
+    }
+
     /// Counts the findings of a kind.
     pub fn count(&self, verdict: Verdict) -> usize {
         self.checks.iter().filter(|check| check.verdict == verdict).count()
@@ -271,4 +278,33 @@ pub fn examine(facts: &HostFacts, profile: Option<&Profile>, targets: &[Bdf]) ->
 /// Lists the names of all checks with their layers, in order.
 pub fn names() -> impl Iterator<Item = (Layer, &'static str)> {
     CHECKS.iter().copied().flatten().map(|definition| (definition.layer, definition.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_has_asked_for_is_only_warned_about() {
+        let [asked, other] = ["0000:81:00.0", "0000:82:00.0"].map(|bdf| bdf.parse().unwrap());
+        let mut examination = examine(&HostFacts::default(), None, &[asked, other]);
+        let verdicts = |examination: &Examination, bdf| -> Vec<Verdict> {
+            let about = examination.checks.iter().filter(|check| check.subject == Subject::Device { bdf });
+            about.map(|check| check.verdict).collect()
+        };
+        assert!(verdicts(&examination, other).contains(&Verdict::Failed));
+        examination.only_warn_of(&[Subject::Device { bdf: other }]);
+        assert!(!verdicts(&examination, other).contains(&Verdict::Failed));
+        assert!(verdicts(&examination, other).contains(&Verdict::Warning));
+        assert!(verdicts(&examination, asked).contains(&Verdict::Failed));
+    }
+
+    #[test]
+    fn each_check_has_a_name_of_its_own() {
+        let mut names: Vec<&str> = names().map(|(_, name)| name).collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
 }

@@ -17,6 +17,9 @@ pub struct PlatformFacts {
     /// Whose commands a remedy names (os-release(5)).
     #[serde(default)]
     pub distribution: Distribution,
+    /// What the firmware says of the machine and of itself.
+    #[serde(default)]
+    pub system: SystemFacts,
     /// The tables by which the firmware describes itself (`/sys/firmware/acpi/tables`); nothing where the kernel shows none.
     #[serde(default)]
     pub acpi_tables: Option<BTreeSet<String>>,
@@ -62,9 +65,6 @@ pub struct PlatformFacts {
     /// Whether cores have threads (`/sys/devices/system/cpu/smt/control`), such as `on` and `off`.
     #[serde(default)]
     pub smt: Option<String>,
-    /// What the firmware says of the machine and of itself.
-    #[serde(default)]
-    pub system: SystemFacts,
 }
 
 /// What the firmware says of the machine and of itself (SMBIOS, by `/sys/class/dmi/id`); nothing where it doesn't say.

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use clap::Args;
-use gpuvm_core::doctor::{Check, Examination, Remedy, Verdict, examine};
-use gpuvm_core::facts::{DeviceFacts, HostFacts, Presence};
+use gpuvm_core::doctor::{Check, Examination, Remedy, Subject, Verdict, examine};
+use gpuvm_core::facts::{HostFacts, Presence};
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::{card_of, plan, targets};
 use gpuvm_core::profile::Profile;
@@ -49,6 +49,7 @@ enum About {
 
 pub(super) fn run(cli: &Cli, args: &DoctorArgs) -> Result<Exit, Failure> {
     let about = about(args)?;
+    let mut unasked = Vec::new();
     let (facts, profile, targets) = match about {
         About::Profile(profile) => {
             let loaded = load::profile(&ProfileArgs { profile, set: args.set.clone() })?;
@@ -63,11 +64,15 @@ pub(super) fn run(cli: &Cli, args: &DoctorArgs) -> Result<Exit, Failure> {
         }
         About::Cards => {
             let facts = survey(cli, Scope::Cards, None)?;
-            let targets = whole_cards(cards(&facts), &facts);
+            let whole = |facts: &gpuvm_core::facts::DeviceFacts| facts.virtual_function == Presence::Absent;
+            let cards = facts.devices.iter().filter(|(_, facts)| facts.class.is_card() && whole(facts));
+            let targets = whole_cards(cards.map(|(bdf, _)| *bdf).collect(), &facts);
+            unasked = boot_display(&facts);
             (facts, None, targets)
         }
     };
     let mut examination = examine(&facts, profile.as_ref(), &targets);
+    examination.only_warn_of(&unasked);
     add_hints(&mut examination, profile.as_ref(), &facts);
     if cli.json {
         out::json(&Document::of(&examination))?;
@@ -103,18 +108,18 @@ fn named(profile: &Profile) -> BTreeSet<Bdf> {
     profile.devices.iter().flat_map(|device| std::iter::once(device.bdf).chain(device.hold.clone())).collect()
 }
 
-/// Lists the cards that a guest could get. The boot display stays with the host where there are others: nobody has asked for it.
-fn cards(facts: &HostFacts) -> BTreeSet<Bdf> {
-    let card = |device: &DeviceFacts| device.class.is_card() && device.virtual_function == Presence::Absent;
-    let all = || facts.devices.iter().filter(|(_, device)| card(device));
-    let others: BTreeSet<Bdf> =
-        all().filter(|(_, device)| device.boot_display == Presence::Absent).map(|(bdf, _)| *bdf).collect();
-    if others.is_empty() { all().map(|(bdf, _)| *bdf).collect() } else { others }
-}
-
 fn whole_cards(devices: BTreeSet<Bdf>, facts: &HostFacts) -> Vec<Bdf> {
     let all: BTreeSet<Bdf> = devices.into_iter().flat_map(|bdf| card_of(bdf, facts)).collect();
     all.into_iter().collect()
+}
+
+/// Returns what there is of the boot display, which most guests don't get: its card and their groups.
+fn boot_display(facts: &HostFacts) -> Vec<Subject> {
+    let boot = facts.devices.iter().filter(|(_, device)| device.boot_display == Presence::Present);
+    let card: Vec<Bdf> = boot.flat_map(|(bdf, _)| card_of(*bdf, facts)).collect();
+    let groups = card.iter().filter_map(|bdf| facts.devices.get(bdf)?.group);
+    let groups = groups.map(|group| Subject::Group { group }).collect::<Vec<_>>();
+    card.iter().map(|bdf| Subject::Device { bdf: *bdf }).chain(groups).collect()
 }
 
 fn survey(cli: &Cli, scope: Scope, profile: Option<&Profile>) -> Result<HostFacts, Failure> {
