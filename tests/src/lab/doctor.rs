@@ -181,6 +181,13 @@ pub(super) fn doctor_card() -> Outcome {
     })
 }
 
+/// A host without an IOMMU: no groups, and nothing that attaches.
+pub(super) fn without_iommu() -> Outcome {
+    let found = Examination::of(&[EDU])?;
+    found.says("iommu-group", EDU, "failed", "drives no IOMMU")?;
+    ensure(found.code == Some(69), || format!("exit code {:?}", found.code))
+}
+
 /// Devices that don't fit: the boot display, what the host uses, a group with a stranger.
 pub(super) fn doctor_refusals() -> Outcome {
     leaving_no_trace(|| {
@@ -191,6 +198,11 @@ pub(super) fn doctor_refusals() -> Outcome {
         ensure(display.code == Some(69), || format!("exit code {:?}", display.code))?;
         Examination::of(&[NIC])?.says("device-holders", NIC, "failed", "route")?;
         Examination::of(&[DISK])?.says("device-holders", DISK, "failed", "/mnt/lab-data")?;
+
+        write(EDU, "driver_override", "pci-stub")?;
+        let set_aside = Examination::of(&[EDU])?.says("driver-owner", EDU, "failed", "pci-stub");
+        write(EDU, "driver_override", "\n")?;
+        set_aside?;
 
         let [e1000, other] = BRIDGED;
         let group = format!("group {}", group_of(other)?);
@@ -237,4 +249,67 @@ pub(super) fn doctor_errors() -> Outcome {
 fn run(program: &str, args: &[&str]) -> Outcome {
     let output = std::process::Command::new(program).args(args).output().map_err(doing(program))?;
     ensure(output.status.success(), || format!("{program} {args:?}: {output:?}"))
+}
+
+/// What the next boot would do: modules that nothing loads, a rule by id that catches three cards, an initramfs that is older than
+/// the rule.
+pub(super) fn doctor_boot() -> Outcome {
+    let disk = "0000:83:00.0";
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").map_err(doing("osrelease"))?;
+    let initramfs = format!("/boot/initrd.img-{}", release.trim());
+    let first = Examination::of(&[disk])?;
+    first.says("pcie-link", disk, "ok", "x1 at 2.5 GT/s")?;
+    first.says("vfio-modules", "host", "warning", "nothing loads it")?;
+    first.says("id-rules", "host", "ok", "no rule")?;
+    first.says("initramfs-rules", "host", "unknown", "no initramfs")?;
+
+    let modules = File::make("/etc/modules-load.d/vfio-pci.conf", b"vfio-pci\n")?;
+    let rule = "options vfio-pci ids=1234:1111\n";
+    let rules = File::make("/etc/modprobe.d/gpuvm-lab.conf", rule.as_bytes())?;
+    let image = File::make(&initramfs, &packed("")?)?;
+    let stale = Examination::of(&[GPU])?;
+    stale.says("vfio-modules", "host", "ok", &modules.0)?;
+    stale.says("id-rules", "host", "warning", "catches 3 devices, 2 of which aren't to be passed")?;
+    stale.says("initramfs-rules", "host", "warning", "1234:1111")?;
+    // Made anew, it says the same; the doctor sees that it is another file.
+    fs::write(&image.0, packed(rule)?).map_err(doing(&image.0))?;
+    let fresh = Examination::of(&[GPU])?;
+    fresh.says("initramfs-rules", "host", "ok", "the same")?;
+    drop(rules);
+    let gone = Examination::of(&[GPU])?;
+    gone.says("initramfs-rules", "host", "warning", "which /etc doesn't")?;
+    gone.says("id-rules", "host", "warning", "catches 3 devices")
+}
+
+/// A file that is taken away at the end.
+struct File(String);
+
+impl File {
+    fn make(path: &str, content: &[u8]) -> Result<Self, String> {
+        if let Some(folder) = std::path::Path::new(path).parent() {
+            fs::create_dir_all(folder).map_err(doing(path))?;
+        }
+        fs::write(path, content).map_err(doing(path))?;
+        Ok(Self(path.to_owned()))
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        // The lab host forgets it anyway.
+        fs::remove_file(&self.0).ok();
+    }
+}
+
+/// Makes an initramfs as Debian's tools do: cpio, packed with zstd, VFIO's driver and a file of rules in it.
+fn packed(rule: &str) -> Result<Vec<u8>, String> {
+    let script = r#"set -e; dir=$(mktemp -d); cd "$dir"
+        mkdir -p etc/modprobe.d usr/lib/modules/x; printf %s "$1" > etc/modprobe.d/gpuvm-lab.conf
+        touch usr/lib/modules/x/vfio-pci.ko.xz; find . | cpio -o -H newc --quiet | zstd -q -c; rm -r "$dir""#;
+    let output = std::process::Command::new("bash").args(["-c", script, "pack", rule]).output();
+    let output = output.map_err(doing("bash"))?;
+    ensure(output.status.success() && !output.stdout.is_empty(), || {
+        format!("pack an initramfs: {output:?}")
+    })?;
+    Ok(output.stdout)
 }

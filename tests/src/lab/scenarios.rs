@@ -51,6 +51,7 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("messages-no-iommu", super::messages::messages_no_iommu),
     ("doctor-card", super::doctor::doctor_card),
     ("doctor-refusals", super::doctor::doctor_refusals),
+    ("doctor-boot", super::doctor::doctor_boot),
     ("doctor-errors", super::doctor::doctor_errors),
 ];
 
@@ -383,6 +384,7 @@ pub(super) fn check_group_of(bdf: &str, top: u64) -> Result<Result<(), HostError
 
 /// A host without an IOMMU.
 fn no_iommu() -> Outcome {
+    super::doctor::without_iommu()?;
     refused_with(&[], 69, &["no IOMMU", GPU])
 }
 
