@@ -15,6 +15,8 @@ use serde::Serialize;
 const OVERHEAD_MS: f64 = 20.0;
 /// What the whole of a plan may take on the largest host, in ms.
 const PLAN_MS: f64 = 50.0;
+/// What the whole of an examination for a profile may take on the largest host, in ms.
+const DOCTOR_MS: f64 = 150.0;
 /// The guest: no device, under emulation, which runs anywhere.
 const GUEST: &str = "profiles/dev.toml";
 
@@ -169,6 +171,10 @@ fn missed(overhead: &Overhead, plan: &[PlanTime]) -> Vec<String> {
         let (gpus, vfs, took) = (time.size.gpus, time.size.vfs, time.process.median_ms);
         missed.push(format!("plan with {gpus} GPUs and {vfs} VFs: {took:.1} ms instead of {PLAN_MS}"));
     }
+    for time in plan.iter().filter(|time| time.doctor.median_ms > DOCTOR_MS) {
+        let (gpus, vfs, took) = (time.size.gpus, time.size.vfs, time.doctor.median_ms);
+        missed.push(format!("doctor with {gpus} GPUs and {vfs} VFs: {took:.1} ms instead of {DOCTOR_MS}"));
+    }
     missed
 }
 
@@ -227,6 +233,7 @@ fn table(document: &Document) -> String {
         row(&mut text, "  the facts read", &time.facts);
         row(&mut text, "  the plan made of them", &time.plan);
         row(&mut text, &format!("  gpuvm plan, the whole process (target {PLAN_MS})"), &time.process);
+        row(&mut text, &format!("  gpuvm doctor, the whole process (target {DOCTOR_MS})"), &time.doctor);
     }
     line!(&mut text, "The program: {} KiB, stripped", binary.bytes.div_ceil(1024));
     for missed in missed {

@@ -40,6 +40,9 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("uefi", super::uefi::uefi),
     ("two-gpus", super::two_gpus::two_gpus),
     ("boot-display", super::boot_display::boot_display),
+    ("lock-same", super::lock::same),
+    ("lock-moved", super::lock::moved),
+    ("lock-grown", super::lock::grown),
 ];
 
 pub(super) const GPU: &str = "0000:81:00.0";

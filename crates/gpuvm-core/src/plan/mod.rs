@@ -312,6 +312,9 @@ pub fn plan(profile: &Profile, facts: &HostFacts) -> Result<Plan, Vec<Refusal>> 
     files::check(profile, facts, &mut obstacles);
     machine(profile, facts, &mut obstacles);
     unread::check(facts, &profile.devices.iter().map(|device| device.bdf).collect(), &mut obstacles);
+    for choice in &profile.choices {
+        obstacles.refuse(Refusal::NotResolved { selector: choice.select.clone() });
+    }
     let disks = files::disks(profile, facts);
     let Obstacles { mut refusals, warnings } = obstacles;
     let (Some(qemu), Some(firmware), true) = (facts.qemu.clone(), firmware, refusals.is_empty()) else {
