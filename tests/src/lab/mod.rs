@@ -5,6 +5,7 @@ pub mod boot_display;
 pub mod canary;
 pub mod edu;
 pub mod guest;
+mod init;
 mod kills;
 pub mod placement;
 pub mod scenarios;

@@ -40,6 +40,8 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("uefi", super::uefi::uefi),
     ("two-gpus", super::two_gpus::two_gpus),
     ("boot-display", super::boot_display::boot_display),
+    ("first-profile", super::init::first_profile),
+    ("report", super::init::report),
 ];
 
 pub(super) const GPU: &str = "0000:81:00.0";
