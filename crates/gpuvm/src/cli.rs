@@ -55,7 +55,7 @@ pub(crate) struct Cli {
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) host_root: Option<PathBuf>,
 
-    /// Use the facts in FILE, a report of another host or the facts.json in it (doctor, devices, topology, plan and argv only)
+    /// Use the facts in FILE, a report of another host or the facts.json in it; for verbs that only look
     #[arg(long, global = true, value_name = "FILE", conflicts_with = "host_root")]
     pub(crate) facts: Option<PathBuf>,
 

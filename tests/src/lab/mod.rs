@@ -7,6 +7,7 @@ mod doctor;
 mod doctor_host;
 pub mod edu;
 pub mod guest;
+mod init;
 mod kills;
 mod lock;
 mod messages;

@@ -53,6 +53,8 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("doctor-refusals", super::doctor::doctor_refusals),
     ("doctor-boot", super::doctor::doctor_boot),
     ("doctor-errors", super::doctor::doctor_errors),
+    ("first-profile", super::init::first_profile),
+    ("report", super::init::report),
 ];
 
 pub(super) const GPU: &str = "0000:81:00.0";

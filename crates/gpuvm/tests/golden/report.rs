@@ -7,12 +7,22 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use flate2::read::GzDecoder;
+use gpuvm_core::doctor::examine;
+use gpuvm_core::facts::file::FactsFile;
+use gpuvm_core::init::{Choices, candidates, draft};
+use gpuvm_core::plan::plan;
+use gpuvm_core::profile::{Sources, parse};
+use gpuvm_host::facts::{self, Depth, Scope};
 use gpuvm_testkit::fake_host::FakeHost;
 use gpuvm_testkit::hosts;
 use proptest::prelude::*;
+use proptest::sample::Index;
 use proptest::test_runner::{Config, TestRunner};
+use rstest::rstest;
+use serde_json::Value;
 
 use crate::gpuvm;
+use crate::shared::golden::repository;
 use crate::shared::hosts::{lab, with_files, with_ovmf};
 use crate::shared::{Case, made_up, matrix};
 
@@ -53,11 +63,13 @@ fn same(here: &Output, there: &Output, what: &str) {
     assert_eq!(spelt(there), spelt(here), "{what}: a report says otherwise than its host");
 }
 
-/// Everything that looks at a host says the same of a report that was made on it.
-#[test]
-fn a_report_is_answered_as_its_host_is() {
-    let cases: Vec<Case> = made_up::all().into_iter().chain(matrix::all()).collect();
-    assert!(cases.len() >= 35);
+/// What a profile comes to on a host is the same on a report that was made there.
+#[rstest]
+#[case::made_up(made_up::all, 20)]
+#[case::recorded(matrix::all, 15)]
+fn a_report_is_answered_as_its_host_is(#[case] cases: fn() -> Vec<Case>, #[case] least: usize) {
+    let cases = cases();
+    assert!(cases.len() >= least);
     let folder = tempfile::tempdir().unwrap();
     for case in cases {
         let (root, file) =
@@ -69,6 +81,9 @@ fn a_report_is_answered_as_its_host_is() {
         let root = root.trim_end_matches('/');
         let here = gpuvm(&[["plan", &case.profile, "--host-root", root].as_slice(), &set].concat());
         let there = gpuvm(&[["plan", &case.profile, "--facts", &file].as_slice(), &set].concat());
+        same(&here, &there, &case.name);
+        let here = gpuvm(&[["doctor", &case.profile, "--host-root", root].as_slice(), &set].concat());
+        let there = gpuvm(&[["doctor", &case.profile, "--facts", &file].as_slice(), &set].concat());
         same(&here, &there, &case.name);
     }
 }
@@ -219,7 +234,7 @@ fn a_report_holds_what_was_found_and_is_for_its_owner_alone() {
         (folder.path().join("r.tar.gz"), folder.path().join("home/win.toml").display().to_string());
     let made = report(&host.path("/"), &file, &["--json", &profile]);
     assert!(made.status.success(), "{made:?}");
-    let document: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+    let document: Value = serde_json::from_slice(&made.stdout).unwrap();
     let files = unpack(&file);
     let listed: Vec<_> =
         document["members"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
@@ -330,6 +345,78 @@ fn no_planted_secret_survives_in_any_file() {
             Ok(())
         })
         .unwrap();
+}
+
+/// Returns the places of all values that hold no others.
+fn leaves(value: &Value, at: &str, found: &mut Vec<String>) {
+    match value {
+        Value::Object(object) => {
+            let escaped = |key: &str| key.replace('~', "~0").replace('/', "~1");
+            object.iter().for_each(|(key, value)| leaves(value, &format!("{at}/{}", escaped(key)), found));
+        }
+        Value::Array(values) => {
+            (0..)
+                .zip(values)
+                .for_each(|(index, value): (usize, _)| leaves(value, &format!("{at}/{index}"), found));
+        }
+        _ => found.push(at.to_owned()),
+    }
+}
+
+/// Facts that somebody has tampered with are refused, or judged as they are: nothing that judges falls over them.
+#[test]
+fn facts_with_any_value_in_them_are_refused_or_judged() {
+    let host = with_ovmf(lab());
+    let profile = fs::read_to_string(repository().join("profiles/lab-compute.toml")).unwrap();
+    let profile = parse(&Sources::new("x", profile), Path::new("/")).unwrap();
+    let facts = facts::survey(&host.root(), &Scope::All, Depth::Config, Some(&profile)).unwrap();
+    let whole = serde_json::to_value(FactsFile::new("0.1.0", None, facts)).unwrap();
+    let mut places = Vec::new();
+    leaves(&whole, "", &mut places);
+    let value = prop_oneof![
+        proptest::sample::select(vec![0_u64, 1, 255, 65_536, 1 << 32, 1 << 52, u64::MAX])
+            .prop_map(Value::from),
+        Just(Value::from(-1)),
+        Just(Value::Null),
+        Just(serde_json::json!([])),
+        proptest::sample::select(vec![
+            "",
+            "x",
+            "0",
+            "4096T",
+            "18446744073709551615",
+            "0-65535",
+            "ffffffff:ff:1f.7",
+            "ffffff",
+            "ffff:ffff",
+            "\u{0}",
+            "../../x"
+        ])
+        .prop_map(Value::from),
+    ];
+    let changes = proptest::collection::vec((any::<Index>(), value), 1..4);
+    let judged = std::cell::Cell::new(0);
+    let mut runner = TestRunner::new(Config { cases: 2000, failure_persistence: None, ..Config::default() });
+    runner
+        .run(&changes, |changes| {
+            let mut tampered = whole.clone();
+            for (place, value) in changes {
+                let place = place.get(&places);
+                *tampered.pointer_mut(place).unwrap() = value;
+            }
+            let Ok(file) = FactsFile::parse(tampered.to_string().as_bytes()) else { return Ok(()) };
+            judged.set(judged.get() + 1);
+            let _ = plan(&profile, &file.facts);
+            let targets: Vec<_> = facts::asked(&profile).into_iter().collect();
+            let _ = examine(&file.facts, Some(&profile), &targets);
+            let cards = candidates(&file.facts);
+            for card in &cards {
+                draft(&file.facts, card.device, &Choices::default()).ok();
+            }
+            Ok(())
+        })
+        .unwrap();
+    assert!(judged.get() >= 100, "{} of 2000 were facts at all", judged.get());
 }
 
 /// What a user may not read is listed, and the rest is there.
