@@ -103,6 +103,22 @@ impl fmt::Display for Slot {
     }
 }
 
+impl FromStr for Slot {
+    type Err = BdfError;
+
+    fn from_str(text: &str) -> Result<Self, BdfError> {
+        // Function 0 is in the slot that it is to name; a function of the text's own would leave two.
+        parse_bdf(&format!("{text}.0")).map(Bdf::slot).ok_or_else(|| BdfError { text: text.to_owned() })
+    }
+}
+
+impl Slot {
+    /// Returns the slot's first function, whether it is there or not.
+    pub fn first(self) -> Bdf {
+        Bdf { domain: self.domain, bus: self.bus, device: self.device, function: 0 }
+    }
+}
+
 /// The address of one bus: a bus reset reaches all functions on it, and all buses below.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Bus {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use gpuvm_core::pci::{Bdf, DriverName, GroupId};
 use gpuvm_core::units::PageSize;
 
-use crate::reservation::ProcessRole;
+use crate::reservation::{Owner, ProcessRole};
 
 /// Something that went wrong while reading or changing the host.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +57,18 @@ pub enum HostError {
         value: String,
         /// The deadline that passed.
         seconds: u64,
+        /// The child that waits.
+        pid: i32,
+        /// The child's state and wait channel, as /proc shows them.
+        state: String,
+    },
+    /// A device that a write to the kernel has not come back for: looking at it closer would hang too.
+    #[error(
+        "{bdf} is in the hands of the kernel since a write that has not come back: process {pid} ({state})"
+    )]
+    Spared {
+        /// The device.
+        bdf: Bdf,
         /// The child that waits.
         pid: i32,
         /// The child's state and wait channel, as /proc shows them.
@@ -213,13 +225,13 @@ pub enum HostError {
         ranges: String,
     },
     /// Another VM has one of the devices.
-    #[error("{what} is reserved by VM {vm} ({state})")]
+    #[error("{what} is reserved by {owner} ({state})")]
     Reserved {
         /// What is reserved.
         what: String,
-        /// The VM that has it.
-        vm: String,
-        /// Whether that VM runs, in words.
+        /// Who has it.
+        owner: Owner,
+        /// Whether that one runs, in words.
         state: String,
     },
     /// A VM of this name runs already.

@@ -4,6 +4,7 @@
 //! The kernel is acted upon through [`kernel::Kernel`] alone, which a test replaces.
 
 pub mod apply;
+pub mod bound;
 pub mod claims;
 pub mod config;
 pub mod error;

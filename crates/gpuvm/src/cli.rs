@@ -11,6 +11,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::cmd::bind::BindArgs;
 use crate::exit::Exit;
 use crate::out;
 
@@ -67,7 +68,11 @@ pub(crate) enum Command {
     Schema,
     /// Run a VM until its guest ends, then give the host back
     Up(UpArgs),
-    /// Give back what VMs left behind whose gpuvm was killed
+    /// Bind devices to VFIO by hand, by whole IOMMU groups; they stay bound until `unbind`
+    Bind(BindArgs),
+    /// Give bound devices back to the drivers that they had
+    Unbind(BindArgs),
+    /// Give back what VMs left behind whose gpuvm was killed, and what a bind or unbind was cut short in
     Cleanup(CleanupArgs),
 }
 

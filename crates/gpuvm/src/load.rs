@@ -1,13 +1,16 @@
 //! Loads a profile and plans it on a host: what check, plan, argv and up begin with.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use gpuvm_core::facts::{Holder, HostFacts};
+use gpuvm_core::facts::{BoundFacts, Holder, HostFacts};
+use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::{Plan, plan};
 use gpuvm_core::profile::{Problem, Profile, Sources, parse};
 use gpuvm_host::errno::EACCES;
 use gpuvm_host::facts::{self, Depth, Scope};
 use gpuvm_host::reservation::{self, Reservation, pinned_cpus};
+use gpuvm_host::root::HostRoot;
 
 use crate::cli::{Cli, ProfileArgs};
 use crate::exit::Exit;
@@ -58,7 +61,7 @@ pub(crate) fn planned(cli: &Cli, profile: &Profile) -> Result<(Plan, HostFacts),
 /// Reads what a plan for a profile needs to know; a plan isn't made of half the facts.
 pub(crate) fn facts_for(cli: &Cli, profile: &Profile) -> Result<HostFacts, Failure> {
     check_host_root(cli)?;
-    let facts = facts::read(&cli.host_root(), profile)?;
+    let facts = facts::read(&host_root(cli), profile)?;
     with_own(cli, facts, Some(profile))
 }
 
@@ -71,7 +74,7 @@ pub(crate) fn survey(
     profile: Option<&Profile>,
 ) -> Result<HostFacts, Failure> {
     check_host_root(cli)?;
-    let facts = facts::survey(&cli.host_root(), scope, depth, profile)?;
+    let facts = facts::survey(&host_root(cli), scope, depth, profile)?;
     with_own(cli, facts, profile)
 }
 
@@ -87,6 +90,7 @@ fn check_host_root(cli: &Cli) -> Result<(), Failure> {
 fn with_own(cli: &Cli, mut facts: HostFacts, profile: Option<&Profile>) -> Result<HostFacts, Failure> {
     if !cli.is_recorded() {
         name_vms(cli, &mut facts);
+        facts.bound = bound(cli, &facts)?;
     }
     let Some(profile) = profile else { return Ok(facts) };
     facts.state_dir = cli.places().state(&profile.name);
@@ -101,6 +105,34 @@ fn with_own(cli: &Cli, mut facts: HostFacts, profile: Option<&Profile>) -> Resul
         }
     }
     Ok(facts)
+}
+
+/// Reads what `gpuvm bind` has bound. Its records are for root; who may read them needs them whole.
+fn bound(cli: &Cli, facts: &HostFacts) -> Result<BTreeMap<Bdf, BoundFacts>, Failure> {
+    match gpuvm_host::bound::bound(&cli.places(), &facts.kernel.boot_id) {
+        Err(error) if error.errno() == Some(EACCES) => Ok(BTreeMap::new()),
+        bound => Ok(bound?),
+    }
+}
+
+/// Reads what must be known of devices to bind them or to give them back.
+pub(crate) fn devices(cli: &Cli, asked: BTreeSet<Bdf>) -> Result<HostFacts, Failure> {
+    check_host_root(cli)?;
+    let facts = facts::read_devices(&host_root(cli), asked)?;
+    with_own(cli, facts, None)
+}
+
+/// Returns the host to read, with what hangs in it left alone.
+fn host_root(cli: &Cli) -> HostRoot {
+    let root = cli.host_root();
+    if cli.is_recorded() {
+        return root;
+    }
+    let spared = facts::boot_id(&root).and_then(|boot_id| reservation::in_flight(&cli.places(), &boot_id));
+    root.sparing(spared.unwrap_or_else(|error| {
+        tracing::debug!("what hangs isn't known: {error}");
+        BTreeMap::new()
+    }))
 }
 
 /// Adds the names of gpuvm's own VMs to those that have devices. Without them it's the process that is named.

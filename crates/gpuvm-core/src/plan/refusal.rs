@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::cpulist::{CpuSet, NodeSet};
 use crate::facts::Holder;
-use crate::pci::{Bdf, ClassCode, DriverName, GroupId, PciId};
+use crate::pci::{Bdf, ClassCode, DriverName, GroupId, PciId, Slot};
 use crate::profile::DiskFormat;
 use crate::profile::PortAddress;
 use crate::units::{ByteSize, PageSize};
@@ -56,9 +56,10 @@ pub enum Refusal {
     },
     /// The group has a member that nobody asked for.
     #[error(
-        "IOMMU group {group} of {bdf} also holds {member} ({class} {id}, {driver}), which the profile doesn't list{held}; \
+        "IOMMU group {group} of {bdf} also holds {member} ({class} {id}, {driver}), which {unlisted}{held}; \
          a group can only be given whole",
         class = class.name(), driver = driver_words(driver.as_ref()),
+        unlisted = if wanted.is_empty() { "the profile doesn't list" } else { "isn't asked for" },
         held = holder.as_ref().map(|h| format!(" and the host itself uses: {h}")).unwrap_or_default()
     )]
     ForeignMember {
@@ -76,6 +77,14 @@ pub enum Refusal {
         driver: Option<DriverName>,
         /// What of the host sits on it.
         holder: Option<Holder>,
+        /// All that must be asked for, where that is done on the command line.
+        wanted: Vec<Bdf>,
+    },
+    /// There is nothing in a slot.
+    #[error("{slot}: there is no PCI device in this slot")]
+    EmptySlot {
+        /// The slot.
+        slot: Slot,
     },
     /// A physical function whose virtual functions are in use: vfio-pci refuses it.
     #[error("{bdf} ({driver}) has {count} virtual functions enabled", driver = driver_words(driver.as_ref()))]
@@ -428,6 +437,7 @@ impl Refusal {
             Self::File { .. }
             | Self::DiskFormat { .. }
             | Self::UnknownDevice { .. }
+            | Self::EmptySlot { .. }
             | Self::Bridge { .. }
             | Self::HeldElsewhere { .. }
             | Self::ExpanderThere { .. }

@@ -1,6 +1,7 @@
 //! The verbs, one file each.
 
 mod argv;
+pub(crate) mod bind;
 mod check;
 mod cleanup;
 mod plan;
@@ -28,6 +29,8 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Argv(args) => argv::run(cli, args),
         Command::Schema => schema::run(),
         Command::Up(args) => up::run(cli, args),
+        Command::Bind(args) => bind::run(cli, args),
+        Command::Unbind(args) => bind::run_unbind(cli, args),
         Command::Cleanup(args) => cleanup::run(cli, args),
     }
 }

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
 
+mod bind;
 mod calls;
 mod plans;
 mod profiles;
@@ -51,9 +52,10 @@ fn transcript(output: &Output, temporary: &str) -> String {
 }
 
 /// Folders of golden files, `errors` being that of the unit tests of `failure`.
-const FOLDERS: [&str; 10] = [
+const FOLDERS: [&str; 11] = [
     "argv",
     "argv-matrix",
+    "bind",
     "calls",
     "errors",
     "help",

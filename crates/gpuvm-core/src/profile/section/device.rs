@@ -32,6 +32,21 @@ pub struct DeviceRequest {
     pub boot: Option<u32>,
 }
 
+impl DeviceRequest {
+    /// Asks for a function and nothing more.
+    pub fn plain(bdf: Bdf) -> Self {
+        Self {
+            bdf,
+            hold: Vec::new(),
+            rom_file: None,
+            rombar: None,
+            guest_address: None,
+            allow_boot_display: false,
+            boot: None,
+        }
+    }
+}
+
 /// A root port's device and function number on the guest's root bus, as in `1c.0`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
