@@ -25,6 +25,7 @@ fn tier3_slow_lab_host_survives_a_fallen_card() {
 #[case::two_vms("switch", &["two-vms"])]
 #[case::uefi("default", &["uefi"])]
 #[case::two_gpus("default", &["two-gpus", "boot-display"])]
+#[case::bind("default", &["bind", "bind-holders", "bind-hangs", "bind-stranded", "bind-killed"])]
 #[case::no_iommu("no-iommu", &["no-iommu"])]
 #[case::no_intremap("no-intremap", &["no-intremap"])]
 #[ignore = "tier 3: boots the lab; scripts/test runs it"]

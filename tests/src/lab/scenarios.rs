@@ -40,6 +40,11 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("uefi", super::uefi::uefi),
     ("two-gpus", super::two_gpus::two_gpus),
     ("boot-display", super::boot_display::boot_display),
+    ("bind", super::bind::bind),
+    ("bind-holders", super::bind::holders),
+    ("bind-hangs", super::bind::hangs),
+    ("bind-stranded", super::bind::stranded),
+    ("bind-killed", super::bind::killed),
 ];
 
 pub(super) const GPU: &str = "0000:81:00.0";
