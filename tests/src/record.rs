@@ -14,22 +14,40 @@ use gpuvm_host::root::{HostRoot, list, read_text};
 use gpuvm_testkit::recorded::{Entry, Recording};
 
 /// Attributes of a PCI function.
-const DEVICE: [&str; 14] = [
+const DEVICE: [&str; 30] = [
     "boot_vga",
     "class",
+    "current_link_speed",
+    "current_link_width",
     "d3cold_allowed",
     "device",
     "driver_override",
+    "max_link_speed",
+    "max_link_width",
+    "modalias",
     "numa_node",
     "power/control",
+    "power/runtime_status",
+    "power_state",
     "reset_method",
     "resource",
+    "resource0_resize",
+    "resource1_resize",
+    "resource2_resize",
+    "resource3_resize",
+    "resource4_resize",
+    "resource5_resize",
     "revision",
+    "secondary_bus_number",
     "sriov_numvfs",
+    "sriov_totalvfs",
+    "subordinate_bus_number",
     "subsystem_device",
     "subsystem_vendor",
     "vendor",
 ];
+/// Folders of a PCI function that hold what the host calls it.
+const NODES: [&str; 8] = ["accel", "drm", "graphics", "infiniband", "misc", "net", "nvme", "sound"];
 /// Attributes below `/sys/class/iommu/NAME`: the widths of addresses are in there.
 const IOMMU: [&str; 4] = ["amd-iommu/cap", "amd-iommu/features", "intel-iommu/cap", "intel-iommu/ecap"];
 /// Attributes of a CPU.
@@ -89,6 +107,7 @@ pub fn record(root: &HostRoot, scope: Scope, profiles: &[PathBuf]) -> Result<Rec
     let all = all.iter().filter_map(|name| name.parse::<Bdf>().ok());
     let wanted: BTreeSet<Bdf> = all.filter(|bdf| scope == Scope::Host || concerned.contains(bdf)).collect();
     recorder.devices(&wanted)?;
+    recorder.names(&wanted)?;
     recorder.groups(&wanted)?;
     recorder.blocks()?;
     recorder.mounts()?;
@@ -242,7 +261,40 @@ impl Recorder<'_> {
             for link in ["driver", "iommu_group", "physfn"] {
                 self.link(&format!("{real}/{link}"));
             }
+            for class in NODES {
+                for name in self.list(&format!("{real}/{class}"))? {
+                    self.recording.insert(&format!("{real}/{class}/{name}"), Entry::Folder);
+                }
+            }
         }
+        Ok(())
+    }
+
+    /// Takes down of the list of names what names the devices: some lines of 36,000.
+    fn names(&mut self, wanted: &BTreeSet<Bdf>) -> Result<()> {
+        let scope = facts::Scope::Devices(wanted.clone());
+        let facts = facts::survey(self.root, &scope, facts::Depth::Sysfs, None);
+        let names = facts.map_err(|error| error.to_string())?.names;
+        let mut list = String::new();
+        for (vendor, name) in &names.vendors {
+            list.push_str(&format!("{vendor}  {name}\n"));
+            for (id, names) in names.devices.iter().filter(|(id, _)| id.vendor == vendor.0) {
+                // A card is named below its device, which has a name then.
+                let Some(name) = &names.name else { continue };
+                list.push_str(&format!("\t{:04x}  {name}\n", id.device));
+                for (card, name) in &names.cards {
+                    list.push_str(&format!("\t\t{:04x} {:04x}  {name}\n", card.vendor, card.device));
+                }
+            }
+        }
+        for (class, name) in &names.classes {
+            list.push_str(&format!(
+                "C {:02x}  {name}\n\t{:02x}  {name}\n",
+                class.base(),
+                class.class() & 0xff
+            ));
+        }
+        self.put("/usr/share/misc/pci.ids", list);
         Ok(())
     }
 

@@ -4,12 +4,12 @@
 
 use std::path::Path;
 
-use gpuvm_core::facts::{Access, CpuVendor, HostFacts, Presence};
+use gpuvm_core::facts::{Access, CpuVendor, DeviceFacts, HostFacts, Presence};
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::profile::{Profile, Sources, parse};
 use gpuvm_core::units::PageSize;
 use gpuvm_e2e::record::{Scope, record};
-use gpuvm_host::facts;
+use gpuvm_host::facts::{self, Depth};
 use gpuvm_host::root::HostRoot;
 use gpuvm_testkit::fake_host::{FakeDevice, FakeHost, gpu, nvme};
 use gpuvm_testkit::recorded;
@@ -110,7 +110,29 @@ fn fake() -> FakeHost {
     let host = FakeHost::new();
     host.device(&FakeDevice { port: Some("0000:81:01.0"), ..gpu("0000:82:00.0", 7, 1) });
     host.device(&nvme("0000:01:00.0", 1, 0));
-    host.device(&FakeDevice { class: 0x02_0000, ..gpu("0000:02:00.0", 2, 0) });
+    host.device(&FakeDevice { class: 0x02_0100, ..gpu("0000:02:00.0", 2, 0) });
+    let card = "/sys/bus/pci/devices/0000:82:00.0";
+    for (name, text) in [
+        ("current_link_speed", "2.5 GT/s PCIe\n"),
+        ("current_link_width", "16\n"),
+        ("max_link_speed", "32.0 GT/s PCIe\n"),
+        ("max_link_width", "16\n"),
+        ("modalias", "pci:v000010DEd00002330\n"),
+        ("power_state", "D0\n"),
+        ("power/runtime_status", "active\n"),
+        ("resource1_resize", "00000000000001c0\n"),
+        ("sriov_totalvfs", "16\n"),
+        ("subsystem_device", "0x16c1\n"),
+        ("subsystem_vendor", "0x10de\n"),
+        ("drm/card1/dev", "226:1\n"),
+    ] {
+        host.file(&format!("{card}/{name}"), text);
+    }
+    host.file(
+        "/usr/share/misc/pci.ids",
+        "10de  NVIDIA\n\t2330  H100\n\t\t10de 16c1  SXM5\n1b36  Red Hat\n\
+         C 02  Network controller\n\t01  Token ring network controller\n",
+    );
     let disk = "/sys/bus/pci/devices/0000:01:00.0/nvme/nvme0/nvme0n1";
     host.file(&format!("{disk}/nvme0n1p1/partition"), "1\n");
     host.link("/sys/class/block/nvme0n1", disk);
@@ -135,12 +157,22 @@ fn a_host_laid_out_from_its_recording_gives_the_same_facts() {
     let host = fake();
     let before = read(&host.root(), &DEVICES);
     assert_eq!(before.devices.values().map(|device| device.holders.len()).collect::<Vec<_>>(), [1, 1, 0]);
+    let survey = |root: &HostRoot| facts::survey(root, &facts::Scope::All, Depth::Config, None).unwrap();
+    let surveyed = survey(&host.root());
     let recording = record(&host.root(), Scope::Host, &[]).unwrap();
     let again = recording.to_string().parse::<recorded::Recording>().unwrap().lay_out().unwrap();
     let mut after = read(&again.root(), &DEVICES);
     assert_ne!(before.kernel.boot_id, after.kernel.boot_id, "the boot's id is nobody's business");
     after.kernel.boot_id.clone_from(&before.kernel.boot_id);
     assert_eq!(after, before);
+    let after = survey(&again.root());
+    assert_eq!(after.names, surveyed.names);
+    assert_eq!(after.class_of(&after.devices[&bdf(DEVICES[1])]), "Token ring network controller");
+    for (bdf, before) in surveyed.devices {
+        // `config` isn't taken down: reading it wakes devices.
+        let expected = DeviceFacts { config: None, ..before };
+        assert_eq!(after.devices[&bdf], expected, "{bdf}");
+    }
 }
 
 #[test]

@@ -44,10 +44,7 @@ pub enum HostError {
         source: io::Error,
     },
     /// A write to an attribute has not come back by its deadline. It goes on in the child, which is never signalled.
-    #[error(
-        "{doing}: writing `{value}` to {path} has not come back after {seconds} s and goes on in process {pid} ({state})",
-        path = path.display()
-    )]
+    #[error("{doing}: {} in process {pid} ({state})", in_flight_words(path, value, *seconds))]
     InFlight {
         /// The operation in words.
         doing: String,
@@ -55,7 +52,7 @@ pub enum HostError {
         path: PathBuf,
         /// What was written.
         value: String,
-        /// The deadline that passed.
+        /// The deadline that passed; 0 for a write of before, that wasn't waited for again.
         seconds: u64,
         /// The child that waits.
         pid: i32,
@@ -291,6 +288,15 @@ impl HostError {
             | Self::Vfio { source, .. }
             | Self::NoInterruptRemapping { source, .. } => source.raw_os_error(),
             _ => None,
+        }
+    }
+}
+
+fn in_flight_words(path: &Path, value: &str, seconds: u64) -> String {
+    match seconds {
+        0 => "a write of before has not come back yet, and goes on".to_owned(),
+        _ => {
+            format!("writing `{value}` to {} has not come back after {seconds} s and goes on", path.display())
         }
     }
 }

@@ -10,23 +10,35 @@ pub struct Places {
     run: PathBuf,
     lib: PathBuf,
     log: PathBuf,
+    cache: PathBuf,
 }
 
 impl Default for Places {
     fn default() -> Self {
-        Self { run: "/run/gpuvm".into(), lib: "/var/lib/gpuvm".into(), log: "/var/log/gpuvm".into() }
+        Self {
+            run: "/run/gpuvm".into(),
+            lib: "/var/lib/gpuvm".into(),
+            log: "/var/log/gpuvm".into(),
+            cache: "/var/cache/gpuvm".into(),
+        }
     }
 }
 
 impl Places {
-    /// Keeps everything below a folder: `PREFIX/run`, `PREFIX/lib`, `PREFIX/log`.
+    /// Keeps everything below a folder: `PREFIX/run`, `PREFIX/lib`, `PREFIX/log`, `PREFIX/cache`.
     pub fn below(prefix: &Path) -> Self {
-        Self { run: prefix.join("run"), lib: prefix.join("lib"), log: prefix.join("log") }
+        let below = |name| prefix.join(name);
+        Self { run: below("run"), lib: below("lib"), log: below("log"), cache: below("cache") }
     }
 
     /// Returns the folder of what lives until the host reboots.
     pub fn run(&self) -> &Path {
         &self.run
+    }
+
+    /// Returns the folder of what was found out once and can be found out again.
+    pub fn cache(&self) -> &Path {
+        &self.cache
     }
 
     /// Returns the file that is locked while the tables below [`Self::run`] are edited.

@@ -178,7 +178,7 @@ pub fn with_overlays(places: &Places) -> Result<Vec<VmName>, HostError> {
 
 fn still_in_flight(host: &Host<'_>, record: &Record, child: ProcessId) -> HostError {
     HostError::InFlight {
-        doing: record.op.to_string(),
+        doing: format!("undo: {}", record.op),
         path: record.op.bdf().map(|bdf| host.kernel.root.device(bdf)).unwrap_or_default(),
         value: String::new(),
         seconds: 0,

@@ -11,8 +11,12 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::cmd::DoctorArgs;
 use crate::cmd::bind::BindArgs;
+use crate::cmd::devices::DevicesArgs;
+use crate::cmd::lock::LockArgs;
 use crate::exit::Exit;
+use crate::locked::OnChanges;
 use crate::out;
 
 /// What each exit code means.
@@ -47,7 +51,7 @@ pub(crate) struct Cli {
     #[arg(long, global = true, value_name = "DIR", env = "GPUVM_PREFIX")]
     prefix: Option<PathBuf>,
 
-    /// Read the host's /sys, /proc and /dev below DIR, as recorded from another machine (check, plan and argv only)
+    /// Read the host's /sys, /proc and /dev below DIR, as recorded from another machine (verbs that only look)
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) host_root: Option<PathBuf>,
 
@@ -64,16 +68,22 @@ pub(crate) enum Command {
     Plan(ProfileArgs),
     /// Print the QEMU command line of a profile, to be run by hand
     Argv(ProfileArgs),
+    /// Check all that passthrough rests on: firmware, topology, drivers, isolation, QEMU, memory
+    Doctor(DoctorArgs),
     /// Print the JSON Schema of profiles, for editors that check TOML by one
     Schema,
     /// Run a VM until its guest ends, then give the host back
     Up(UpArgs),
+    /// List the devices that can be passed, and why others can't; or show everything about one
+    Devices(DevicesArgs),
     /// Bind devices to VFIO by hand, by whole IOMMU groups; they stay bound until `unbind`
     Bind(BindArgs),
     /// Give bound devices back to the drivers that they had
     Unbind(BindArgs),
     /// Give back what VMs left behind whose gpuvm was killed, and what a bind or unbind was cut short in
     Cleanup(CleanupArgs),
+    /// Take down what a profile rests on, or say what has changed since
+    Lock(LockArgs),
 }
 
 /// A profile and changes to it.
@@ -96,6 +106,17 @@ pub(crate) struct UpArgs {
     /// Give the guest so long to power off when asked to, before QEMU is told to quit [default: the profile's shutdown-timeout]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) shutdown_timeout: Option<u32>,
+
+    /// Go on although this host has changed since it was locked, and lock it as it is now
+    #[arg(long)]
+    pub(crate) accept_changes: bool,
+}
+
+impl UpArgs {
+    /// Returns what to do about a host that has changed since it was locked.
+    pub(crate) fn on_changes(&self) -> OnChanges {
+        if self.accept_changes { OnChanges::Accept } else { OnChanges::Refuse }
+    }
 }
 
 /// What `cleanup` takes.
@@ -105,7 +126,7 @@ pub(crate) struct CleanupArgs {
     pub(crate) vm: Option<VmName>,
 }
 
-fn assignment(text: &str) -> Result<String, String> {
+pub(crate) fn assignment(text: &str) -> Result<String, String> {
     match text.split_once('=') {
         Some((key, _)) if !key.trim().is_empty() && !key.contains('\n') => Ok(text.to_owned()),
         _ => Err("expected KEY=VALUE, like memory.size=8G".to_owned()),
@@ -121,6 +142,11 @@ impl Cli {
     /// Tells whether the host is a recorded one, which can't be acted upon.
     pub(crate) fn is_recorded(&self) -> bool {
         self.host_root.is_some()
+    }
+
+    /// Tells whether more is to be said.
+    pub(crate) fn is_verbose(&self) -> bool {
+        self.verbose > 0
     }
 
     /// Returns gpuvm's own folders.

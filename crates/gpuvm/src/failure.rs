@@ -66,9 +66,20 @@ impl Failure {
         Self { code, items: vec![Item { kind: kind(&code), message: message.into(), hint }], profile: None }
     }
 
-    /// Adds what else is to be told.
-    pub(crate) fn add(&mut self, items: impl Iterator<Item = Item>) {
+    /// A failure of several things.
+    pub(crate) fn of(code: Exit, items: Vec<Item>) -> Self {
+        Self { code, items, profile: None }
+    }
+
+    /// Returns what failed, without remedies.
+    pub(crate) fn message(&self) -> String {
+        self.items.iter().map(|item| item.message.as_str()).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Adds what may be the cause.
+    pub(crate) fn and(mut self, items: Vec<Item>) -> Self {
         self.items.extend(items);
+        self
     }
 
     /// Prints it for a person.

@@ -25,6 +25,15 @@ pub(crate) fn refusal(refusal: &Refusal) -> Option<String> {
 fn of_device(refusal: &Refusal) -> Option<String> {
     Some(match refusal {
         Refusal::UnknownDevice { .. } => "list the devices: lspci -D".to_owned(),
+        Refusal::NoneFits { .. } => "list the devices with their ids and classes: lspci -Dnn".to_owned(),
+        Refusal::SeveralFit { .. } => {
+            "say more of the one that is meant (node, slot, serial), or which of these it is: nth = 0 is the first".to_owned()
+        }
+        Refusal::TooFewFit { fit, .. } => format!("write nth = {} or less", fit.len().saturating_sub(1)),
+        Refusal::ChosenTwice { .. } => "say more of the one that is meant, or take one of the two out".to_owned(),
+        Refusal::ChosenForOnePlace { .. } => {
+            "write one guest-address for all functions of a card, and one card at each".to_owned()
+        }
         Refusal::Bridge { .. } => "list what is behind it instead: lspci -tv".to_owned(),
         Refusal::ExpanderThere { .. } => {
             "write another guest-address: expander bridges have the last device numbers, from 1e down".to_owned()
@@ -130,6 +139,9 @@ fn of_size(refusal: &Refusal) -> Option<String> {
             let less = format!("write [memory] size = \"{most}\" or less");
             let prefer = "write node-policy = \"prefer\", which takes the rest from other nodes";
             match measure {
+                MemoryMeasure::Total if most < GUEST_MEMORY_MIN => {
+                    format!("choose a device on another node, or write hugepages = \"off\" and {prefer}")
+                }
                 MemoryMeasure::Total => less,
                 MemoryMeasure::Available if most < GUEST_MEMORY_MIN => format!("free memory there, or {prefer}"),
                 MemoryMeasure::Available => format!("{less}, or {prefer}"),
@@ -265,6 +277,28 @@ pub(crate) fn launch(error: &LaunchError) -> Option<String> {
         }
         _ => return None,
     })
+}
+
+/// What to do about a host that has changed since it was locked.
+pub(crate) fn changed(profile: &Path) -> String {
+    let profile = profile.display();
+    format!(
+        "see all that has changed: gpuvm lock --check {profile}. If it is as you want it: gpuvm lock {profile}, or gpuvm up \
+         --accept-changes {profile}"
+    )
+}
+
+/// What to do about a lock that isn't there.
+pub(crate) fn no_lock(profile: &Path) -> String {
+    format!("make one: gpuvm lock {}", profile.display())
+}
+
+/// What to do about a lock that can't be used.
+pub(crate) fn bad_lock(profile: &Path) -> String {
+    format!(
+        "put back the one that you have kept, or lock the host as it is now: gpuvm lock {}",
+        profile.display()
+    )
 }
 
 fn disk_full(path: &Path) -> String {

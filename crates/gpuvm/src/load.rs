@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use gpuvm_core::facts::{BoundFacts, Holder, HostFacts};
+use gpuvm_core::lock::Lock;
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::{Plan, plan};
-use gpuvm_core::profile::{Problem, Profile, Sources, parse};
+use gpuvm_core::profile::{Problem, Profile, Selector, Sources, parse};
+use gpuvm_core::select::{FunctionIndex, Hold, needs_index, resolve};
 use gpuvm_host::errno::EACCES;
 use gpuvm_host::facts::{self, Depth, Scope};
 use gpuvm_host::reservation::{self, Reservation, pinned_cpus};
@@ -15,12 +17,25 @@ use gpuvm_host::root::HostRoot;
 use crate::cli::{Cli, ProfileArgs};
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::locked::{self, LockFile};
 
 /// A profile that was read.
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) text: String,
+    /// What it means on this host: every device has an address.
     pub(crate) profile: Profile,
+    /// What it says, where devices may be described and not named.
+    pub(crate) described: Profile,
+    pub(crate) lock: LockFile,
+}
+
+impl Loaded {
+    /// The same profile with its devices chosen anew, where those that are locked no longer fit.
+    pub(crate) fn chosen_anew(self, cli: &Cli) -> Result<Self, Failure> {
+        let profile = resolved(cli, &self.described, self.lock.lock.as_ref(), Hold::WhileItFits)?;
+        Ok(Self { profile, ..self })
+    }
 }
 
 /// A profile with mistakes, and the texts that they are in.
@@ -30,8 +45,48 @@ pub(crate) struct BadProfile {
     pub(crate) problems: Vec<Problem>,
 }
 
-/// Reads and checks a profile.
-pub(crate) fn profile(args: &ProfileArgs) -> Result<Loaded, Failure> {
+/// Reads and checks a profile, and its lock where it has one, and finds the devices that it describes.
+pub(crate) fn profile(cli: &Cli, args: &ProfileArgs) -> Result<Loaded, Failure> {
+    let (text, described) = parsed(args)?;
+    let lock = locked::read(&args.profile)?;
+    let profile = resolved(cli, &described, lock.lock.as_ref(), Hold::Always)?;
+    Ok(Loaded { text, profile, described, lock })
+}
+
+/// Reads and checks a profile, and looks at no host: devices that it describes are not looked for.
+pub(crate) fn unresolved(args: &ProfileArgs) -> Result<Profile, Failure> {
+    let (_, profile) = parsed(args)?;
+    locked::read(&args.profile)?;
+    Ok(profile)
+}
+
+/// The same for a lock that is to be written anew: of one that can't be used, only what is wrong with it is of interest.
+pub(crate) fn to_lock(cli: &Cli, args: &ProfileArgs) -> Result<(Loaded, Option<Failure>), Failure> {
+    let (text, described) = parsed(args)?;
+    let (lock, damaged) = match locked::read(&args.profile) {
+        Ok(lock) => (lock, None),
+        Err(failure) if failure.code == Exit::Profile => {
+            (LockFile { path: locked::path_of(&args.profile), lock: None }, Some(failure))
+        }
+        Err(failure) => return Err(failure),
+    };
+    let profile = resolved(cli, &described, lock.lock.as_ref(), Hold::Always)?;
+    Ok((Loaded { text, profile, described, lock }, damaged))
+}
+
+/// Finds the devices that a profile describes. Where it names all of them, nothing is read.
+fn resolved(cli: &Cli, profile: &Profile, lock: Option<&Lock>, hold: Hold) -> Result<Profile, Failure> {
+    let index = if needs_index(profile, lock, hold) {
+        check_host_root(cli)?;
+        let selectors: Vec<&Selector> = profile.choices.iter().map(|choice| &choice.select).collect();
+        facts::index(&cli.host_root(), &selectors)?
+    } else {
+        FunctionIndex::default()
+    };
+    Ok(resolve(profile.clone(), lock, hold, &index)?)
+}
+
+fn parsed(args: &ProfileArgs) -> Result<(String, Profile), Failure> {
     let path = &args.profile;
     let unreadable = |error: std::io::Error| {
         let code = match error.kind() {
@@ -46,7 +101,7 @@ pub(crate) fn profile(args: &ProfileArgs) -> Result<Loaded, Failure> {
     let sources = Sources::new(path.display().to_string(), &text);
     let sources = args.set.iter().fold(sources, |sources, set| sources.with_override(set));
     match parse(&sources, base) {
-        Ok(profile) => Ok(Loaded { text, profile }),
+        Ok(profile) => Ok((text, profile)),
         Err(problems) => Err(BadProfile { sources, problems }.into()),
     }
 }
@@ -66,7 +121,6 @@ pub(crate) fn facts_for(cli: &Cli, profile: &Profile) -> Result<HostFacts, Failu
 }
 
 /// Reads what there is to know of the host and of the devices in scope, and goes on where something can't be read.
-#[allow(dead_code, reason = "the verbs that look at hosts come next")]
 pub(crate) fn survey(
     cli: &Cli,
     scope: &Scope,

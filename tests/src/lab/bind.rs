@@ -46,7 +46,9 @@ pub(super) fn bind() -> Outcome {
     })?;
     // Two at once: each comes to an end, and what they did is undone by one.
     leaving_no_trace(|| {
-        let start = || Command::new("gpuvm").args(["bind", CARD[0]]).stderr(Stdio::piped()).spawn();
+        let start = || {
+            Command::new("gpuvm").args(["bind", CARD[0]]).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
+        };
         let children = [start(), start()].map(|child| child.map_err(doing("start gpuvm")));
         let mut codes = Vec::new();
         for child in children {
@@ -125,7 +127,7 @@ pub(super) fn hangs() -> Outcome {
         told(&["unbind", EDU], 75, &[EDU, &waiter])?;
         told(&["bind", EDU], 75, &[EDU, &waiter])?;
         told(&["plan", PROFILE, "--set", &set], 75, &[EDU, &waiter])?;
-        told(&["cleanup"], 74, &["unbind 0000:82:00.0 from vfio-pci", &named])?;
+        told(&["cleanup"], 74, &["undo: bind 0000:82:00.0 to vfio-pci", &named])?;
         ensure(begun.elapsed() < Duration::from_secs(30), || {
             format!("looking at a device that hangs took {:?}", begun.elapsed())
         })?;

@@ -7,6 +7,7 @@ pub mod canary;
 pub mod edu;
 pub mod guest;
 mod kills;
+mod lock;
 pub mod placement;
 pub mod scenarios;
 mod shared;

@@ -45,6 +45,9 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("bind-hangs", super::bind::hangs),
     ("bind-stranded", super::bind::stranded),
     ("bind-killed", super::bind::killed),
+    ("lock-same", super::lock::same),
+    ("lock-moved", super::lock::moved),
+    ("lock-grown", super::lock::grown),
 ];
 
 pub(super) const GPU: &str = "0000:81:00.0";

@@ -4,6 +4,7 @@ mod boot;
 mod device;
 mod holder;
 mod platform;
+mod qemu;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,15 +12,18 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::cpulist::CpuSet;
+use crate::names::PciNames;
 use crate::pci::{Bdf, DriverName, GroupId};
 use crate::units::{ByteSize, PageSize};
 
-pub use boot::BootFacts;
+pub use boot::{BootFacts, BootModule, Framebuffer, IdMatches, InitramfsFacts, Rule, Viability};
 pub use device::{
-    BarFacts, BarKind, ConfigFacts, DeviceFacts, LinkFacts, LinkSpeed, PowerFacts, ResizableBar, VfioAlias,
+    BarFacts, BarKind, ConfigFacts, DeviceFacts, ErrorCounters, LinkFacts, LinkSpeed, PowerFacts,
+    ResizableBar, VfioAlias,
 };
 pub use holder::{DEFAULT_ROUTE, Gravity, Holder, ProcessFacts, Users};
-pub use platform::PlatformFacts;
+pub use platform::{DeviceNode, IommuUnit, PlatformFacts, SystemFacts, UserFacts, VfioParameters};
+pub use qemu::{QemuFacts, QemuProbe};
 
 /// The facts that a plan rests on. Serialisable, so that they can go with a bug report.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -44,6 +48,9 @@ pub struct HostFacts {
     pub files: BTreeMap<PathBuf, FileFacts>,
     /// The QEMU binary, if one was found.
     pub qemu: Option<PathBuf>,
+    /// What that QEMU can do.
+    #[serde(default)]
+    pub qemu_probe: QemuProbe,
     /// QEMU's tool that makes overlays, if it was found.
     #[serde(default)]
     pub qemu_img: Option<PathBuf>,
@@ -61,6 +68,12 @@ pub struct HostFacts {
     /// The functions that `gpuvm bind` has bound, of all of the host.
     #[serde(default)]
     pub bound: BTreeMap<Bdf, BoundFacts>,
+    /// What the kernel says of groups; nothing of those that it wasn't asked about.
+    #[serde(default)]
+    pub viability: BTreeMap<GroupId, Viability>,
+    /// What the devices in scope are called (`pci.ids`).
+    #[serde(default)]
+    pub names: PciNames,
     /// What couldn't be read, in words: a survey goes on without it, and what rests on it is unknown.
     #[serde(default)]
     pub unread: Vec<String>,
@@ -84,6 +97,37 @@ pub struct KernelFacts {
     pub boot_id: String,
     /// The kernel's command line.
     pub cmdline: String,
+    /// Which sources it was built from, in its own words (`/proc/version_signature` of Ubuntu, `/proc/version`): a distribution's
+    /// release names its own build, and not the stable release that it follows.
+    #[serde(default)]
+    pub build: String,
+}
+
+impl KernelFacts {
+    /// Tells whether it is of a series or a later one. A release that isn't known is of none.
+    pub fn at_least(&self, major: u32, minor: u32) -> bool {
+        let mut numbers = self.release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+        match (numbers.next(), numbers.next()) {
+            (Some(Ok(own_major)), Some(Ok(own_minor))) => (own_major, own_minor) >= (major, minor),
+            _ => false,
+        }
+    }
+}
+
+impl KernelFacts {
+    /// Tells whether the command line has an option with a value, such as `iommu=pt`, alone or in a list with commas.
+    pub fn has_option(&self, name: &str, value: &str) -> bool {
+        let values = self
+            .cmdline
+            .split_ascii_whitespace()
+            .filter_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+        values.flat_map(|values| values.split(',')).any(|one| one == value)
+    }
+
+    /// Tells whether the command line has a word.
+    pub fn has_word(&self, word: &str) -> bool {
+        self.cmdline.split_ascii_whitespace().any(|other| other == word)
+    }
 }
 
 /// The CPUs of the host.
@@ -215,6 +259,6 @@ impl HostFacts {
 
     /// Returns the functions of the slot that a device sits in, itself included.
     pub fn slot_of(&self, bdf: Bdf) -> impl Iterator<Item = Bdf> + '_ {
-        self.devices.keys().copied().filter(move |other| other.slot() == bdf.slot())
+        self.devices.range(bdf.slot().functions()).map(|(other, _)| *other)
     }
 }

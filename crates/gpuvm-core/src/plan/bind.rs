@@ -130,13 +130,13 @@ fn requests(targets: &[&Target], facts: &HostFacts, obstacles: &mut Obstacles) -
     let mut requests: Vec<DeviceRequest> = Vec::new();
     for target in targets {
         match target {
-            Target::Function(bdf) => requests.push(DeviceRequest::plain(*bdf)),
+            Target::Function(bdf) => requests.push(DeviceRequest::new(*bdf)),
             Target::Slot(slot) => {
                 let functions = functions_of(*slot, facts);
                 if functions.is_empty() {
                     obstacles.refuse(Refusal::EmptySlot { slot: *slot });
                 }
-                requests.extend(functions.into_iter().map(DeviceRequest::plain));
+                requests.extend(functions.into_iter().map(DeviceRequest::new));
             }
             Target::Profile(devices) => requests.extend(devices.iter().cloned()),
         }

@@ -9,6 +9,8 @@ mod mmio;
 mod numa;
 mod obstacle;
 mod operations;
+mod outline;
+mod passable;
 mod pcie;
 mod refusal;
 mod variant;
@@ -26,6 +28,8 @@ pub use memory::{MemoryCell, NodeBinding};
 pub use mmio::{AddressPlan, PlannedBar};
 pub use numa::{CpuTopology, Placement, VcpuPin};
 pub use obstacle::{Topic, Warning};
+pub use outline::{Outline, card_of, outline, targets};
+pub use passable::{Passability, host_refusals, passable};
 pub use pcie::{Expander, GuestAddress, PciTopology, RootBus, RootPort, SlotUse};
 pub use refusal::{FileRole, MemoryMeasure, Refusal, RefusalKind};
 pub use variant::{ALIAS as VFIO_ALIAS, fits as fits_alias};
@@ -310,6 +314,9 @@ pub fn plan(profile: &Profile, facts: &HostFacts) -> Result<Plan, Vec<Refusal>> 
     let firmware = firmware(profile, facts, &mut obstacles);
     files::check(profile, facts, &mut obstacles);
     machine(profile, facts, &mut obstacles);
+    for choice in &profile.choices {
+        obstacles.refuse(Refusal::NotResolved { selector: choice.select.clone() });
+    }
     let disks = files::disks(profile, facts);
     let Obstacles { mut refusals, warnings } = obstacles;
     let (Some(qemu), Some(firmware), true) = (facts.qemu.clone(), firmware, refusals.is_empty()) else {

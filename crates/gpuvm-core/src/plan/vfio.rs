@@ -31,9 +31,14 @@ pub fn is_vfio_driver(driver: &DriverName) -> bool {
 /// The group API wherever it is there: iommufd has no peer-to-peer DMA between devices yet (QEMU
 /// docs/devel/vfio-iommufd.rst).
 pub(super) fn choose(profile: &Profile, facts: &HostFacts, obstacles: &mut Obstacles) -> VfioBackend {
-    if profile.devices.is_empty() {
-        return VfioBackend::Group;
+    if !profile.devices.is_empty() {
+        check(facts, obstacles);
     }
+    VfioBackend::Group
+}
+
+/// Checks that the kernel's VFIO is there for this user.
+pub(super) fn check(facts: &HostFacts, obstacles: &mut Obstacles) {
     match (facts.vfio.container, facts.vfio.iommufd) {
         (Access::Usable, _) => {}
         (Access::Denied, _) => obstacles.refuse(Refusal::Denied { path: PathBuf::from("/dev/vfio/vfio") }),
@@ -43,7 +48,6 @@ pub(super) fn choose(profile: &Profile, facts: &HostFacts, obstacles: &mut Obsta
     if facts.vfio.pci_driver == Presence::Absent {
         obstacles.refuse(Refusal::NoVfioDriver);
     }
-    VfioBackend::Group
 }
 
 #[cfg(test)]

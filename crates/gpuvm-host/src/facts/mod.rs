@@ -10,7 +10,10 @@ mod detail;
 mod files;
 mod firmware;
 mod holders;
+mod index;
+mod lock;
 pub(crate) mod memory;
+mod names;
 mod pci;
 mod platform;
 mod reading;
@@ -25,6 +28,9 @@ use gpuvm_core::profile::{FirmwareKind, Profile};
 use crate::HostError;
 use crate::root::{HostRoot, list, read_text};
 
+pub use boot::add_initramfs;
+pub use index::index;
+pub use lock::for_lock;
 pub(crate) use reading::Reading;
 
 /// Which devices a survey is about.
@@ -32,8 +38,12 @@ pub(crate) use reading::Reading;
 pub enum Scope {
     /// These, with their slots, their groups and the bridges above them.
     Devices(BTreeSet<Bdf>),
+    /// The cards that guests are given most: displays and processing accelerators, with their slots and groups as above.
+    Cards,
     /// All that the class and the kind of function make worth a look: no virtual functions, and of bridges only those above.
     Passable,
+    /// All but virtual functions, which their physical functions count.
+    Physical,
     /// All there are.
     All,
 }
@@ -91,8 +101,9 @@ pub fn survey(
         Some(profile) => for_profile(root, profile, &reading, &mut facts)?,
         None => facts.firmware = reading.take(firmware::read(root))?,
     }
-    facts.platform = platform::read(root, &reading)?;
-    facts.boot = boot::read(root, &reading)?;
+    facts.names = names::read(root, &reading, &facts)?;
+    facts.platform = platform::read(root, &reading, &facts)?;
+    facts.boot = boot::read(root, &facts, &reading)?;
     facts.unread = reading.unread();
     Ok(facts)
 }
@@ -138,6 +149,10 @@ pub fn kernel(root: &HostRoot) -> Result<KernelFacts, HostError> {
         release: read("/proc/sys/kernel/osrelease")?,
         boot_id: read("/proc/sys/kernel/random/boot_id")?,
         cmdline: read("/proc/cmdline")?,
+        build: match read("/proc/version_signature")? {
+            signature if signature.is_empty() => read("/proc/version")?,
+            signature => signature,
+        },
     })
 }
 

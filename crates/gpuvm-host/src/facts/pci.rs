@@ -28,41 +28,37 @@ pub(super) fn read(
     reading: &Reading,
     facts: &mut HostFacts,
 ) -> Result<(), HostError> {
-    let index: BTreeSet<Bdf> = reading
-        .take(list(&root.path("/sys/bus/pci/devices")))?
-        .iter()
-        .filter_map(|name| name.parse().ok())
-        .collect();
     let holders = reading.take(Holders::read(root))?;
     let aliases = reading.take(aliases::read(root, &facts.kernel.release))?;
     let reader = Reader { root, depth, reading, holders, aliases };
-    let mut left = in_scope(root, scope, index);
-    while let Some(bdf) = left.pop() {
-        if facts.devices.contains_key(&bdf) {
-            continue;
-        }
-        let Some(device) = reader.device(bdf)? else { continue };
-        if let Some(group) = device.group.filter(|group| !facts.groups.contains_key(group)) {
-            let members = reading.take(members(root, group))?;
-            left.extend(&members);
-            facts.groups.insert(group, members);
-        }
-        // A plan needs to know only which bridges there are; to judge the way up, they must be looked at.
-        if depth == Depth::Config {
-            left.extend(&device.upstream);
-        }
-        facts.devices.insert(bdf, device);
-    }
+    reader.all(scope, facts)?;
     reader.holders.add_users(root, reading, facts);
     Ok(())
+}
+
+/// Reads the same, but not who uses the devices, nor which drivers there are for them: what a device is, and where it sits.
+pub(super) fn read_places(
+    root: &HostRoot,
+    scope: &Scope,
+    depth: Depth,
+    reading: &Reading,
+    facts: &mut HostFacts,
+) -> Result<(), HostError> {
+    let reader = Reader { root, depth, reading, holders: Holders::default(), aliases: Vec::new() };
+    reader.all(scope, facts)
 }
 
 fn in_scope(root: &HostRoot, scope: &Scope, index: BTreeSet<Bdf>) -> Vec<Bdf> {
     match scope {
         Scope::All => index.into_iter().collect(),
-        Scope::Devices(asked) => {
-            let slots: BTreeSet<_> = asked.iter().map(|bdf| bdf.slot()).collect();
-            index.into_iter().filter(|bdf| slots.contains(&bdf.slot())).collect()
+        Scope::Devices(asked) => slots_of(asked, index),
+        Scope::Cards => {
+            let card = |bdf: &Bdf| class_of_whole(root, *bdf).is_some_and(ClassCode::is_card);
+            let cards = index.iter().copied().filter(card).collect();
+            slots_of(&cards, index)
+        }
+        Scope::Physical => {
+            index.into_iter().filter(|bdf| !root.device(*bdf).join("physfn").exists()).collect()
         }
         Scope::Passable => {
             let passable = |bdf: &Bdf| {
@@ -73,6 +69,21 @@ fn in_scope(root: &HostRoot, scope: &Scope, index: BTreeSet<Bdf>) -> Vec<Bdf> {
             index.into_iter().filter(passable).collect()
         }
     }
+}
+
+/// Takes the functions of the same slots.
+fn slots_of(asked: &BTreeSet<Bdf>, index: BTreeSet<Bdf>) -> Vec<Bdf> {
+    let slots: BTreeSet<_> = asked.iter().map(|bdf| bdf.slot()).collect();
+    index.into_iter().filter(|bdf| slots.contains(&bdf.slot())).collect()
+}
+
+/// Reads the class of a function that is no virtual one.
+fn class_of_whole(root: &HostRoot, bdf: Bdf) -> Option<ClassCode> {
+    let folder = root.device(bdf);
+    if fs::symlink_metadata(folder.join("physfn")).is_ok() {
+        return None;
+    }
+    read_hex(&folder.join("class")).ok().flatten().and_then(ClassCode::new)
 }
 
 fn members(root: &HostRoot, group: GroupId) -> Result<Vec<Bdf>, HostError> {
@@ -91,6 +102,31 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    /// Reads those in scope, the other functions of their slots, and the members of all groups touched.
+    fn all(&self, scope: &Scope, facts: &mut HostFacts) -> Result<(), HostError> {
+        let (root, reading) = (self.root, self.reading);
+        let names = reading.take(list(&root.path("/sys/bus/pci/devices")))?;
+        let index: BTreeSet<Bdf> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        let mut left = in_scope(root, scope, index);
+        while let Some(bdf) = left.pop() {
+            if facts.devices.contains_key(&bdf) {
+                continue;
+            }
+            let Some(device) = self.device(bdf)? else { continue };
+            if let Some(group) = device.group.filter(|group| !facts.groups.contains_key(group)) {
+                let members = reading.take(members(root, group))?;
+                left.extend(&members);
+                facts.groups.insert(group, members);
+            }
+            // A plan needs to know only which bridges there are; to judge the way up, they must be looked at.
+            if self.depth == Depth::Config {
+                left.extend(&device.upstream);
+            }
+            facts.devices.insert(bdf, device);
+        }
+        Ok(())
+    }
+
     /// Reads one device, or `None` if it went away meanwhile.
     fn device(&self, bdf: Bdf) -> Result<Option<DeviceFacts>, HostError> {
         let (root, reading) = (self.root, self.reading);
@@ -127,7 +163,7 @@ impl Reader<'_> {
             reset_methods: words(reading.take(read_text(&folder.join("reset_method")))?),
             upstream: upstream(&real, bdf),
             // What lies behind a bridge rests on the function there: nobody takes bridges.
-            holders: if class.is_bridge() { Vec::new() } else { self.holders.of(&real) },
+            holders: if class.is_bridge() { Vec::new() } else { self.holders.of(bdf, &real) },
             bars: reading.take(bars(&folder.join("resource")))?,
             subsystem: hex("subsystem_vendor")?.zip(hex("subsystem_device")?).map(|(v, d)| id(v, d)),
             revision: hex("revision")?.and_then(|revision| u8::try_from(revision).ok()),
@@ -142,6 +178,12 @@ impl Reader<'_> {
         }
         Ok(Some(facts))
     }
+}
+
+/// Reads vendor and device id of a function that nothing else is asked of.
+pub(super) fn id_of(root: &HostRoot, bdf: Bdf, reading: &Reading) -> Result<Option<PciId>, HostError> {
+    let hex = |name: &str| reading.take(read_hex(&root.device(bdf).join(name)));
+    Ok(hex("vendor")?.zip(hex("device")?).map(|(vendor, device)| id(vendor, device)))
 }
 
 fn id(vendor: u32, device: u32) -> PciId {
@@ -165,13 +207,13 @@ fn group_of(folder: &Path) -> Result<Option<GroupId>, HostError> {
 }
 
 /// Reads the node; -1 means that the firmware doesn't tell.
-fn node_of(folder: &Path) -> Result<Option<u32>, HostError> {
+pub(super) fn node_of(folder: &Path) -> Result<Option<u32>, HostError> {
     let node: Option<i64> = root::read_parsed(&folder.join("numa_node"))?;
     Ok(node.and_then(|node| u32::try_from(node).ok()))
 }
 
 /// Reads the bridges above a device off its path: `/sys/devices/pci0000:80/0000:80:00.0/0000:81:00.0`.
-fn upstream(real: &Path, own: Bdf) -> Vec<Bdf> {
+pub(super) fn upstream(real: &Path, own: Bdf) -> Vec<Bdf> {
     real.iter().filter_map(|name| name.to_str()?.parse().ok()).filter(|bdf| *bdf != own).collect()
 }
 

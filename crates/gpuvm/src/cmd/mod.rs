@@ -4,9 +4,14 @@ mod argv;
 pub(crate) mod bind;
 mod check;
 mod cleanup;
+pub(crate) mod devices;
+mod doctor;
+pub(crate) mod lock;
 mod plan;
 mod schema;
 mod up;
+
+pub(crate) use doctor::DoctorArgs;
 
 use crate::cli::{Cli, Command};
 use crate::exit::Exit;
@@ -27,10 +32,13 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Check(args) => check::run(cli, args),
         Command::Plan(args) => plan::run(cli, args),
         Command::Argv(args) => argv::run(cli, args),
+        Command::Doctor(args) => doctor::run(cli, args),
         Command::Schema => schema::run(),
         Command::Up(args) => up::run(cli, args),
+        Command::Devices(args) => devices::run(cli, args),
         Command::Bind(args) => bind::run(cli, args),
         Command::Unbind(args) => bind::run_unbind(cli, args),
         Command::Cleanup(args) => cleanup::run(cli, args),
+        Command::Lock(args) => lock::run(cli, args),
     }
 }

@@ -5,7 +5,8 @@ use std::fs;
 use crate::shared::golden::compare;
 use crate::{gpuvm, transcript};
 
-const VERBS: [&str; 9] = ["", "check", "plan", "argv", "schema", "up", "bind", "unbind", "cleanup"];
+const VERBS: [&str; 12] =
+    ["", "check", "plan", "argv", "doctor", "schema", "up", "devices", "bind", "unbind", "cleanup", "lock"];
 
 #[test]
 fn help_is_as_it_was() {
@@ -32,7 +33,7 @@ fn each_wrong_call_is_refused_as_it_was() {
     fs::write(&latin1, b"name = \"\xe9\"\n").unwrap();
     std::os::unix::fs::symlink(crate::shared::hosts::NOT_READABLE, &denied).unwrap();
     let dev = "profiles/dev.toml";
-    let cases: [(&str, i32, &[&str]); 21] = [
+    let cases: [(&str, i32, &[&str]); 23] = [
         ("no-verb", 64, &[]),
         ("unknown-verb", 64, &["upp"]),
         ("unknown-option", 64, &["plan", "--strict", dev]),
@@ -53,6 +54,8 @@ fn each_wrong_call_is_refused_as_it_was() {
         ("bind-a-word", 64, &["bind", "nvidia"]),
         ("bind-on-a-recorded-host", 64, &["bind", "--host-root", &host, "81:00.0"]),
         ("unbind-on-a-recorded-host", 64, &["unbind", "--host-root", &host, "81:00.0"]),
+        ("doctor-of-a-profile-and-a-device", 64, &["doctor", dev, "0000:81:00.0"]),
+        ("doctor-of-a-wrong-profile", 78, &["doctor", dev, "--set", "memory.sice=1G"]),
         ("up-on-a-recorded-host", 64, &["up", "--host-root", &host, dev]),
     ];
     let case = |(name, code, args): &(&str, i32, &[&str])| {

@@ -6,6 +6,8 @@
 
 mod bind;
 mod calls;
+mod doctor;
+mod lock;
 mod plans;
 mod profiles;
 mod refusals;
@@ -52,14 +54,18 @@ fn transcript(output: &Output, temporary: &str) -> String {
 }
 
 /// Folders of golden files, `errors` being that of the unit tests of `failure`.
-const FOLDERS: [&str; 11] = [
+const FOLDERS: [&str; 15] = [
     "argv",
     "argv-matrix",
     "bind",
     "calls",
+    "doctor",
     "errors",
     "help",
+    "lock",
+    "lock-file",
     "plan",
+    "plan-made-up",
     "plan-matrix",
     "profile-errors",
     "refusals",

@@ -24,17 +24,29 @@ pub(super) struct Holders {
     storage: Storage,
     /// Each interface that carries routes, with the sysfs folders that it rests on.
     routes: Vec<(Holder, BTreeSet<PathBuf>)>,
+    /// The functions that any of these rests on: most of 10,000 virtual functions are told from them by one look.
+    near: BTreeSet<Bdf>,
 }
 
 impl Holders {
     /// Finds what the host itself can't do without, through stacked devices down to the hardware.
     pub(super) fn read(root: &HostRoot) -> Result<Self, HostError> {
-        Ok(Self { storage: Storage::read(root)?, routes: network::read(root)? })
+        let (storage, routes) = (Storage::read(root)?, network::read(root)?);
+        let folders = storage.found.iter().chain(&routes).flat_map(|(_, folders)| folders);
+        let on_path =
+            |folder: &PathBuf| folder.iter().filter_map(|name| name.to_str()?.parse().ok()).collect();
+        let near =
+            folders.chain(storage.blocks.folders.values()).flat_map(|folder| -> Vec<Bdf> { on_path(folder) });
+        let near = near.collect();
+        Ok(Self { storage, routes, near })
     }
 
-    /// Returns what of the host rests on a device, given its resolved sysfs folder. One file system mounted in many places (bind
-    /// mounts) is named once.
-    pub(super) fn of(&self, device: &Path) -> Vec<Holder> {
+    /// Returns what of the host rests on a device, given its address and its resolved sysfs folder. One file system mounted in
+    /// many places (bind mounts) is named once.
+    pub(super) fn of(&self, bdf: Bdf, device: &Path) -> Vec<Holder> {
+        if !self.near.contains(&bdf) {
+            return Vec::new();
+        }
         let mut seen = BTreeSet::new();
         let rests =
             |(_, folders): &&(Holder, BTreeSet<PathBuf>)| folders.iter().any(|f| f.starts_with(device));

@@ -53,7 +53,7 @@ pub(super) fn run(cli: &Cli, args: &BindArgs) -> Result<Exit, Failure> {
     if !args.dry_run {
         super::refuse_recorded(cli)?;
     }
-    let (targets, asked) = target::resolve(&args.targets)?;
+    let (targets, asked) = target::resolve(cli, &args.targets)?;
     let facts = load::devices(cli, asked)?;
     let plan = plan::bind(&targets, args.in_use(), &facts)?;
     tell_overruled(cli, &plan.overruled, "taken");
@@ -165,8 +165,7 @@ impl From<BindError> for Failure {
         if !error.left.is_empty() {
             failure.code = Exit::NotGivenBack;
         }
-        failure.add(error.left.iter().map(failure::left));
-        failure
+        failure.and(error.left.iter().map(failure::left).collect())
     }
 }
 

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use gpuvm_core::pci::{Bdf, Slot};
 use gpuvm_core::plan::Target;
 
-use crate::cli::ProfileArgs;
+use crate::cli::{Cli, ProfileArgs};
 use crate::failure::Failure;
 use crate::load;
 
@@ -42,7 +42,7 @@ impl FromStr for Named {
 }
 
 /// Reads the profiles among the targets, and lists the functions that must be looked at.
-pub(super) fn resolve(named: &[Named]) -> Result<(Vec<Target>, BTreeSet<Bdf>), Failure> {
+pub(super) fn resolve(cli: &Cli, named: &[Named]) -> Result<(Vec<Target>, BTreeSet<Bdf>), Failure> {
     let mut targets = Vec::new();
     let mut asked = BTreeSet::new();
     for name in named {
@@ -57,7 +57,7 @@ pub(super) fn resolve(named: &[Named]) -> Result<(Vec<Target>, BTreeSet<Bdf>), F
             }
             Named::Profile(path) => {
                 let args = ProfileArgs { profile: path.clone(), set: Vec::new() };
-                let devices = load::profile(&args)?.profile.devices;
+                let devices = load::profile(cli, &args)?.profile.devices;
                 asked.extend(
                     devices.iter().flat_map(|device| device.hold.iter().copied().chain([device.bdf])),
                 );

@@ -20,7 +20,7 @@ pub(crate) fn run(cli: &Cli, args: &BindArgs) -> Result<Exit, Failure> {
     if !args.dry_run {
         super::super::refuse_recorded(cli)?;
     }
-    let (targets, asked) = target::resolve(&args.targets)?;
+    let (targets, asked) = target::resolve(cli, &args.targets)?;
     let facts = load::devices(cli, asked)?;
     let plan = plan::unbind(&targets, args.in_use(), &facts)?;
     tell_overruled(cli, &plan.overruled, "asked for");

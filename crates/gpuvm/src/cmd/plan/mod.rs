@@ -12,11 +12,15 @@ use super::argv;
 use crate::cli::{Cli, ProfileArgs};
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
-use crate::{load, out};
+use crate::{load, locked, out};
 
 pub(super) fn run(cli: &Cli, args: &ProfileArgs) -> Result<Exit, Failure> {
-    let loaded = load::profile(args)?;
-    let (plan, facts) = load::planned(cli, &loaded.profile)?;
+    let loaded = load::profile(cli, args)?;
+    let changes = locked::changes(cli, &loaded.profile, loaded.lock.lock.as_ref())?;
+    let planned = load::planned(cli, &loaded.profile);
+    let (mut plan, facts) =
+        planned.map_err(|failure| failure.and(locked::items(&loaded.lock, &args.profile, &changes)))?;
+    plan.warnings.extend(locked::warnings(&changes));
     let busy = busy(cli, &plan, &facts);
     let command = argv::command(&plan, &cli.places());
     if cli.json {

@@ -1,0 +1,93 @@
+//! What the reset methods that the kernel lists come to.
+
+use serde::{Deserialize, Serialize};
+
+use crate::facts::HostFacts;
+use crate::pci::Bdf;
+
+/// A method that the kernel lists for a device (`reset_method`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResetMethod {
+    /// Its name.
+    pub name: String,
+    /// Whether it does what its name says.
+    pub standing: Standing,
+}
+
+/// Whether a reset method works.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "standing")]
+pub enum Standing {
+    /// Nothing is known against it.
+    Usable,
+    /// It is listed and fails: the kernel looks for it before it knows the other functions on the bus, and refuses a bus reset
+    /// of one while there are others (pci_parent_bus_reset of drivers/pci/pci.c).
+    Stale {
+        /// The other functions.
+        others: Vec<Bdf>,
+    },
+    /// The device keeps its state over D3hot (No_Soft_Reset), so that this resets nothing.
+    KeepsState,
+}
+
+/// Lists a device's reset methods, in the order in which the kernel tries them.
+pub fn methods(bdf: Bdf, facts: &HostFacts) -> Vec<ResetMethod> {
+    let Some(device) = facts.devices.get(&bdf) else { return Vec::new() };
+    let capabilities = device.config.as_ref().map(|config| &config.capabilities);
+    let others: Vec<Bdf> = facts
+        .devices
+        .range(bdf.bus().functions())
+        .map(|(other, _)| *other)
+        .filter(|other| *other != bdf)
+        .collect();
+    let standing = |name: &str| match name {
+        "bus" if !others.is_empty() => Standing::Stale { others: others.clone() },
+        "pm" if capabilities.and_then(|found| found.no_soft_reset) == Some(true) => Standing::KeepsState,
+        _ => Standing::Usable,
+    };
+    device
+        .reset_methods
+        .iter()
+        .map(|name| ResetMethod { name: name.clone(), standing: standing(name) })
+        .collect()
+}
+
+/// Says what a method does.
+pub fn what_it_does(method: &str) -> &'static str {
+    match method {
+        "device_specific" => "a way that the kernel knows for this very device",
+        "acpi" => "by the firmware (_RST)",
+        "flr" => "function level reset, of the function alone",
+        "af_flr" => "function level reset of conventional PCI, of the function alone",
+        "pm" => "through D3hot and back, of the function alone",
+        "bus" => "of its bus, with everything on it",
+        "cxl_bus" => "of its CXL port's bus, with everything on it",
+        _ => "a method that this gpuvm doesn't know",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config_space::Capabilities;
+    use crate::facts::{ConfigFacts, DeviceFacts, Presence};
+    use crate::pci::ClassCode;
+
+    #[test]
+    fn bus_is_stale_beside_other_functions_and_pm_where_state_is_kept() {
+        let (card, audio): (Bdf, Bdf) = ("41:00.0".parse().unwrap(), "41:00.1".parse().unwrap());
+        let mut device = DeviceFacts::new("10de:2330".parse().unwrap(), ClassCode::new(0x03_0000).unwrap());
+        device.reset_methods = ["flr", "pm", "bus"].map(str::to_owned).to_vec();
+        let mut facts = HostFacts::default();
+        facts.devices.insert(card, device.clone());
+        let standing =
+            |facts: &HostFacts| methods(card, facts).into_iter().map(|m| m.standing).collect::<Vec<_>>();
+        assert_eq!(standing(&facts), [Standing::Usable, Standing::Usable, Standing::Usable]);
+        facts.devices.insert(audio, device);
+        let capabilities = Capabilities { no_soft_reset: Some(true), ..Capabilities::default() };
+        facts.devices.get_mut(&card).unwrap().config =
+            Some(ConfigFacts { capabilities, complete: Presence::Present, registers: Vec::new() });
+        let stale = Standing::Stale { others: vec![audio] };
+        assert_eq!(standing(&facts), [Standing::Usable, Standing::KeepsState, stale]);
+    }
+}
