@@ -10,7 +10,8 @@ use std::rc::Rc;
 use std::{fs, io};
 
 use gpuvm_core::lifecycle::Patience;
-use gpuvm_core::plan::Plan;
+use gpuvm_core::plan::{BindPlan, Plan, UnbindPlan};
+use gpuvm_host::bound::{self, Step};
 use gpuvm_host::facts;
 use gpuvm_host::kernel::{CheckGroups, Kernel, WriteAttr};
 use gpuvm_host::places::Places;
@@ -38,7 +39,11 @@ pub struct Task {
 pub enum Verb {
     /// `up` of a plan; it ends before QEMU is started at the latest, unless it is to be killed later.
     Up(Box<Plan>),
-    /// `cleanup` of all VMs.
+    /// `bind`, to its end.
+    Bind(Box<BindPlan>),
+    /// `unbind`, to its end.
+    Unbind(Box<UnbindPlan>),
+    /// `cleanup` of all VMs and of all that was bound.
     Cleanup,
 }
 
@@ -102,8 +107,21 @@ impl Task {
                 let reports = gpuvm_run::cleanup(&kernel, &places, &boot_id, None, &mut killer);
                 let reports = reports.map_err(|error| error.to_string())?;
                 let left = reports.into_iter().filter(|report| report.result != Cleaned::Done);
-                let words: Vec<String> = left.map(|report| format!("{report:?}")).collect();
+                let mut words: Vec<String> = left.map(|report| format!("{report:?}")).collect();
+                let bound = bound::cleanup(&kernel, &places, &boot_id, &mut |step| killer.step(step));
+                let bound = bound.map_err(|error| error.to_string())?;
+                let left = bound.into_iter().filter(|report| report.result != bound::Cleaned::Done);
+                words.extend(left.map(|report| format!("{report:?}")));
                 if words.is_empty() { Ok(0) } else { Err(words.join("\n")) }
+            }
+            Verb::Bind(plan) => {
+                let bound = bound::bind(&kernel, &places, &boot_id, plan, &mut |step| killer.step(step));
+                bound.map(|()| 0).map_err(|error| format!("{}; left: {:?}", error.cause, error.left))
+            }
+            Verb::Unbind(plan) => {
+                let given = bound::unbind(&kernel, &places, &boot_id, plan, &mut |step| killer.step(step));
+                let left = given.map_err(|error| error.to_string())?.not_given_back;
+                if left.is_empty() { Ok(0) } else { Err(left.join("\n")) }
             }
             Verb::Up(plan) => up(plan, &kernel, &places, &boot_id, &mut killer),
         }
@@ -154,6 +172,25 @@ struct Killer<'a> {
     /// How many steps have begun.
     begun: usize,
     verb: &'a Verb,
+}
+
+impl Killer<'_> {
+    /// Dies before or after a step of a bind, an unbind or their cleanup.
+    fn step(&mut self, step: Step<'_>) {
+        if self.begun > 0 && self.point == KillPoint::AfterStep(self.begun - 1) {
+            die();
+        }
+        match step {
+            Step::Apply(_) | Step::Undo(_) => {
+                if self.point == KillPoint::BeforeStep(self.begun) {
+                    die();
+                }
+                self.begun += 1;
+            }
+            Step::Release if self.point == KillPoint::BeforeRelease => die(),
+            Step::Release => {}
+        }
+    }
 }
 
 impl Observer for Killer<'_> {

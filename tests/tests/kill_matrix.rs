@@ -119,6 +119,7 @@ fn kind(op: &HostOp) -> &'static str {
         HostOp::ClaimAwake { .. } => "claim-awake",
         HostOp::CreateOverlay { .. } => "create-overlay",
         HostOp::KeepAwake { .. } => "keep-awake",
+        HostOp::Adopt { .. } => "adopt",
         HostOp::Unbind { .. } => "unbind",
         HostOp::SetDriverOverride { .. } => "set-driver-override",
         HostOp::Bind { .. } => "bind",
@@ -137,7 +138,9 @@ fn a_launcher_killed_before_or_after_any_operation_is_cleaned_up_after() {
     let bench = every_kind();
     let operations = &bench.plan.operations;
     let used: BTreeSet<String> = operations.iter().map(|planned| kind(&planned.op).to_owned()).collect();
-    assert_eq!(used, all_kinds());
+    // What only `gpuvm unbind` does is killed in its own matrix (bind_kills.rs).
+    let others: BTreeSet<String> = all_kinds().into_iter().filter(|kind| kind != "adopt").collect();
+    assert_eq!(used, others);
 
     let mut points = 0;
     for number in 0..operations.len() {

@@ -25,6 +25,7 @@ fn tier3_slow_lab_host_survives_a_fallen_card() {
 #[case::two_vms("switch", &["two-vms"])]
 #[case::uefi("default", &["uefi"])]
 #[case::two_gpus("default", &["two-gpus", "boot-display"])]
+#[case::bind("default", &["bind", "bind-holders", "bind-hangs", "bind-stranded", "bind-killed"])]
 #[case::lock("default", &["lock-same"])]
 #[case::lock_moved("moved", &["lock-moved"])]
 #[case::lock_grown("grown", &["lock-grown"])]

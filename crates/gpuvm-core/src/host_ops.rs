@@ -44,6 +44,12 @@ pub enum HostOp {
         /// The device.
         bdf: Bdf,
     },
+    /// Takes over a device that somebody else has bound to VFIO: nothing is changed, and undoing it asks the kernel for a driver.
+    /// Private.
+    Adopt {
+        /// The device.
+        bdf: Bdf,
+    },
     /// Takes a device from its driver. Private.
     Unbind {
         /// The device.
@@ -74,6 +80,7 @@ impl HostOp {
             Self::ClaimHugepages { .. } | Self::CreateOverlay { .. } => None,
             Self::ClaimAwake { port: bdf }
             | Self::KeepAwake { bdf }
+            | Self::Adopt { bdf }
             | Self::Unbind { bdf, .. }
             | Self::SetDriverOverride { bdf, .. }
             | Self::Bind { bdf, .. } => Some(*bdf),
@@ -92,6 +99,7 @@ impl std::fmt::Display for HostOp {
                 write!(f, "make overlay {} of {}", path.display(), backing.display())
             }
             Self::KeepAwake { bdf } => write!(f, "keep {bdf} awake"),
+            Self::Adopt { bdf } => write!(f, "take over {bdf}, which somebody else has bound"),
             Self::Unbind { bdf, driver } => write!(f, "unbind {bdf} from {driver}"),
             Self::SetDriverOverride { bdf, driver } => write!(f, "set driver_override of {bdf} to {driver}"),
             Self::Bind { bdf, driver } => write!(f, "bind {bdf} to {driver}"),

@@ -109,6 +109,13 @@ impl fmt::Display for Slot {
     }
 }
 
+impl Slot {
+    /// Returns the slot's first function, whether it is there or not.
+    pub fn first(self) -> Bdf {
+        Bdf { domain: self.domain, bus: self.bus, device: self.device, function: 0 }
+    }
+}
+
 /// The address of one bus: a bus reset reaches all functions on it, and all buses below.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Bus {

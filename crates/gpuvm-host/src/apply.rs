@@ -77,6 +77,7 @@ fn saved(host: &Host<'_>, op: &HostOp) -> Result<Option<Saved>, HostError> {
         }
         HostOp::ClaimHugepages { .. }
         | HostOp::ClaimAwake { .. }
+        | HostOp::Adopt { .. }
         | HostOp::Unbind { .. }
         | HostOp::Bind { .. } => None,
     })
@@ -93,6 +94,7 @@ fn perform(host: &Host<'_>, op: &HostOp) -> Result<(), HostError> {
             create_overlay::apply(&Overlay { path, backing, format: *format, qemu_img })
         }
         HostOp::KeepAwake { bdf } => keep_awake::apply(kernel, &doing, *bdf),
+        HostOp::Adopt { .. } => Ok(()),
         HostOp::Unbind { bdf, driver } => unbind::apply(kernel, &doing, *bdf, driver),
         HostOp::SetDriverOverride { bdf, driver } => {
             driver_override::apply(kernel, &doing, *bdf, Some(driver))

@@ -7,7 +7,7 @@ use gpuvm_core::pci::{Bdf, DriverName, GroupId};
 use gpuvm_core::units::PageSize;
 
 use crate::kernel_log::KernelSaid;
-use crate::reservation::ProcessRole;
+use crate::reservation::{Owner, ProcessRole};
 
 /// Something that went wrong while reading or changing the host.
 #[derive(Debug, thiserror::Error)]
@@ -47,10 +47,7 @@ pub enum HostError {
         said: Box<KernelSaid>,
     },
     /// A write to an attribute has not come back by its deadline. It goes on in the child, which is never signalled.
-    #[error(
-        "{doing}: writing `{value}` to {path} has not come back after {seconds} s and goes on in process {pid} ({state}){said}",
-        path = path.display()
-    )]
+    #[error("{doing}: {} in process {pid} ({state}){said}", in_flight_words(path, value, *seconds))]
     InFlight {
         /// The operation in words.
         doing: String,
@@ -58,7 +55,7 @@ pub enum HostError {
         path: PathBuf,
         /// What was written.
         value: String,
-        /// The deadline that passed.
+        /// The deadline that passed; 0 for a write of before, that wasn't waited for again.
         seconds: u64,
         /// The child that waits.
         pid: i32,
@@ -66,6 +63,18 @@ pub enum HostError {
         state: String,
         /// What the kernel said in its log meanwhile.
         said: Box<KernelSaid>,
+    },
+    /// A device that a write to the kernel has not come back for: looking at it closer would hang too.
+    #[error(
+        "{bdf} is in the hands of the kernel since a write that has not come back: process {pid} ({state})"
+    )]
+    Spared {
+        /// The device.
+        bdf: Bdf,
+        /// The child that waits.
+        pid: i32,
+        /// The child's state and wait channel, as /proc shows them.
+        state: String,
     },
     /// A write succeeded and changed nothing.
     #[error("{doing}: the kernel took the write, but {bdf} now has {now}{said}")]
@@ -222,13 +231,13 @@ pub enum HostError {
         ranges: String,
     },
     /// Another VM has one of the devices.
-    #[error("{what} is reserved by VM {vm} ({state})")]
+    #[error("{what} is reserved by {owner} ({state})")]
     Reserved {
         /// What is reserved.
         what: String,
-        /// The VM that has it.
-        vm: String,
-        /// Whether that VM runs, in words.
+        /// Who has it.
+        owner: Owner,
+        /// Whether that one runs, in words.
         state: String,
     },
     /// A VM of this name runs already.
@@ -323,6 +332,15 @@ impl HostError {
             | Self::Vfio { source, .. }
             | Self::NoInterruptRemapping { source, .. } => source.raw_os_error(),
             _ => None,
+        }
+    }
+}
+
+fn in_flight_words(path: &Path, value: &str, seconds: u64) -> String {
+    match seconds {
+        0 => "a write of before has not come back yet, and goes on".to_owned(),
+        _ => {
+            format!("writing `{value}` to {} has not come back after {seconds} s and goes on", path.display())
         }
     }
 }

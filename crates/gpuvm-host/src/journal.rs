@@ -174,16 +174,24 @@ impl Journal {
     }
 }
 
+/// Returns what a journal has left to undo in this boot, last first.
+///
+/// # Errors
+/// Returns failures to read, and a journal of an unknown format.
+pub fn open_of(path: &Path, boot_id: &str) -> Result<Vec<Record>, HostError> {
+    let Some(text) = crate::root::read_text(path)? else { return Ok(Vec::new()) };
+    Ok(match replay(path, &text, boot_id)? {
+        Replayed { records, boot: Boot::This, end: End::Open } => open(&records).cloned().collect(),
+        _ => Vec::new(),
+    })
+}
+
 /// Counts what a journal has left to undo in this boot.
 ///
 /// # Errors
 /// Returns failures to read, and a journal of an unknown format.
 pub fn left(path: &Path, boot_id: &str) -> Result<usize, HostError> {
-    let Some(text) = crate::root::read_text(path)? else { return Ok(0) };
-    Ok(match replay(path, &text, boot_id)? {
-        Replayed { records, boot: Boot::This, end: End::Open } => open(&records).count(),
-        _ => 0,
-    })
+    Ok(open_of(path, boot_id)?.len())
 }
 
 /// Returns what a journal of another boot had left to undo, last first; nothing for one of this boot.

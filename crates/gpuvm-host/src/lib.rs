@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod archive;
+pub mod bound;
 pub mod claims;
 pub mod collect;
 pub mod config;

@@ -15,6 +15,7 @@ use gpuvm_core::pci::Bdf;
 
 use crate::HostError;
 use crate::journal::Record;
+use crate::ops;
 use crate::process::find_open;
 use crate::root::HostRoot;
 
@@ -67,6 +68,7 @@ fn attributes_of(root: &HostRoot, op: &HostOp) -> Vec<PathBuf> {
         HostOp::ClaimAwake { port: bdf } | HostOp::KeepAwake { bdf } => {
             of_device(*bdf, &["power/control", "d3cold_allowed"])
         }
+        HostOp::Adopt { .. } => vec![root.path(ops::adopt::PROBE)],
         HostOp::SetDriverOverride { bdf, .. } => of_device(*bdf, &["driver_override"]),
         HostOp::Unbind { driver, .. } | HostOp::Bind { driver, .. } => {
             ["bind", "unbind"].map(|name| root.driver(driver).join(name)).to_vec()
@@ -94,7 +96,9 @@ fn find<'a>(attributes: &BTreeMap<PathBuf, Vec<&'a HostOp>>) -> Result<Option<Or
 /// Tells whether a process of this name may write for an operation: one that is named after another device doesn't.
 fn may_be_for(name: &str, op: &HostOp) -> bool {
     match (op, name.parse::<Bdf>()) {
-        (HostOp::Unbind { bdf, .. } | HostOp::Bind { bdf, .. }, Ok(written)) => *bdf == written,
+        (HostOp::Adopt { bdf } | HostOp::Unbind { bdf, .. } | HostOp::Bind { bdf, .. }, Ok(written)) => {
+            *bdf == written
+        }
         _ => true,
     }
 }

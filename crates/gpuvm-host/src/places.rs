@@ -78,6 +78,11 @@ impl Places {
         self.vm(vm).join("baselines.json")
     }
 
+    /// Returns the folder of what `gpuvm bind` has bound, one folder per set.
+    pub fn bound(&self) -> PathBuf {
+        self.run.join("bound")
+    }
+
     /// Returns a VM's folder of what outlives a reboot, such as firmware variables.
     pub fn state(&self, vm: &VmName) -> PathBuf {
         self.states().join(vm.as_str())

@@ -4,6 +4,7 @@
 //! It is a record, not a lock: it outlives a launcher that was killed, and is free when supervisor, QEMU and children
 //! that still wait for the kernel are dead and the journal is closed.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use gpuvm_core::cpulist::CpuSet;
@@ -14,6 +15,7 @@ use gpuvm_core::reset::ResetDomain;
 use serde::{Deserialize, Serialize};
 
 use crate::HostError;
+use crate::bound;
 use crate::journal;
 use crate::lock;
 use crate::places::Places;
@@ -41,7 +43,25 @@ impl std::fmt::Display for ProcessRole {
     }
 }
 
-/// What one VM has.
+/// Whom a reservation belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    /// A VM.
+    Vm(VmName),
+    /// A `gpuvm bind` or `unbind` that is under way, named by its first function.
+    Bind(Bdf),
+}
+
+impl std::fmt::Display for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Vm(vm) => write!(f, "VM {vm}"),
+            Self::Bind(bdf) => write!(f, "a bind or unbind of {bdf}"),
+        }
+    }
+}
+
+/// What one VM has, or what is being bound.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reservation {
     /// The VM.
@@ -64,6 +84,9 @@ pub struct Reservation {
     /// What a bus reset of its devices reaches.
     #[serde(default)]
     pub reset_domains: Vec<ResetDomain>,
+    /// The first function, where it belongs to no VM: its devices are being bound or given back, and `vm` stands for nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bind: Option<Bdf>,
 }
 
 impl Reservation {
@@ -80,7 +103,49 @@ impl Reservation {
             in_flight: Vec::new(),
             cpus: plan.placement.vcpus.iter().map(|pin| pin.cpu).collect(),
             reset_domains: plan.devices.iter().filter_map(|device| device.reset_domain.clone()).collect(),
+            bind: None,
         }
+    }
+
+    /// Makes the record for functions that are bound or given back by this process.
+    pub fn of_bind(first: Bdf, boot_id: &str, groups: Vec<GroupId>, devices: Vec<Bdf>) -> Self {
+        Self {
+            vm: bound::name(first),
+            boot_id: boot_id.to_owned(),
+            groups,
+            devices,
+            supervisor: ProcessId::own(),
+            qemu: None,
+            in_flight: Vec::new(),
+            cpus: CpuSet::default(),
+            reset_domains: Vec::new(),
+            bind: Some(first),
+        }
+    }
+
+    /// Adds what another record has, with the children that still wait for the kernel.
+    fn absorb(&mut self, other: &Self) {
+        let new = |bdf: &&Bdf| !self.devices.contains(bdf);
+        let devices: Vec<Bdf> = other.devices.iter().filter(new).copied().collect();
+        self.devices.extend(devices);
+        let groups: Vec<GroupId> =
+            other.groups.iter().filter(|group| !self.groups.contains(group)).copied().collect();
+        self.groups.extend(groups);
+        self.in_flight.extend(other.in_flight.iter().filter(|child| child.is_alive()));
+    }
+
+    /// Tells whom it belongs to.
+    pub fn owner(&self) -> Owner {
+        self.bind.map_or_else(|| Owner::Vm(self.vm.clone()), Owner::Bind)
+    }
+
+    /// Counts what its journal has left to undo. One that can't be read holds its owner's devices, and nobody else's.
+    fn left(&self, places: &Places) -> usize {
+        match self.owner() {
+            Owner::Vm(vm) => journal::left(&places.journal(&vm), &self.boot_id),
+            Owner::Bind(_) => bound::left(places, &self.boot_id, &self.devices),
+        }
+        .unwrap_or(usize::MAX)
     }
 
     /// Names a process of this VM that is alive, the launcher first.
@@ -116,42 +181,70 @@ impl Reservation {
 pub fn reserve(places: &Places, wanted: &Reservation) -> Result<(), HostError> {
     let _guard = lock::tables(places)?;
     for over in check(places, wanted)? {
-        remove(places, &over)?;
+        lock::remove(&over)?;
     }
     store(places, wanted)
 }
 
-/// Looks whether what a plan needs could be reserved, and returns the VMs whose records are over.
+/// Looks whether what a plan needs could be reserved, and returns the records that are over.
 ///
 /// # Errors
 /// As [`reserve`]; nothing is changed.
-pub fn check(places: &Places, wanted: &Reservation) -> Result<Vec<VmName>, HostError> {
+pub fn check(places: &Places, wanted: &Reservation) -> Result<Vec<PathBuf>, HostError> {
     let mut over = Vec::new();
     for held in all(places, &wanted.boot_id)? {
-        // A journal that can't be read holds its VM's devices, and nobody else's.
-        let left = journal::left(&places.journal(&held.vm), &wanted.boot_id).unwrap_or(usize::MAX);
         let alive = held.alive();
-        if alive.is_none() && left == 0 {
-            over.push(held.vm);
+        if alive.is_none() && held.left(places) == 0 {
+            over.push(file(places, &held));
             continue;
         }
-        if held.vm == wanted.vm {
+        if let Owner::Vm(vm) = held.owner()
+            && held.owner() == wanted.owner()
+        {
             return Err(match alive {
-                Some((role, process)) => {
-                    HostError::AlreadyUp { vm: held.vm.to_string(), role, pid: process.pid }
-                }
-                None => HostError::LeftBehind { vm: held.vm.to_string() },
+                Some((role, process)) => HostError::AlreadyUp { vm: vm.to_string(), role, pid: process.pid },
+                None => HostError::LeftBehind { vm: vm.to_string() },
             });
         }
-        if let Some(what) = held.conflict(wanted) {
-            let state = match alive {
-                Some((role, process)) => format!("{role} process {} is alive", process.pid),
-                None => "ended without giving the host back".to_owned(),
-            };
-            return Err(HostError::Reserved { what, vm: held.vm.to_string(), state });
-        }
+        conflicts(&held, wanted)?;
     }
     Ok(over)
+}
+
+fn conflicts(held: &Reservation, wanted: &Reservation) -> Result<(), HostError> {
+    let Some(what) = held.conflict(wanted) else { return Ok(()) };
+    let state = match held.alive() {
+        Some((role, process)) => format!("{role} process {} is alive", process.pid),
+        None => "ended without giving the host back".to_owned(),
+    };
+    Err(HostError::Reserved { what, owner: held.owner(), state })
+}
+
+/// Reserves functions that are to be given back, and takes over what a bind or unbind that died has left of them: its devices are
+/// added to the record, which is returned.
+///
+/// # Errors
+/// Returns who has one of them and is alive, or is a VM.
+pub fn reserve_return(places: &Places, mut wanted: Reservation) -> Result<Reservation, HostError> {
+    let _guard = lock::tables(places)?;
+    let mut over = Vec::new();
+    for held in all(places, &wanted.boot_id)? {
+        let own = held.supervisor == ProcessId::own();
+        let given_up = held.bind.is_some() && (own || !held.supervisor.is_alive());
+        if held.alive().is_none() && held.left(places) == 0 {
+            over.push(file(places, &held));
+        } else if given_up && held.conflict(&wanted).is_some() {
+            over.push(file(places, &held));
+            wanted.absorb(&held);
+        } else {
+            conflicts(&held, &wanted)?;
+        }
+    }
+    store(places, &wanted)?;
+    for path in over.iter().filter(|path| **path != file(places, &wanted)) {
+        lock::remove(path)?;
+    }
+    Ok(wanted)
 }
 
 /// Makes this process the supervisor of a VM whose launcher is dead, so that nobody else gives it back or brings it up.
@@ -163,7 +256,7 @@ pub fn check(places: &Places, wanted: &Reservation) -> Result<Vec<VmName>, HostE
 /// Returns that a launcher or another cleanup is at it, and failures to read or write.
 pub fn take_over(places: &Places, boot_id: &str, vm: &VmName) -> Result<Reservation, HostError> {
     let _guard = lock::tables(places)?;
-    let known = read(&file(places, vm))?.filter(|record| record.boot_id == boot_id);
+    let known = read(&file_of(places, vm))?.filter(|record| record.boot_id == boot_id);
     let mut record = known.unwrap_or_else(|| Reservation {
         vm: vm.clone(),
         boot_id: boot_id.to_owned(),
@@ -174,6 +267,7 @@ pub fn take_over(places: &Places, boot_id: &str, vm: &VmName) -> Result<Reservat
         in_flight: Vec::new(),
         cpus: CpuSet::default(),
         reset_domains: Vec::new(),
+        bind: None,
     });
     if record.supervisor.is_alive() && record.supervisor != ProcessId::own() {
         let pid = record.supervisor.pid;
@@ -209,7 +303,70 @@ pub fn update(places: &Places, reservation: &Reservation) -> Result<(), HostErro
 /// Returns failures to remove the record.
 pub fn release(places: &Places, vm: &VmName) -> Result<(), HostError> {
     let _guard = lock::tables(places)?;
-    remove(places, vm)
+    lock::remove(&file_of(places, vm))
+}
+
+/// Gives free what a bind or unbind had.
+///
+/// # Errors
+/// Returns failures to remove the record.
+pub fn release_bind(places: &Places, reservation: &Reservation) -> Result<(), HostError> {
+    let _guard = lock::tables(places)?;
+    lock::remove(&file(places, reservation))
+}
+
+/// Whether a bind or unbind is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Binding {
+    /// None is, or only one that died.
+    Nobody,
+    /// One is.
+    UnderWay,
+}
+
+/// Removes the records of binds and unbinds that are over, and of those before a reboot; tells whether any is under way.
+///
+/// # Errors
+/// Returns failures to read or remove.
+pub fn clear_binds(places: &Places, boot_id: &str) -> Result<Binding, HostError> {
+    let mut under_way = Binding::Nobody;
+    let _guard = lock::tables(places)?;
+    let folder = places.reservations();
+    for name in crate::root::list(&folder)?.iter().filter(|name| name.starts_with("bind-")) {
+        let path = folder.join(name);
+        if let Some(partial) = name.strip_suffix(".partial") {
+            // A replacement that was cut short; the record itself is looked at by its own name.
+            tracing::debug!("removing what is left of writing {partial}");
+            std::fs::remove_file(&path).map_err(HostError::file("remove", &path))?;
+            continue;
+        }
+        let over = |record: &Reservation| {
+            record.boot_id != boot_id || (record.alive().is_none() && record.left(places) == 0)
+        };
+        match read(&path)? {
+            Some(record) if over(&record) => lock::remove(&path)?,
+            Some(record) if record.supervisor.is_alive() && record.supervisor != ProcessId::own() => {
+                under_way = Binding::UnderWay;
+            }
+            _ => {}
+        }
+    }
+    Ok(under_way)
+}
+
+/// Returns the functions that a write to the kernel has not come back for, with the process that waits in it: whatever takes their
+/// lock hangs too.
+///
+/// # Errors
+/// Returns failures to read the records.
+pub fn in_flight(places: &Places, boot_id: &str) -> Result<BTreeMap<Bdf, i32>, HostError> {
+    let mut found = BTreeMap::new();
+    for record in all(places, boot_id)? {
+        if let Some(child) = record.in_flight.iter().find(|child| child.is_alive()) {
+            found.extend(record.devices.iter().map(|bdf| (*bdf, child.pid)));
+        }
+    }
+    Ok(found)
 }
 
 /// Lists the VMs that have a record, of whatever boot.
@@ -239,17 +396,21 @@ fn read(path: &Path) -> Result<Option<Reservation>, HostError> {
     serde_json::from_str(&text).map(Some).map_err(|error| HostError::content(path, &text, error))
 }
 
-fn file(places: &Places, vm: &VmName) -> PathBuf {
+fn file_of(places: &Places, vm: &VmName) -> PathBuf {
     places.reservations().join(format!("{vm}.json"))
 }
 
+/// Names a record's file; that of a bind is no VM's name.
+fn file(places: &Places, reservation: &Reservation) -> PathBuf {
+    match reservation.owner() {
+        Owner::Vm(vm) => file_of(places, &vm),
+        Owner::Bind(bdf) => places.reservations().join(format!("bind-{bdf}.json")),
+    }
+}
+
 fn store(places: &Places, reservation: &Reservation) -> Result<(), HostError> {
-    let path = file(places, &reservation.vm);
+    let path = file(places, reservation);
     let text =
         serde_json::to_vec_pretty(reservation).map_err(|error| HostError::content(&path, "", error))?;
     lock::replace(&path, &text)
-}
-
-fn remove(places: &Places, vm: &VmName) -> Result<(), HostError> {
-    lock::remove(&file(places, vm))
 }

@@ -1,5 +1,6 @@
 //! The kernel's trees under a prefix, and how their files are read.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read};
@@ -16,6 +17,8 @@ const MAX_BYTES: u64 = 4 << 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostRoot {
     prefix: PathBuf,
+    /// Functions whose locks are held by a write that doesn't come back, with the process that waits in it.
+    spared: BTreeMap<Bdf, i32>,
 }
 
 impl Default for HostRoot {
@@ -27,7 +30,26 @@ impl Default for HostRoot {
 impl HostRoot {
     /// Takes the host's trees from below a folder: `/` for the real host.
     pub fn new(prefix: impl Into<PathBuf>) -> Self {
-        Self { prefix: prefix.into() }
+        Self { prefix: prefix.into(), spared: BTreeMap::new() }
+    }
+
+    /// Leaves alone what takes the locks of these functions, which processes hold that wait in the kernel: reading it would never
+    /// come back.
+    #[must_use]
+    pub fn sparing(mut self, functions: BTreeMap<Bdf, i32>) -> Self {
+        self.spared = functions;
+        self
+    }
+
+    /// Checks that a function's lock may be taken.
+    ///
+    /// # Errors
+    /// Returns the process that holds it.
+    pub(crate) fn lockable(&self, bdf: Bdf) -> Result<(), HostError> {
+        match self.spared.get(&bdf) {
+            None => Ok(()),
+            Some(pid) => Err(HostError::Spared { bdf, pid: *pid, state: crate::process::describe(*pid) }),
+        }
     }
 
     /// Returns where an absolute path of the host lies.
@@ -149,8 +171,9 @@ pub fn driver_of(root: &HostRoot, bdf: Bdf) -> Result<Option<DriverName>, HostEr
 /// Returns a device's `driver_override`; the kernel shows `(null)` for none.
 ///
 /// # Errors
-/// Returns failures to read.
+/// Returns failures to read, and that the function's lock can't be had (driver_override_show of drivers/pci/pci-sysfs.c takes it).
 pub fn override_of(root: &HostRoot, bdf: Bdf) -> Result<Option<DriverName>, HostError> {
+    root.lockable(bdf)?;
     let text = read_text(&root.device(bdf).join("driver_override"))?;
     Ok(text.as_deref().map(str::trim).filter(|name| *name != "(null)").and_then(DriverName::new))
 }

@@ -12,7 +12,7 @@ use crate::apply::Host;
 use crate::journal::{self, Journal, OpState, Record, Saved};
 use crate::ops::create_overlay::{self, Overlay};
 use crate::ops::hugepages::{self, PoolClaim};
-use crate::ops::{bind, claim_awake, driver_override, keep_awake, unbind};
+use crate::ops::{adopt, bind, claim_awake, driver_override, keep_awake, unbind};
 use crate::places::Places;
 use crate::power::DriverChange;
 use crate::process::ProcessId;
@@ -27,10 +27,29 @@ use crate::root;
 /// A journal that can't be written, on a full disk for example, stops nothing: giving back comes first. `told` hears of each
 /// operation before it is undone.
 pub fn undo_all(host: &Host<'_>, journal: &mut Journal, told: &mut dyn FnMut(&HostOp)) -> Vec<HostError> {
+    undo_some(host, journal, &|_| Part::Undone, told)
+}
+
+/// Whether an operation is among those that are undone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// It is.
+    Undone,
+    /// It stays.
+    Kept,
+}
+
+/// Undoes a part of what a journal holds, as [`undo_all`] does all of it: the part must be all of its devices' operations.
+pub fn undo_some(
+    host: &Host<'_>,
+    journal: &mut Journal,
+    part: &dyn Fn(&HostOp) -> Part,
+    told: &mut dyn FnMut(&HostOp),
+) -> Vec<HostError> {
     let mut failures = Vec::new();
     let mut blocked = BTreeSet::new();
     let rebound: BTreeSet<Bdf> = journal.records().iter().filter_map(|record| rebinds(&record.op)).collect();
-    for record in journal.open_records() {
+    for record in journal.open_records().into_iter().filter(|record| part(&record.op) == Part::Undone) {
         if record.op.bdf().is_some_and(|bdf| blocked.contains(&bdf)) {
             continue;
         }
@@ -64,7 +83,7 @@ fn stuck(error: &HostError) -> OpState {
 /// Returns the device whose driver an operation changes.
 fn rebinds(op: &HostOp) -> Option<Bdf> {
     match op {
-        HostOp::Unbind { bdf, .. } | HostOp::Bind { bdf, .. } => Some(*bdf),
+        HostOp::Adopt { bdf } | HostOp::Unbind { bdf, .. } | HostOp::Bind { bdf, .. } => Some(*bdf),
         _ => None,
     }
 }
@@ -87,6 +106,7 @@ fn undo(host: &Host<'_>, record: &Record, rebound: &BTreeSet<Bdf>) -> Result<(),
             let change = if rebound.contains(bdf) { DriverChange::Rebound } else { DriverChange::Kept };
             keep_awake::undo(host, *bdf, saved_policy(record), change)
         }
+        HostOp::Adopt { bdf } => adopt::undo(host, *bdf),
         HostOp::Bind { bdf, driver } => bind::undo(host, *bdf, driver),
         HostOp::SetDriverOverride { bdf, driver } => {
             driver_override::undo(host, *bdf, driver, saved_driver(record))
@@ -158,7 +178,7 @@ pub fn with_overlays(places: &Places) -> Result<Vec<VmName>, HostError> {
 
 fn still_in_flight(host: &Host<'_>, record: &Record, child: ProcessId) -> HostError {
     HostError::InFlight {
-        doing: record.op.to_string(),
+        doing: format!("undo: {}", record.op),
         path: record.op.bdf().map(|bdf| host.kernel.root.device(bdf)).unwrap_or_default(),
         value: String::new(),
         seconds: 0,

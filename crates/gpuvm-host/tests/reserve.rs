@@ -12,7 +12,7 @@ use gpuvm_host::journal::Journal;
 use gpuvm_host::lock::make_dir;
 use gpuvm_host::places::Places;
 use gpuvm_host::process::ProcessId;
-use gpuvm_host::reservation::{Reservation, check, reserve};
+use gpuvm_host::reservation::{Owner, Reservation, check, reserve};
 use rstest::rstest;
 
 const BOOT: &str = "boot-1";
@@ -31,6 +31,7 @@ fn reservation(vm: &str, bdf: &str, group: u32, buses: &[&str]) -> Reservation {
         in_flight: Vec::new(),
         cpus: CpuSet::default(),
         reset_domains: domain.into_iter().collect(),
+        bind: None,
     }
 }
 
@@ -49,7 +50,10 @@ fn what_another_vm_has_is_refused_by_name(
     let places = Places::below(dir.path());
     reserve(&places, &reservation("first", "0000:81:00.0", 7, &["0000:81"])).unwrap();
     let error = reserve(&places, &reservation("second", bdf, group, buses)).unwrap_err();
-    assert!(matches!(&error, HostError::Reserved { vm, .. } if vm == "first"), "{error}");
+    assert!(
+        matches!(&error, HostError::Reserved { owner: Owner::Vm(vm), .. } if vm.as_str() == "first"),
+        "{error}"
+    );
     assert!(error.to_string().contains(says), "{error}");
 }
 
@@ -61,7 +65,10 @@ fn what_no_other_vm_has_is_given(#[case] buses: &[&str]) {
     let dir = tempfile::tempdir().unwrap();
     let places = Places::below(dir.path());
     reserve(&places, &reservation("first", "0000:81:00.0", 7, &["0000:81"])).unwrap();
-    assert_eq!(check(&places, &reservation("second", "0000:90:00.0", 8, buses)).unwrap(), []);
+    assert_eq!(
+        check(&places, &reservation("second", "0000:90:00.0", 8, buses)).unwrap(),
+        [] as [std::path::PathBuf; 0]
+    );
 }
 
 #[rstest]

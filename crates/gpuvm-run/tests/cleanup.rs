@@ -78,6 +78,7 @@ impl Bench {
             in_flight: Vec::new(),
             cpus: Default::default(),
             reset_domains: Vec::new(),
+            bind: None,
         };
         reservation::reserve(&places, &record).unwrap();
         Self { fake, places, vm }

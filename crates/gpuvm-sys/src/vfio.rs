@@ -1,13 +1,14 @@
-//! The group model of VFIO: what can be learned and set up without opening a device.
+//! The group model of VFIO: what can be learned and set up without opening a device, and opening one.
 //!
-//! A device descriptor is never opened here: opening one resets the device (and closing it resets it again), which is QEMU's to do once.
+//! Opening a device descriptor resets the device (and closing it resets it again), which is QEMU's to do once: gpuvm never does it, its tests do.
 //! Numbers and structures are those of linux/vfio.h; the numbers are `_IO(';', 100 + n)` even where a pointer goes with them.
 
 use nix::errno::Errno;
+use std::ffi::CStr;
 use std::fs::OpenOptions;
 use std::io;
 use std::ops::RangeInclusive;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 use vfio_bindings::bindings::vfio as uapi;
 use vmm_sys_util::fam::{FamStruct, FamStructWrapper};
@@ -27,6 +28,11 @@ mod ioctl {
     );
     nix::ioctl_write_ptr_bad!(group_set_container, request_code_none!(VFIO_TYPE, VFIO_BASE + 4), libc::c_int);
     nix::ioctl_none_bad!(group_unset_container, request_code_none!(VFIO_TYPE, VFIO_BASE + 5));
+    nix::ioctl_write_ptr_bad!(
+        group_get_device_fd,
+        request_code_none!(VFIO_TYPE, VFIO_BASE + 6),
+        libc::c_char
+    );
     nix::ioctl_readwrite_bad!(
         iommu_get_info,
         request_code_none!(VFIO_TYPE, VFIO_BASE + 12),
@@ -146,6 +152,17 @@ impl Group {
         // SAFETY: the call takes no argument.
         unsafe { ioctl::group_unset_container(self.fd.as_raw_fd()) }?;
         Ok(())
+    }
+
+    /// Opens a device of the group, which resets it; the group must be in a container with an IOMMU.
+    ///
+    /// # Errors
+    /// ENODEV when the group has no such device, EINVAL without a container.
+    pub fn open_device(&self, name: &CStr) -> io::Result<OwnedFd> {
+        // SAFETY: `name` is a string that ends in NUL, and the kernel only reads it.
+        let fd = unsafe { ioctl::group_get_device_fd(self.fd.as_raw_fd(), name.as_ptr()) }?;
+        // SAFETY: the kernel has just made this descriptor for us, and nobody else has it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
     /// Closes the group and says how that went.

@@ -11,6 +11,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::cmd::bind::BindArgs;
 use crate::cmd::devices::DevicesArgs;
 use crate::cmd::doctor::DoctorArgs;
 use crate::cmd::explain::ExplainArgs;
@@ -80,7 +81,11 @@ pub(crate) enum Command {
     Up(UpArgs),
     /// List the devices that can be passed, and why others can't; or show everything about one
     Devices(DevicesArgs),
-    /// Give back what VMs left behind whose gpuvm was killed
+    /// Bind devices to VFIO by hand, by whole IOMMU groups; they stay bound until `unbind`
+    Bind(BindArgs),
+    /// Give bound devices back to the drivers that they had
+    Unbind(BindArgs),
+    /// Give back what VMs left behind whose gpuvm was killed, and what a bind or unbind was cut short in
     Cleanup(CleanupArgs),
     /// Take down what a profile rests on, or say what has changed since
     Lock(LockArgs),

@@ -34,8 +34,13 @@ pub(crate) struct Item {
 }
 
 impl Item {
-    fn new(error: &(impl Debug + Display), hint: Option<String>) -> Self {
+    pub(crate) fn new(error: &(impl Debug + Display), hint: Option<String>) -> Self {
         Self { kind: kind(error), message: error.to_string(), hint }
+    }
+
+    /// Renders it for a program.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        json!({ "kind": self.kind, "message": self.message, "hint": self.hint })
     }
 }
 
@@ -90,11 +95,7 @@ impl Failure {
     /// Renders it for a program.
     pub(crate) fn to_json(&self) -> serde_json::Value {
         let mut problems: Vec<_> = self.profile.iter().flat_map(diagnostics::to_json).collect();
-        problems.extend(
-            self.items
-                .iter()
-                .map(|item| json!({ "kind": item.kind, "message": item.message, "hint": item.hint })),
-        );
+        problems.extend(self.items.iter().map(Item::to_json));
         json!({ "error": { "exit_code": self.code, "problems": problems } })
     }
 }
@@ -169,6 +170,7 @@ fn host_code(error: &HostError) -> Exit {
         | HostError::LeftBehind { .. }
         | HostError::GroupBusy { .. }
         | HostError::Locked { .. }
+        | HostError::Spared { .. }
         | HostError::Stale { .. } => Exit::Busy,
         HostError::InFlight { .. }
         | HostError::NotAnswering { .. }

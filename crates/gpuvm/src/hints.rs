@@ -14,7 +14,7 @@ use gpuvm_core::trouble::{self, Context, Explanation};
 use gpuvm_core::units::{ByteSize, PageSize};
 use gpuvm_host::HostError;
 use gpuvm_host::errno::ENODEV;
-use gpuvm_host::reservation::ProcessRole;
+use gpuvm_host::reservation::{Owner, ProcessRole};
 use gpuvm_run::{LastWords, LaunchError};
 
 const SIGKILL: i32 = 9;
@@ -61,6 +61,14 @@ fn of_device(refusal: &Refusal) -> Option<String> {
         Refusal::HasVirtualFunctions { bdf, .. } => {
             format!(
                 "pass one of its virtual functions, or switch them off: echo 0 > /sys/bus/pci/devices/{bdf}/sriov_numvfs"
+            )
+        }
+        Refusal::EmptySlot { .. } => "list the devices: lspci -D".to_owned(),
+        Refusal::ForeignMember { wanted, .. } if !wanted.is_empty() => {
+            let all: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+            format!(
+                "take the whole group, if nobody needs the others: gpuvm bind {}; or put the card in another slot, whose port has ACS",
+                all.join(" ")
             )
         }
         Refusal::ForeignMember { bdf, member, .. } => format!(
@@ -225,6 +233,9 @@ fn of_error(error: &HostError) -> Option<String> {
             "something holds the device; it is let go as soon as that ends. Look: cat /proc/{pid}/stack; dmesg | tail. \
              Don't kill process {pid}: it would only hang harder. Then: gpuvm cleanup"
         ),
+        HostError::Spared { pid, .. } => format!(
+            "something holds the device; see what: ls -l /proc/*/fd 2>/dev/null | grep /dev/. Don't kill process {pid}. Once it is gone: gpuvm cleanup"
+        ),
         HostError::Hugepages { node, page, .. } => format!(
             "free memory is too scattered or too little on node {node}. Look: cat \
              /sys/devices/system/node/node{node}/meminfo. Then: echo 1 > /proc/sys/vm/compact_memory, a smaller \
@@ -265,7 +276,10 @@ fn of_error(error: &HostError) -> Option<String> {
             page.as_kib()
         ),
         HostError::Stale { .. } => "try again: it is planned anew then".to_owned(),
-        HostError::Reserved { vm, state, .. } if state.starts_with("ended") => format!("gpuvm cleanup {vm}"),
+        HostError::Reserved { owner, state, .. } if state.starts_with("ended") => match owner {
+            Owner::Vm(vm) => format!("gpuvm cleanup {vm}"),
+            Owner::Bind(_) => "gpuvm cleanup".to_owned(),
+        },
         HostError::DriverGone { bdf, driver } => {
             format!("load it and give the device back: modprobe {driver} && gpuvm cleanup # {bdf}")
         }

@@ -1,10 +1,12 @@
 //! Loads a profile and plans it on a host: what check, plan, argv and up begin with.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use gpuvm_core::facts::file::FactsFile;
-use gpuvm_core::facts::{Holder, HostFacts};
+use gpuvm_core::facts::{BoundFacts, Holder, HostFacts};
 use gpuvm_core::lock::Lock;
+use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::files::named;
 use gpuvm_core::plan::{Plan, plan};
 use gpuvm_core::profile::{Problem, Profile, Selector, Sources, parse};
@@ -13,6 +15,7 @@ use gpuvm_host::archive;
 use gpuvm_host::errno::EACCES;
 use gpuvm_host::facts::{self, Depth, Scope};
 use gpuvm_host::reservation::{self, Reservation, pinned_cpus};
+use gpuvm_host::root::HostRoot;
 
 use crate::cli::{Cli, ProfileArgs};
 use crate::exit::Exit;
@@ -143,7 +146,7 @@ pub(crate) fn facts_for(cli: &Cli, profile: &Profile) -> Result<HostFacts, Failu
             tells_of_files(cli, profile, &recorded.facts)?;
             facts::narrow(recorded.facts, &Scope::Devices(facts::asked(profile)), Depth::Sysfs)
         }
-        None => facts::read(&cli.host_root(), profile)?,
+        None => facts::read(&host_root(cli), profile)?,
     };
     with_own(cli, facts, Some(profile))
 }
@@ -161,7 +164,7 @@ pub(crate) fn survey(
             profile.map_or(Ok(()), |profile| tells_of_files(cli, profile, &recorded.facts))?;
             facts::narrow(recorded.facts, scope, depth)
         }
-        None => facts::survey(&cli.host_root(), scope, depth, profile)?,
+        None => facts::survey(&host_root(cli), scope, depth, profile)?,
     };
     with_own(cli, facts, profile)
 }
@@ -216,6 +219,7 @@ fn check_host_root(cli: &Cli) -> Result<(), Failure> {
 fn with_own(cli: &Cli, mut facts: HostFacts, profile: Option<&Profile>) -> Result<HostFacts, Failure> {
     if !cli.is_recorded() {
         name_vms(cli, &mut facts);
+        facts.bound = bound(cli, &facts)?;
     }
     let Some(profile) = profile else { return Ok(facts) };
     facts.state_dir = cli.places().state(&profile.name);
@@ -230,6 +234,34 @@ fn with_own(cli: &Cli, mut facts: HostFacts, profile: Option<&Profile>) -> Resul
         }
     }
     Ok(facts)
+}
+
+/// Reads what `gpuvm bind` has bound. Its records are for root; who may read them needs them whole.
+fn bound(cli: &Cli, facts: &HostFacts) -> Result<BTreeMap<Bdf, BoundFacts>, Failure> {
+    match gpuvm_host::bound::bound(&cli.places(), &facts.kernel.boot_id) {
+        Err(error) if error.errno() == Some(EACCES) => Ok(BTreeMap::new()),
+        bound => Ok(bound?),
+    }
+}
+
+/// Reads what must be known of devices to bind them or to give them back.
+pub(crate) fn devices(cli: &Cli, asked: BTreeSet<Bdf>) -> Result<HostFacts, Failure> {
+    check_host_root(cli)?;
+    let facts = facts::read_devices(&host_root(cli), asked)?;
+    with_own(cli, facts, None)
+}
+
+/// Returns the host to read, with what hangs in it left alone.
+fn host_root(cli: &Cli) -> HostRoot {
+    let root = cli.host_root();
+    if cli.is_recorded() {
+        return root;
+    }
+    let spared = facts::boot_id(&root).and_then(|boot_id| reservation::in_flight(&cli.places(), &boot_id));
+    root.sparing(spared.unwrap_or_else(|error| {
+        tracing::debug!("what hangs isn't known: {error}");
+        BTreeMap::new()
+    }))
 }
 
 /// Adds the names of gpuvm's own VMs to those that have devices. Without them it's the process that is named.

@@ -1,6 +1,7 @@
 //! The scenarios that run inside the lab host, and their tools.
 
 pub mod bad_hosts;
+mod bind;
 pub mod boot_display;
 pub mod canary;
 mod doctor;

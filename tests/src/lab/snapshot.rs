@@ -34,7 +34,7 @@ impl Snapshot {
             names.sort_unstable();
             attributes.insert(name.to_owned(), names.join(" "));
         }
-        for folder in ["/run/gpuvm/reservations", "/run/gpuvm/vm"] {
+        for folder in ["/run/gpuvm/bound", "/run/gpuvm/reservations", "/run/gpuvm/vm"] {
             attributes.insert(folder.to_owned(), names(Path::new(folder)).join(" "));
         }
         let claims = fs::read_to_string("/run/gpuvm/claims.json").unwrap_or_default();

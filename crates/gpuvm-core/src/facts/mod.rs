@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cpulist::CpuSet;
 use crate::names::PciNames;
-use crate::pci::{Bdf, GroupId};
+use crate::pci::{Bdf, DriverName, GroupId};
 use crate::units::{ByteSize, PageSize};
 
 pub use boot::{BootFacts, BootModule, Framebuffer, IdMatches, InitramfsFacts, Rule, Viability};
@@ -66,6 +66,9 @@ pub struct HostFacts {
     /// What happens to devices at boot: modules, options, rules.
     #[serde(default)]
     pub boot: BootFacts,
+    /// The functions that `gpuvm bind` has bound, of all of the host.
+    #[serde(default)]
+    pub bound: BTreeMap<Bdf, BoundFacts>,
     /// What the kernel says of groups; nothing of those that it wasn't asked about.
     #[serde(default)]
     pub viability: BTreeMap<GroupId, Viability>,
@@ -75,6 +78,15 @@ pub struct HostFacts {
     /// What couldn't be read, in words: a survey goes on without it, and what rests on it is unknown.
     #[serde(default)]
     pub unread: Vec<String>,
+}
+
+/// A function that `gpuvm bind` has bound.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct BoundFacts {
+    /// The driver that it had.
+    pub was: Option<DriverName>,
+    /// Why it could not be given back: it is stranded.
+    pub stranded: Option<String>,
 }
 
 /// The running kernel.

@@ -6,7 +6,7 @@ use super::obstacle::{Obstacles, Topic};
 use super::variant::{self, VfioDriver};
 use super::{Member, Ownership, PlannedGroup, Refusal, Role, is_vfio_driver};
 use crate::facts::{DeviceFacts, Gravity, HostFacts, Presence};
-use crate::pci::{Bdf, DriverName};
+use crate::pci::{Bdf, DriverName, GroupId};
 use crate::profile::DeviceRequest;
 
 /// A function that the VM owns while it runs.
@@ -49,9 +49,23 @@ enum BootDisplay {
     Allowed,
 }
 
+/// Where devices are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// In a profile.
+    Profile,
+    /// On the command line.
+    CommandLine,
+}
+
 /// Resolves the devices asked for into whole groups.
-pub(super) fn resolve(requests: &[DeviceRequest], facts: &HostFacts, obstacles: &mut Obstacles) -> Groups {
-    let wanted = wanted(requests, facts, obstacles);
+pub(super) fn resolve(
+    requests: &[DeviceRequest],
+    origin: Origin,
+    facts: &HostFacts,
+    obstacles: &mut Obstacles,
+) -> Groups {
+    let wanted = wanted(requests, origin, facts, obstacles);
     let mut groups = Groups::default();
     for (bdf, wanted) in &wanted {
         let Some(device) = facts.devices.get(bdf) else { continue };
@@ -63,14 +77,23 @@ pub(super) fn resolve(requests: &[DeviceRequest], facts: &HostFacts, obstacles: 
         };
         groups.taken.push(Taken { bdf: *bdf, role: wanted.role, ownership, vfio, reason });
     }
-    groups.groups = members(&wanted, facts, obstacles);
+    groups.groups = members(&wanted, origin, facts, obstacles);
     groups
 }
 
 /// Lists the functions asked for, those that come along with a display card, and those that are held, each with its reason.
 ///
 /// A card's slot is kept in one piece: its audio, USB and UCSI functions share its reset and its firmware.
-fn wanted(requests: &[DeviceRequest], facts: &HostFacts, obstacles: &mut Obstacles) -> Vec<(Bdf, Wanted)> {
+fn wanted(
+    requests: &[DeviceRequest],
+    origin: Origin,
+    facts: &HostFacts,
+    obstacles: &mut Obstacles,
+) -> Vec<(Bdf, Wanted)> {
+    let asked = match origin {
+        Origin::Profile => "listed in the profile",
+        Origin::CommandLine => "asked for",
+    };
     let listed: BTreeSet<Bdf> = requests.iter().map(|device| device.bdf).collect();
     let held: BTreeSet<Bdf> = requests.iter().flat_map(|device| device.hold.iter().copied()).collect();
     let mut wanted: Vec<(Bdf, Wanted)> = Vec::new();
@@ -84,7 +107,7 @@ fn wanted(requests: &[DeviceRequest], facts: &HostFacts, obstacles: &mut Obstacl
         if let Some(device) = takeable(bdf, facts, obstacles) {
             let reason = match &request.chosen_by {
                 Some(selector) => format!("chosen by {selector}"),
-                None => "listed in the profile".to_owned(),
+                None => asked.to_owned(),
             };
             want(bdf, Role::Pass, reason);
             let mates = brings_along(bdf, device, facts);
@@ -108,7 +131,11 @@ fn wanted(requests: &[DeviceRequest], facts: &HostFacts, obstacles: &mut Obstacl
 }
 
 /// Returns a device that is there and no bridge.
-fn takeable<'a>(bdf: Bdf, facts: &'a HostFacts, obstacles: &mut Obstacles) -> Option<&'a DeviceFacts> {
+pub(super) fn takeable<'a>(
+    bdf: Bdf,
+    facts: &'a HostFacts,
+    obstacles: &mut Obstacles,
+) -> Option<&'a DeviceFacts> {
     match facts.devices.get(&bdf) {
         None => obstacles.refuse(Refusal::UnknownDevice { bdf }),
         Some(device) if device.class.is_bridge() => {
@@ -216,7 +243,12 @@ fn may_stay(device: &DeviceFacts) -> bool {
 }
 
 /// Goes through all members of all groups touched; one that is neither wanted nor a bridge stands in the way.
-fn members(wanted: &[(Bdf, Wanted)], facts: &HostFacts, obstacles: &mut Obstacles) -> Vec<PlannedGroup> {
+fn members(
+    wanted: &[(Bdf, Wanted)],
+    origin: Origin,
+    facts: &HostFacts,
+    obstacles: &mut Obstacles,
+) -> Vec<PlannedGroup> {
     let by_bdf: BTreeMap<Bdf, &Wanted> = wanted.iter().map(|(bdf, wanted)| (*bdf, wanted)).collect();
     let mut groups: Vec<PlannedGroup> = Vec::new();
     if facts.iommus.is_empty() && !wanted.is_empty() {
@@ -253,6 +285,10 @@ fn members(wanted: &[(Bdf, Wanted)], facts: &HostFacts, obstacles: &mut Obstacle
                     id: device.id,
                     class: device.class,
                     driver: device.driver.clone(),
+                    wanted: match origin {
+                        Origin::Profile => Vec::new(),
+                        Origin::CommandLine => whole(*bdf, group, wanted, facts),
+                    },
                     holder: device
                         .holders
                         .iter()
@@ -264,6 +300,16 @@ fn members(wanted: &[(Bdf, Wanted)], facts: &HostFacts, obstacles: &mut Obstacle
         groups.push(PlannedGroup { id: group, members });
     }
     groups
+}
+
+/// Lists what must be asked for so that the group is whole: what was, and all other members that are no bridges.
+fn whole(bdf: Bdf, group: GroupId, wanted: &[(Bdf, Wanted)], facts: &HostFacts) -> Vec<Bdf> {
+    let is_endpoint =
+        |member: &Bdf| facts.devices.get(member).is_some_and(|device| !device.class.is_bridge());
+    let members = facts.groups.get(&group).into_iter().flatten().copied().filter(is_endpoint);
+    let wanted = wanted.iter().map(|(bdf, _)| *bdf);
+    let all: BTreeSet<Bdf> = wanted.chain(members).chain([bdf]).collect();
+    all.into_iter().collect()
 }
 
 #[cfg(test)]

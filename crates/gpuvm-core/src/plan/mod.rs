@@ -1,5 +1,6 @@
 //! The plan: everything that is decided before the host is touched, each decision with its reason in words.
 
+mod bind;
 mod deviation;
 pub mod files;
 mod group;
@@ -20,6 +21,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use bind::{
+    BindPlan, BoundDevice, InUse, PlannedSet, Returning, Target, UnbindPlan, WayBack, bind, unbind,
+};
 pub use deviation::Deviation;
 pub use memory::{MemoryCell, NodeBinding};
 pub use mmio::{AddressPlan, PlannedBar};
@@ -302,7 +306,7 @@ pub struct PlannedOp {
 pub fn plan(profile: &Profile, facts: &HostFacts) -> Result<Plan, Vec<Refusal>> {
     let mut obstacles = Obstacles::default();
     let backend = vfio::choose(profile, facts, &mut obstacles);
-    let groups = group::resolve(&profile.devices, facts, &mut obstacles);
+    let groups = group::resolve(&profile.devices, group::Origin::Profile, facts, &mut obstacles);
     let devices: Vec<_> = groups.passed().map(|passed| passed.bdf).collect();
     let placement = numa::place(profile, facts, &devices, &mut obstacles);
     let memory = memory::cells(profile, facts, &placement, &mut obstacles);

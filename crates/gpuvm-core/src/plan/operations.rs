@@ -23,10 +23,16 @@ pub(super) fn in_order(
     operations.extend(overlays(disks, facts));
     operations.extend(ports(taken, facts));
     for taken in taken {
-        let reason = "a device that sleeps may not wake up for its guest".to_owned();
-        operations.push(PlannedOp { op: HostOp::KeepAwake { bdf: taken.bdf }, reason });
-        operations.extend(driver(taken, facts));
+        operations.extend(of_device(taken, facts));
     }
+    operations
+}
+
+/// Lists the changes to one function.
+pub(super) fn of_device(taken: &Taken, facts: &HostFacts) -> Vec<PlannedOp> {
+    let reason = "a device that sleeps may not wake up for its guest".to_owned();
+    let mut operations = vec![PlannedOp { op: HostOp::KeepAwake { bdf: taken.bdf }, reason }];
+    operations.extend(driver(taken, facts));
     operations
 }
 

@@ -24,7 +24,7 @@ pub struct Outline {
 /// Works out what a profile comes to. What stands in its way is for [`super::plan`] to tell.
 pub fn outline(profile: &Profile, facts: &HostFacts) -> Outline {
     let mut ignored = Obstacles::default();
-    let groups = group::resolve(&profile.devices, facts, &mut ignored);
+    let groups = group::resolve(&profile.devices, group::Origin::Profile, facts, &mut ignored);
     let passed: Vec<_> = groups.passed().map(|passed| passed.bdf).collect();
     let placement = numa::place(profile, facts, &passed, &mut ignored);
     let memory = memory::cells(profile, facts, &placement, &mut ignored);
@@ -34,7 +34,7 @@ pub fn outline(profile: &Profile, facts: &HostFacts) -> Outline {
 
 /// Returns the functions that a profile is about: those that it would pass, and those that it names and that aren't there.
 pub fn targets(profile: &Profile, facts: &HostFacts) -> Vec<Bdf> {
-    let groups = group::resolve(&profile.devices, facts, &mut Obstacles::default());
+    let groups = group::resolve(&profile.devices, group::Origin::Profile, facts, &mut Obstacles::default());
     let passed = groups.passed().map(|passed| passed.bdf);
     let named = profile.devices.iter().map(|device| device.bdf);
     passed.chain(named).collect::<BTreeSet<_>>().into_iter().collect()

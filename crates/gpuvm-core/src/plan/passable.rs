@@ -36,7 +36,7 @@ pub fn passable(bdf: Bdf, facts: &HostFacts) -> Passability {
         let others = asked.iter().filter(|other| **other != bdf);
         let requests: Vec<_> =
             std::iter::once(&bdf).chain(others).map(|bdf| DeviceRequest::new(*bdf)).collect();
-        let groups = group::resolve(&requests, facts, &mut obstacles);
+        let groups = group::resolve(&requests, group::Origin::Profile, facts, &mut obstacles);
         let before = asked.len();
         asked.extend(obstacles.refusals.iter().filter_map(|refusal| match refusal {
             Refusal::ForeignMember { member, .. } => Some(*member),

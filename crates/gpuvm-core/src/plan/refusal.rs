@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::cpulist::{CpuSet, NodeSet};
 use crate::facts::Holder;
 use crate::lock::LockedFunction;
-use crate::pci::{Bdf, ClassCode, DriverName, GroupId, PciId};
+use crate::pci::{Bdf, ClassCode, DriverName, GroupId, PciId, Slot};
 use crate::profile::DiskFormat;
 use crate::profile::{PortAddress, Selector};
 use crate::units::{ByteSize, PageSize};
@@ -110,9 +110,10 @@ pub enum Refusal {
     },
     /// The group has a member that nobody asked for.
     #[error(
-        "IOMMU group {group} of {bdf} also holds {member} ({class} {id}, {driver}), which the profile doesn't list{held}; \
+        "IOMMU group {group} of {bdf} also holds {member} ({class} {id}, {driver}), which {unlisted}{held}; \
          a group can only be given whole",
         class = class.name(), driver = driver_words(driver.as_ref()),
+        unlisted = if wanted.is_empty() { "the profile doesn't list" } else { "isn't asked for" },
         held = holder.as_ref().map(|h| format!(" and the host itself uses: {h}")).unwrap_or_default()
     )]
     ForeignMember {
@@ -130,6 +131,14 @@ pub enum Refusal {
         driver: Option<DriverName>,
         /// What of the host sits on it.
         holder: Option<Holder>,
+        /// All that must be asked for, where that is done on the command line.
+        wanted: Vec<Bdf>,
+    },
+    /// There is nothing in a slot.
+    #[error("{slot}: there is no PCI device in this slot")]
+    EmptySlot {
+        /// The slot.
+        slot: Slot,
     },
     /// A group has a member that nothing is known about, so that nobody can tell whether the host needs it.
     #[error(
@@ -500,6 +509,7 @@ impl Refusal {
             Self::File { .. }
             | Self::DiskFormat { .. }
             | Self::UnknownDevice { .. }
+            | Self::EmptySlot { .. }
             | Self::NoneFits { .. }
             | Self::SeveralFit { .. }
             | Self::TooFewFit { .. }

@@ -81,6 +81,17 @@ pub fn read(root: &HostRoot, profile: &Profile) -> Result<HostFacts, HostError> 
     Ok(facts)
 }
 
+/// Reads what binding these functions needs to know.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_devices(root: &HostRoot, asked: BTreeSet<Bdf>) -> Result<HostFacts, HostError> {
+    let reading = Reading::strict();
+    let mut facts = host(root, &reading)?;
+    pci::read(root, &Scope::Devices(asked), Depth::Sysfs, &reading, &mut facts)?;
+    Ok(facts)
+}
+
 /// Reads what there is to know of the host and of the devices in scope. What can't be read goes to
 /// [`HostFacts::unread`], and the survey goes on: a broken host is the one that most needs to be looked at.
 ///

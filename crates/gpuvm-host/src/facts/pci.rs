@@ -156,7 +156,11 @@ impl Reader<'_> {
             node: reading.take(node_of(&folder))?,
             boot_display: presence(boot_vga.is_some_and(|text| text.trim() == "1")),
             virtual_function: presence(physical.is_some()),
-            virtual_functions: count("sriov_numvfs")?,
+            // sriov_numvfs_show of drivers/pci/iov.c takes the function's lock.
+            virtual_functions: match reading.take(root.lockable(bdf).map(|()| Some(())))? {
+                Some(()) => count("sriov_numvfs")?,
+                None => 0,
+            },
             reset_methods: words(reading.take(read_text(&folder.join("reset_method")))?),
             upstream: upstream(&real, bdf),
             // What lies behind a bridge rests on the function there: nobody takes bridges.

@@ -1,5 +1,6 @@
 //! The kinds of host operations: one file each, with how it is made and how it is undone.
 
+pub(crate) mod adopt;
 pub(crate) mod bind;
 pub(crate) mod claim_awake;
 pub(crate) mod create_overlay;

@@ -44,6 +44,7 @@ pub(super) fn write(
     }
     let result = match path.file_name().and_then(|name| name.to_str()) {
         Some("bind") => bind(root, path, parse(&value)?)?,
+        Some("drivers_probe") => probe(root, parse(&value)?)?,
         Some("unbind") => unbind(root, path, parse(&value)?)?,
         Some("driver_override") => {
             fs::write(path, if value.is_empty() { "(null)\n".to_owned() } else { format!("{value}\n") })?;
@@ -132,6 +133,19 @@ fn bind(root: &HostRoot, path: &Path, bdf: Bdf) -> io::Result<Result<(), i32>> {
     }
     symlink(driver_dir, link)?;
     set_power(root, &driver, "at-probe", bdf)?;
+    Ok(Ok(()))
+}
+
+/// Offers a device to its driver; that none takes it is no failure to the kernel.
+fn probe(root: &HostRoot, bdf: Bdf) -> io::Result<Result<(), i32>> {
+    let set = root::override_of(root, bdf).map_err(io::Error::other)?;
+    let driver = set.map(|set| set.to_string()).or_else(|| known(root, &format!("native/{bdf}")));
+    if let Some(driver) = driver {
+        let attribute = root.path(format!("/sys/bus/pci/drivers/{driver}/bind"));
+        if attribute.exists() {
+            bind(root, &attribute, bdf)?.ok();
+        }
+    }
     Ok(Ok(()))
 }
 

@@ -111,6 +111,7 @@ impl FakeHost {
         for node in ["/dev/vfio/vfio", "/dev/kvm"] {
             host.file(node, "");
         }
+        host.file("/sys/bus/pci/drivers_probe", "");
         host.driver_dir("vfio-pci");
         // As in the lab: vfio-pci lets a device sleep when it takes it, and keeps it awake when it lets go.
         host.driver_sets_power("vfio-pci", "auto", "on");

@@ -1,9 +1,12 @@
 //! `gpuvm cleanup`: gives back what killed launchers left behind.
 
+use gpuvm_host::bound::{self, Step};
 use gpuvm_host::facts;
 use gpuvm_host::kernel::Kernel;
 use gpuvm_run::Cleaned;
+use serde_json::json;
 
+use super::bind;
 use super::up::Progress;
 use crate::cli::{CleanupArgs, Cli};
 use crate::exit::Exit;
@@ -17,9 +20,17 @@ pub(super) fn run(cli: &Cli, args: &CleanupArgs) -> Result<Exit, Failure> {
     let mut progress = Progress::new(cli);
     let kernel = Kernel::running(root);
     let reports = gpuvm_run::cleanup(&kernel, &cli.places(), &boot_id, args.vm.as_ref(), &mut progress)?;
-    let left = reports.iter().any(|report| report.result == Cleaned::Left);
+    let mut told = |step: Step<'_>| bind::tell(&mut progress, step);
+    let bound = match &args.vm {
+        Some(_) => Vec::new(),
+        None => bound::cleanup(&kernel, &cli.places(), &boot_id, &mut told)?,
+    };
+    let left = reports.iter().any(|report| report.result == Cleaned::Left)
+        || bound.iter().any(|report| report.result == bound::Cleaned::Left);
     if cli.json {
-        out::told(out::json(&reports));
+        let both: Vec<_> =
+            reports.iter().map(|report| json!(report)).chain(bound.iter().map(|r| json!(r))).collect();
+        out::told(out::json(&both));
     } else {
         for report in &reports {
             let result = match report.result {
@@ -31,7 +42,18 @@ pub(super) fn run(cli: &Cli, args: &CleanupArgs) -> Result<Exit, Failure> {
             report.cleared.iter().for_each(|what| out::told(out::text(&format!("  removed {what}\n"))));
             report.left.iter().for_each(|error| failure::print_item("error", &failure::left(error)));
         }
-        if reports.is_empty() {
+        for report in &bound {
+            let functions: Vec<String> = report.bind.iter().map(ToString::to_string).collect();
+            let result = match report.result {
+                bound::Cleaned::Running => "is in the hands of another gpuvm: nothing was touched",
+                bound::Cleaned::Done => "is given back",
+                bound::Cleaned::Left => "is NOT given back",
+            };
+            out::told(out::text(&format!("{} {result}\n", functions.join(", "))));
+            report.cleared.iter().for_each(|what| out::told(out::text(&format!("  removed {what}\n"))));
+            report.left.iter().for_each(|error| failure::print_item("error", &failure::left(error)));
+        }
+        if reports.is_empty() && bound.is_empty() {
             match &args.vm {
                 Some(name) => out::told(out::text(&format!(
                     "nothing of a VM `{name}` is left behind; for all VMs: gpuvm cleanup\n"

@@ -1,6 +1,7 @@
 //! The verbs, one file each.
 
 mod argv;
+pub(crate) mod bind;
 mod check;
 mod cleanup;
 pub(crate) mod devices;
@@ -40,6 +41,8 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Schema => schema::run(),
         Command::Up(args) => up::run(cli, args),
         Command::Devices(args) => devices::run(cli, args),
+        Command::Bind(args) => bind::run(cli, args),
+        Command::Unbind(args) => bind::run_unbind(cli, args),
         Command::Cleanup(args) => cleanup::run(cli, args),
         Command::Lock(args) => lock::run(cli, args),
         Command::Init(args) => init::run(cli, args),

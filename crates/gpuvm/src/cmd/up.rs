@@ -200,7 +200,7 @@ impl Progress {
         Self { begun: Instant::now(), verbose }
     }
 
-    fn tell(&self, text: &str) {
+    pub(super) fn tell(&self, text: &str) {
         if self.verbose == Verbose::Told {
             out::note(&format!("gpuvm: [{:6.2} s] {text}", self.begun.elapsed().as_secs_f64()));
         }

@@ -8,11 +8,12 @@ use std::time::Duration;
 use gpuvm_core::cpulist::CpuSet;
 use gpuvm_core::lifecycle::Exit as Ended;
 use gpuvm_core::pci::{Bdf, DriverName, GroupId};
+use gpuvm_core::profile::VmName;
 use gpuvm_core::reset::Finding;
 use gpuvm_core::units::PageSize;
 use gpuvm_host::errno::{EINVAL, EIO, ENODEV, ENOENT, ENOSPC, ESRCH};
 use gpuvm_host::kernel_log::KernelSaid;
-use gpuvm_host::reservation::ProcessRole;
+use gpuvm_host::reservation::{Owner, ProcessRole};
 use gpuvm_sys::process::{SpawnError, SpawnStep};
 
 use super::*;
@@ -38,6 +39,10 @@ fn unheard() -> Box<KernelSaid> {
 
 fn heard(line: &str) -> Box<KernelSaid> {
     Box::new(KernelSaid(vec![line.to_owned()]))
+}
+
+fn other() -> Owner {
+    Owner::Vm(VmName::new("other").unwrap())
 }
 
 const GROUP: GroupId = GroupId(16);
@@ -94,6 +99,9 @@ fn host_errors() -> Vec<(&'static str, HostError)> {
                 said: heard("vfio-pci 0000:81:00.0: No device request channel registered, blocked until released by user"),
             }
         }
+        Spared {
+            "spared" => { bdf: bdf(), pid: 4242, state: "D in nv_pci_remove".into() }
+        }
         NoEffect {
             "no-effect" => { doing: "bind 0000:81:00.0 to vfio-pci".into(), bdf: bdf(), now: "no driver".into(), said: unheard() }
         }
@@ -148,8 +156,10 @@ fn host_errors() -> Vec<(&'static str, HostError)> {
             "aperture" => { group: GROUP, top: 0x7f_ffff_ffff, ranges: "0x0-0xfedfffff, 0xfef00000-0x7fffffffff".into() }
         }
         Reserved {
-            "reserved-by-a-running-vm" => { what: "0000:81:00.0".into(), vm: "other".into(), state: "it runs: QEMU process 4242".into() }
-            "reserved-by-one-that-ended" => { what: "0000:81:00.0".into(), vm: "other".into(), state: "ended without giving it back".into() }
+            "reserved-by-a-running-vm" => { what: "0000:81:00.0".into(), owner: other(), state: "it runs: QEMU process 4242".into() }
+            "reserved-by-one-that-ended" => { what: "0000:81:00.0".into(), owner: other(), state: "ended without giving it back".into() }
+            "reserved-by-a-bind" => { what: "0000:81:00.0".into(), owner: Owner::Bind(bdf()), state: "gpuvm process 4242 is alive".into() }
+            "reserved-by-a-bind-that-ended" => { what: "0000:81:00.0".into(), owner: Owner::Bind(bdf()), state: "ended without giving it back".into() }
         }
         AlreadyUp {
             "already-up" => { vm: "x".into(), role: ProcessRole::Gpuvm, pid: 4242 }

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
 
+mod bind;
 mod calls;
 mod doctor;
 mod explain;
@@ -59,6 +60,7 @@ fn transcript(output: &Output, temporary: &str) -> String {
 const FOLDERS: &[&str] = &[
     "argv",
     "argv-matrix",
+    "bind",
     "calls",
     "doctor",
     "errors",

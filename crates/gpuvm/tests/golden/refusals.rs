@@ -369,13 +369,13 @@ const FILES: &[Unfit] = &[
     ),
 ];
 
-fn changed(host: FakeHost, path: &str, content: impl AsRef<[u8]>) -> FakeHost {
+pub(crate) fn changed(host: FakeHost, path: &str, content: impl AsRef<[u8]>) -> FakeHost {
     host.file(path, content);
     host
 }
 
 /// Gives the card its DRM node.
-fn card_node(host: FakeHost) -> FakeHost {
+pub(crate) fn card_node(host: FakeHost) -> FakeHost {
     let folder = "/sys/bus/pci/devices/0000:81:00.0/drm/card1";
     host.file(&format!("{folder}/uevent"), "DEVNAME=dri/card1\n");
     host.link("/sys/dev/char/226:1", folder);
@@ -383,7 +383,7 @@ fn card_node(host: FakeHost) -> FakeHost {
 }
 
 /// Makes a process that has files open.
-fn opened(host: FakeHost, pid: u32, command: &str, files: &[&str]) -> FakeHost {
+pub(crate) fn opened(host: FakeHost, pid: u32, command: &str, files: &[&str]) -> FakeHost {
     fs::create_dir_all(host.path(&format!("/proc/{pid}/fd"))).unwrap();
     for (fd, file) in files.iter().enumerate() {
         std::os::unix::fs::symlink(file, host.path(&format!("/proc/{pid}/fd/{fd}"))).unwrap();

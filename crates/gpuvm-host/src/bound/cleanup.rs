@@ -1,0 +1,95 @@
+//! Goes on with what a bind or unbind that died has begun.
+
+use gpuvm_core::pci::Bdf;
+use serde::Serialize;
+
+use super::Told;
+use super::give_back::{name_holders, resume};
+use super::set::{self, BoundSet};
+use super::take::{note_in_flight, settle};
+use crate::HostError;
+use crate::kernel::Kernel;
+use crate::places::Places;
+use crate::reservation::{self, Owner, Reservation};
+
+/// What became of what a bind or unbind has left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cleaned {
+    /// It is under way: nothing was touched.
+    Running,
+    /// Everything is given back.
+    Done,
+    /// Something could not be given back: it is stranded, or still under way in the kernel.
+    Left,
+}
+
+/// What became of one set's remains, with what is left.
+#[derive(Debug, Serialize)]
+pub struct BoundReport {
+    /// The functions that were to be given back.
+    pub bind: Vec<Bdf>,
+    /// What became of them.
+    pub result: Cleaned,
+    /// What was removed of before a reboot, in words.
+    pub cleared: Vec<String>,
+    /// What is left, in words.
+    pub not_given_back: Vec<String>,
+    /// The same, for those who add remedies.
+    #[serde(skip)]
+    pub left: Vec<HostError>,
+}
+
+/// Gives back what is leaving and nobody sees to: binds that were cut short, unbinds that were, and functions that are stranded. What
+/// is bound and stands is left alone.
+///
+/// # Errors
+/// Returns records that can't be read.
+pub fn cleanup(
+    kernel: &Kernel,
+    places: &Places,
+    boot_id: &str,
+    told: Told<'_>,
+) -> Result<Vec<BoundReport>, HostError> {
+    let mut reports = Vec::new();
+    for set in set::all(places)? {
+        if set.boot_id != boot_id {
+            let cleared = format!("the record of what was bound with {} before the reboot", set.name);
+            let left: Vec<HostError> = set.remove(places).err().into_iter().collect();
+            reports.push(report(set.devices.into_keys().collect(), vec![cleared], left));
+        } else if !set.leaving.is_empty() {
+            reports.push(clean(kernel, places, set, told));
+        }
+    }
+    if reservation::clear_binds(places, boot_id)? == reservation::Binding::Nobody {
+        set::clear_unmade(places)?;
+    }
+    Ok(reports)
+}
+
+fn report(bind: Vec<Bdf>, cleared: Vec<String>, left: Vec<HostError>) -> BoundReport {
+    let result = if left.is_empty() { Cleaned::Done } else { Cleaned::Left };
+    let not_given_back = left.iter().map(ToString::to_string).collect();
+    BoundReport { bind, result, cleared, not_given_back, left }
+}
+
+fn clean(kernel: &Kernel, places: &Places, set: BoundSet, told: Told<'_>) -> BoundReport {
+    let leaving: Vec<Bdf> = set.leaving.iter().copied().collect();
+    let devices: Vec<Bdf> = set.devices.keys().copied().collect();
+    let Some(first) = leaving.first() else { return report(leaving, Vec::new(), Vec::new()) };
+    let wanted = Reservation::of_bind(*first, &set.boot_id, set.groups.clone(), devices);
+    let mut reservation = match reservation::reserve_return(places, wanted) {
+        Ok(reservation) => reservation,
+        Err(HostError::Reserved { owner: Owner::Bind(_), .. }) => {
+            return BoundReport { result: Cleaned::Running, ..report(leaving, Vec::new(), Vec::new()) };
+        }
+        Err(error) => return report(leaving, Vec::new(), vec![error]),
+    };
+    let mut left = resume(kernel, places, set, told);
+    for error in &mut left {
+        name_holders(kernel, &reservation, error);
+        note_in_flight(&mut reservation, error);
+    }
+    left.extend(settle(places, &reservation, told).err());
+    report(leaving, Vec::new(), left)
+}
