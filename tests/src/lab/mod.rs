@@ -6,6 +6,7 @@ pub mod canary;
 pub mod edu;
 pub mod guest;
 mod kills;
+mod lock;
 mod messages;
 pub mod placement;
 pub mod scenarios;

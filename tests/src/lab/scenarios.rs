@@ -43,6 +43,9 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("messages", super::messages::messages),
     ("messages-intremap", super::messages::messages_intremap),
     ("messages-no-iommu", super::messages::messages_no_iommu),
+    ("lock-same", super::lock::same),
+    ("lock-moved", super::lock::moved),
+    ("lock-grown", super::lock::grown),
 ];
 
 pub(super) const GPU: &str = "0000:81:00.0";

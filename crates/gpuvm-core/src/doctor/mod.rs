@@ -3,7 +3,10 @@
 //! Each check is a file with a [`Definition`]: what it is called, why it matters, and a pure function from facts to judgements.
 //! [`examine`] runs all of them. A check whose fact couldn't be read says [`Verdict::Unknown`], never [`Verdict::Ok`].
 
+mod device;
 mod firmware;
+mod isolation;
+mod ownership;
 mod platform;
 mod remedy;
 mod resources;
@@ -21,7 +24,14 @@ use crate::plan::{Outline, outline};
 use crate::profile::Profile;
 
 /// All checks, in the order in which they are shown.
-const CHECKS: &[&[Definition]] = &[firmware::CHECKS, topology::CHECKS, platform::CHECKS, resources::CHECKS];
+const CHECKS: &[&[Definition]] = &[
+    firmware::CHECKS,
+    topology::CHECKS,
+    ownership::CHECKS,
+    isolation::CHECKS,
+    platform::CHECKS,
+    resources::CHECKS,
+];
 
 /// What a check is about; the deeper a layer, the more it rests on those before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

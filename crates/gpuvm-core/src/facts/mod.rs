@@ -2,6 +2,7 @@
 
 mod boot;
 mod device;
+pub mod file;
 mod holder;
 mod platform;
 mod qemu;
@@ -16,9 +17,10 @@ use crate::names::PciNames;
 use crate::pci::{Bdf, GroupId};
 use crate::units::{ByteSize, PageSize};
 
-pub use boot::BootFacts;
+pub use boot::{BootFacts, BootModule, Framebuffer, IdMatches, InitramfsFacts, Rule, Viability};
 pub use device::{
-    BarFacts, BarKind, ConfigFacts, DeviceFacts, LinkFacts, LinkSpeed, PowerFacts, ResizableBar, VfioAlias,
+    BarFacts, BarKind, ConfigFacts, DeviceFacts, ErrorCounters, LinkFacts, LinkSpeed, PowerFacts,
+    ResizableBar, VfioAlias,
 };
 pub use holder::{DEFAULT_ROUTE, Gravity, Holder, ProcessFacts, Users};
 pub use platform::{DeviceNode, IommuUnit, PlatformFacts, SystemFacts, UserFacts, VfioParameters};
@@ -64,6 +66,9 @@ pub struct HostFacts {
     /// What happens to devices at boot: modules, options, rules.
     #[serde(default)]
     pub boot: BootFacts,
+    /// What the kernel says of groups; nothing of those that it wasn't asked about.
+    #[serde(default)]
+    pub viability: BTreeMap<GroupId, Viability>,
     /// What the devices in scope are called (`pci.ids`).
     #[serde(default)]
     pub names: PciNames,
@@ -81,6 +86,21 @@ pub struct KernelFacts {
     pub boot_id: String,
     /// The kernel's command line.
     pub cmdline: String,
+    /// Which sources it was built from, in its own words (`/proc/version_signature` of Ubuntu, `/proc/version`): a distribution's
+    /// release names its own build, and not the stable release that it follows.
+    #[serde(default)]
+    pub build: String,
+}
+
+impl KernelFacts {
+    /// Tells whether it is of a series or a later one. A release that isn't known is of none.
+    pub fn at_least(&self, major: u32, minor: u32) -> bool {
+        let mut numbers = self.release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+        match (numbers.next(), numbers.next()) {
+            (Some(Ok(own_major)), Some(Ok(own_minor))) => (own_major, own_minor) >= (major, minor),
+            _ => false,
+        }
+    }
 }
 
 impl KernelFacts {

@@ -310,6 +310,9 @@ pub fn plan(profile: &Profile, facts: &HostFacts) -> Result<Plan, Vec<Refusal>> 
     let firmware = firmware(profile, facts, &mut obstacles);
     files::check(profile, facts, &mut obstacles);
     machine(profile, facts, &mut obstacles);
+    for choice in &profile.choices {
+        obstacles.refuse(Refusal::NotResolved { selector: choice.select.clone() });
+    }
     let disks = files::disks(profile, facts);
     let Obstacles { mut refusals, warnings } = obstacles;
     let (Some(qemu), Some(firmware), true) = (facts.qemu.clone(), firmware, refusals.is_empty()) else {

@@ -10,8 +10,11 @@ mod detail;
 mod files;
 mod firmware;
 mod holders;
+mod index;
+mod lock;
 pub(crate) mod memory;
 mod names;
+mod narrow;
 mod pci;
 mod platform;
 mod reading;
@@ -27,6 +30,11 @@ use gpuvm_core::profile::{FirmwareKind, Profile};
 use crate::HostError;
 use crate::root::{HostRoot, list, read_text};
 
+pub use boot::add_initramfs;
+pub use index::index;
+pub use lock::for_lock;
+pub use narrow::narrow;
+pub use pci::asked;
 pub(crate) use reading::Reading;
 
 /// Which devices a survey is about.
@@ -89,11 +97,14 @@ pub fn survey(
     pci::read(root, scope, depth, &reading, &mut facts)?;
     match profile {
         Some(profile) => for_profile(root, profile, &reading, &mut facts)?,
-        None => facts.firmware = reading.take(firmware::read(root))?,
+        None => {
+            facts.firmware = reading.take(firmware::read(root))?;
+            files::read_firmware(root, &mut facts);
+        }
     }
     facts.names = names::read(root, &reading, &facts)?;
     facts.platform = platform::read(root, &reading, &facts)?;
-    facts.boot = boot::read(root, &reading)?;
+    facts.boot = boot::read(root, &facts, &reading)?;
     facts.unread = reading.unread();
     Ok(facts)
 }
@@ -139,6 +150,10 @@ pub fn kernel(root: &HostRoot) -> Result<KernelFacts, HostError> {
         release: read("/proc/sys/kernel/osrelease")?,
         boot_id: read("/proc/sys/kernel/random/boot_id")?,
         cmdline: read("/proc/cmdline")?,
+        build: match read("/proc/version_signature")? {
+            signature if signature.is_empty() => read("/proc/version")?,
+            signature => signature,
+        },
     })
 }
 

@@ -7,9 +7,12 @@
 mod calls;
 mod doctor;
 mod explain;
+mod init;
+mod lock;
 mod plans;
 mod profiles;
 mod refusals;
+mod report;
 #[path = "../shared/mod.rs"]
 mod shared;
 
@@ -53,7 +56,7 @@ fn transcript(output: &Output, temporary: &str) -> String {
 }
 
 /// Folders of golden files, `errors` being that of the unit tests of `failure`.
-const FOLDERS: [&str; 13] = [
+const FOLDERS: [&str; 16] = [
     "argv",
     "argv-matrix",
     "calls",
@@ -61,6 +64,9 @@ const FOLDERS: [&str; 13] = [
     "errors",
     "explain",
     "help",
+    "init",
+    "lock",
+    "lock-file",
     "plan",
     "plan-made-up",
     "plan-matrix",
