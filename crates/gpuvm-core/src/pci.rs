@@ -117,6 +117,11 @@ pub struct Bus {
 }
 
 impl Bus {
+    /// Returns another bus of the same domain.
+    pub fn neighbour(self, bus: u8) -> Self {
+        Self { bus, ..self }
+    }
+
     /// Returns the first and the last address that a function on the bus can have.
     pub fn functions(self) -> std::ops::RangeInclusive<Bdf> {
         let Self { domain, bus } = self;
@@ -139,6 +144,43 @@ impl FromStr for Bus {
             Some(Self { domain: hex(domain, 4..=8)?, bus: u8::try_from(hex(bus, 2..=2)?).ok()? })
         };
         parse().ok_or_else(|| format!("`{text}` is no PCI bus: expected domain:bus in hex, like 0000:81"))
+    }
+}
+
+impl FromStr for Slot {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // A slot is spelt as its function 0 is, without the function.
+        let plain = text.bytes().all(|b| b.is_ascii_hexdigit() || b == b':');
+        let function = plain.then(|| format!("{text}.0").parse::<Bdf>().ok()).flatten();
+        function
+            .map(Bdf::slot)
+            .ok_or_else(|| format!("`{text}` is no slot: expected domain:bus:device in hex, like 0000:81:00"))
+    }
+}
+
+/// The Device Serial Number of a card, spelt as lspci does: `00-15-17-ff-ff-aa-bb-cc`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SerialNumber(pub u64);
+
+impl fmt::Display for SerialNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = self.0.to_be_bytes().map(|byte| format!("{byte:02x}"));
+        f.write_str(&bytes.join("-"))
+    }
+}
+
+impl FromStr for SerialNumber {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bytes: Option<Vec<u8>> =
+            text.split('-').map(|byte| hex(byte, 2..=2).and_then(|byte| u8::try_from(byte).ok())).collect();
+        let number = bytes.and_then(|bytes| <[u8; 8]>::try_from(bytes).ok()).map(u64::from_be_bytes);
+        number.map(Self).ok_or_else(|| {
+            format!("`{text}` is no serial number: expected eight bytes in hex, like 00-15-17-ff-ff-aa-bb-cc")
+        })
     }
 }
 
@@ -315,7 +357,7 @@ macro_rules! serde_as_text {
 }
 pub(crate) use serde_as_text;
 
-serde_as_text!(Bdf, Bus, PciId, ClassCode);
+serde_as_text!(Bdf, Bus, Slot, SerialNumber, PciId, ClassCode);
 
 #[cfg(test)]
 mod tests {
@@ -357,12 +399,39 @@ mod tests {
         assert_eq!(DriverName::new("snd_hda_intel").unwrap().as_str(), "snd_hda_intel");
     }
 
+    #[test]
+    fn a_serial_number_is_spelt_as_lspci_does() {
+        let number = SerialNumber(0x0015_17ff_ffaa_bbcc);
+        assert_eq!(number.to_string(), "00-15-17-ff-ff-aa-bb-cc");
+        assert_eq!("00-15-17-FF-ff-aa-bb-cc".parse(), Ok(number));
+        for text in [
+            "",
+            "00-15-17-ff-ff-aa-bb",
+            "00-15-17-ff-ff-aa-bb-cc-dd",
+            "0-15-17-ff-ff-aa-bb-cc",
+            "+0-15-17-ff-ff-aa-bb-cc",
+        ] {
+            assert!(text.parse::<SerialNumber>().is_err(), "{text}");
+        }
+    }
+
+    #[rstest]
+    #[case("0000:81:00", true)]
+    #[case("81:00", true)]
+    #[case("0000:81:20", false)]
+    #[case("0000:81:00.0", false)]
+    #[case("81", false)]
+    fn a_slot_is_an_address_without_its_function(#[case] text: &str, #[case] taken: bool) {
+        assert_eq!(text.parse::<Slot>().is_ok(), taken);
+    }
+
     proptest! {
         #[test]
         fn parse_undoes_display(domain: u32, bus: u8, device in 0u8..32, function in 0u8..8) {
             let bdf = Bdf::new(domain, bus, device, function).unwrap();
             prop_assert_eq!(bdf.to_string().parse::<Bdf>().unwrap(), bdf);
             prop_assert_eq!(bdf.bus().to_string().parse::<Bus>().unwrap(), bdf.bus());
+            prop_assert_eq!(bdf.slot().to_string().parse::<Slot>().unwrap(), bdf.slot());
         }
 
         #[test]
@@ -370,6 +439,8 @@ mod tests {
             let _ = text.parse::<Bdf>();
             let _ = text.parse::<PciId>();
             let _ = text.parse::<Bus>();
+            let _ = text.parse::<Slot>();
+            let _ = text.parse::<SerialNumber>();
         }
     }
 }

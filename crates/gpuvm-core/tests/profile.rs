@@ -94,23 +94,23 @@ fn the_example_in_the_readme_is_the_whole_language() {
     let example = readme.split("```toml").find(|block| block.contains("of this language")).unwrap();
     let example = example.split("```").next().unwrap();
     parsed(&Sources::new("README.md", example));
-    fn look(keys: &[Key], text: &str, missing: &mut Vec<&'static str>) {
+    fn look(keys: &[Key], above: &str, text: &str, missing: &mut Vec<&'static str>) {
         for key in keys {
             let spelt = match key.kind {
-                Kind::Table(_) => format!("[{}]", key.name),
-                Kind::Tables(_) => format!("[[{}]]", key.name),
+                Kind::Table(_) => format!("[{above}{}]", key.name),
+                Kind::Tables(_) => format!("[[{above}{}]]", key.name),
                 _ => format!("\n{} = ", key.name),
             };
             if !text.contains(&spelt) {
                 missing.push(key.name);
             }
             if let Kind::Table(keys) | Kind::Tables(keys) = key.kind {
-                look(keys, text, missing);
+                look(keys, &format!("{above}{}.", key.name), text, missing);
             }
         }
     }
     let mut lacking = Vec::new();
-    look(gpuvm_core::profile::language::root(), example, &mut lacking);
+    look(gpuvm_core::profile::language::root(), "", example, &mut lacking);
     assert!(lacking.is_empty(), "README's example lacks {lacking:?}");
 }
 

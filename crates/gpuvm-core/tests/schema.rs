@@ -30,12 +30,16 @@ const UNSEEN: &[&str] = &[
     "cpu-pin-list-too-short",
     "cpu-pin-list-twice",
     "cpu-pin-policy-without-pinning",
+    "device-bdf-missing",
     "device-guest-address-tears-a-card-apart",
     "device-guest-address-twice",
     "device-hold-itself",
     "device-hold-of-a-listed-device",
     "device-hold-twice",
     "device-rom-file-hidden-by-rombar",
+    "device-select-bdf-beside",
+    "device-select-of-a-place-only",
+    "device-select-of-nothing",
     "device-twice",
     "disk-boot-of-a-device",
     "disk-boot-twice",
@@ -153,17 +157,21 @@ fn every_key() -> Vec<(Vec<&'static str>, &'static Key)> {
 /// Sets a key of the base profile; returns the key's path as problems name it.
 fn set(table: &mut Table, path: &[&str], value: Value) -> String {
     let (name, above) = path.split_last().unwrap();
-    let Some(parent) = above.first() else {
-        table.insert((*name).to_owned(), value);
-        return (*name).to_owned();
-    };
-    let (below, key) = match table.get_mut(*parent).unwrap() {
-        Value::Table(below) => (below, format!("{parent}.{name}")),
-        Value::Array(tables) => (tables[0].as_table_mut().unwrap(), format!("{parent}.0.{name}")),
-        other => panic!("{parent} is {other}"),
-    };
+    let (mut below, mut key) = (table, String::new());
+    for parent in above {
+        if *parent == "select" {
+            // Beside the address it has no effect, and without a word about the device it chooses nothing.
+            below.remove("bdf");
+            below.entry("select").or_insert_with(|| "class = \"0302\"".parse::<Table>().unwrap().into());
+        }
+        (below, key) = match below.get_mut(*parent).unwrap() {
+            Value::Table(below) => (below, format!("{key}{parent}.")),
+            Value::Array(tables) => (tables[0].as_table_mut().unwrap(), format!("{key}{parent}.0.")),
+            other => panic!("{parent} is {other}"),
+        };
+    }
     below.insert((*name).to_owned(), value);
-    key
+    format!("{key}{name}")
 }
 
 /// A value that no key of this kind takes.
@@ -249,6 +257,10 @@ fn each_integer_ends_where_the_schema_says() {
 #[case::name(&["name"], "[A-Za-z0-9_.-]{1,42}")]
 #[case::size(&["memory", "size"], "[1-9][0-9]{0,4}[KMGTkB]?")]
 #[case::bdf(&["device", "bdf"], "([0-9a-fA-F]{3,5}:)?[0-9a-fA-F]{2}:[01][0-9a-f]\\.[0-8]")]
+#[case::id(&["device", "select", "id"], "[0-9a-fA-F]{3,5}:[0-9a-fA-F]{4}")]
+#[case::class(&["device", "select", "class"], "[0-9a-fA-F]{3,6}")]
+#[case::slot(&["device", "select", "slot"], "([0-9a-fA-F]{3,5}:)?[0-9a-fA-F]{2}:[012][0-9a-f](\\.0)?")]
+#[case::serial(&["device", "select", "serial"], "([0-9a-fA-F]{2}-){7}[0-9a-fA-F]{1,2}")]
 #[case::guest_address(&["device", "guest-address"], "[0-9a-fA-F]{1,2}\\.[0-9a-f]")]
 #[case::vendor(&["cpu", "hv-vendor-id"], "[ -~]{1,13}")]
 fn what_the_reader_takes_fits_the_pattern(#[case] path: &[&str], #[case] texts: &str) {

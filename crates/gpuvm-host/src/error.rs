@@ -271,6 +271,11 @@ impl HostError {
         Self::Content { path: path.to_owned(), value, problem: problem.to_string() }
     }
 
+    /// Makes an error about a device's folder that lacks what every device has.
+    pub(crate) fn nameless(folder: &Path) -> Self {
+        Self::content(folder, "", "vendor, device or class is missing")
+    }
+
     /// Returns the errno, where the kernel gave one.
     pub fn errno(&self) -> Option<i32> {
         match self {

@@ -4,7 +4,9 @@
 //! The kernel is acted upon through [`kernel::Kernel`] alone, which a test replaces.
 
 pub mod apply;
+pub mod archive;
 pub mod claims;
+pub mod collect;
 pub mod config;
 pub mod error;
 pub mod facts;

@@ -55,7 +55,12 @@ impl Places {
     ///
     /// VMs have a folder of their own, so that a VM called `lock` is none of gpuvm's files.
     pub fn vm(&self, vm: &VmName) -> PathBuf {
-        self.run.join("vm").join(vm.as_str())
+        self.vms().join(vm.as_str())
+    }
+
+    /// Returns the folder that holds the folders of all VMs.
+    pub fn vms(&self) -> PathBuf {
+        self.run.join("vm")
     }
 
     /// Returns the folder of the sockets of a VM that a person runs by hand; no verb touches it.
@@ -96,6 +101,11 @@ impl Places {
     /// Returns the folder of what was found in initramfs images.
     pub fn initramfs(&self) -> PathBuf {
         self.cache.join("initramfs")
+    }
+
+    /// Returns the folder that holds the folders of all VMs' logs.
+    pub fn all_logs(&self) -> PathBuf {
+        self.log.clone()
     }
 
     /// Returns a VM's folder of logs.

@@ -8,6 +8,9 @@ use std::path::Path;
 /// The flag of open(2) that makes opening a block device fail with EBUSY when anybody in the kernel has claimed it.
 pub const O_EXCL: i32 = libc::O_EXCL;
 
+/// The flag of open(2) that makes reading return EAGAIN where it would wait.
+pub const O_NONBLOCK: i32 = libc::O_NONBLOCK;
+
 /// Checks that this process, with its effective user, may open a path for reading and writing.
 ///
 /// # Errors

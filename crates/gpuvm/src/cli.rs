@@ -11,9 +11,11 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::cmd::DoctorArgs;
 use crate::cmd::devices::DevicesArgs;
-use crate::cmd::doctor::DoctorArgs;
+use crate::cmd::lock::LockArgs;
 use crate::exit::Exit;
+use crate::locked::OnChanges;
 use crate::out;
 
 /// What each exit code means.
@@ -44,13 +46,17 @@ pub(crate) struct Cli {
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
 
-    /// Keep gpuvm's own files below DIR (DIR/run, DIR/lib, DIR/log, DIR/cache) instead of /run/gpuvm, /var/lib/gpuvm and so on
+    /// Keep gpuvm's own files below DIR (DIR/run, DIR/lib, DIR/log) instead of /run/gpuvm, /var/lib/gpuvm and /var/log/gpuvm
     #[arg(long, global = true, value_name = "DIR", env = "GPUVM_PREFIX")]
     prefix: Option<PathBuf>,
 
     /// Read the host's /sys, /proc and /dev below DIR, as recorded from another machine (verbs that only look)
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) host_root: Option<PathBuf>,
+
+    /// Use the facts in FILE, a report of another host or the facts.json in it (doctor, devices, topology, plan and argv only)
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "host_root")]
+    pub(crate) facts: Option<PathBuf>,
 
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -75,6 +81,12 @@ pub(crate) enum Command {
     Devices(DevicesArgs),
     /// Give back what VMs left behind whose gpuvm was killed
     Cleanup(CleanupArgs),
+    /// Take down what a profile rests on, or say what has changed since
+    Lock(LockArgs),
+    /// Write a first profile for a device of this host
+    Init(crate::cmd::InitArgs),
+    /// Put what somebody else needs to see what is wrong into one archive
+    Report(crate::cmd::ReportArgs),
 }
 
 /// A profile and changes to it.
@@ -97,6 +109,17 @@ pub(crate) struct UpArgs {
     /// Give the guest so long to power off when asked to, before QEMU is told to quit [default: the profile's shutdown-timeout]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) shutdown_timeout: Option<u32>,
+
+    /// Go on although this host has changed since it was locked, and lock it as it is now
+    #[arg(long)]
+    pub(crate) accept_changes: bool,
+}
+
+impl UpArgs {
+    /// Returns what to do about a host that has changed since it was locked.
+    pub(crate) fn on_changes(&self) -> OnChanges {
+        if self.accept_changes { OnChanges::Accept } else { OnChanges::Refuse }
+    }
 }
 
 /// What `cleanup` takes.
@@ -121,7 +144,7 @@ impl Cli {
 
     /// Tells whether the host is a recorded one, which can't be acted upon.
     pub(crate) fn is_recorded(&self) -> bool {
-        self.host_root.is_some()
+        self.host_root.is_some() || self.facts.is_some()
     }
 
     /// Tells whether more is to be said.

@@ -61,6 +61,22 @@ impl Failure {
         Self { code, items: vec![Item { kind: kind(&code), message: message.into(), hint }], profile: None }
     }
 
+    /// A failure of several things.
+    pub(crate) fn of(code: Exit, items: Vec<Item>) -> Self {
+        Self { code, items, profile: None }
+    }
+
+    /// Returns what failed, without remedies.
+    pub(crate) fn message(&self) -> String {
+        self.items.iter().map(|item| item.message.as_str()).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Adds what may be the cause.
+    pub(crate) fn and(mut self, items: Vec<Item>) -> Self {
+        self.items.extend(items);
+        self
+    }
+
     /// Prints it for a person.
     pub(crate) fn print(&self) {
         if let Some(profile) = &self.profile {
@@ -93,6 +109,11 @@ fn spell(level: &str, item: &Item) -> String {
     format!("{level}: {}{}", item.message, hints.collect::<String>())
 }
 
+/// Describes a reason why the host can't run a profile.
+pub(crate) fn refused(refusal: &Refusal) -> Item {
+    Item::new(refusal, hints::refusal(refusal))
+}
+
 /// Describes what of the host could not be given back.
 pub(crate) fn left(error: &HostError) -> Item {
     Item::new(error, hints::host(error))
@@ -114,8 +135,7 @@ impl From<Vec<Refusal>> for Failure {
             Some(RefusalKind::Busy) => Exit::Busy,
             None => Exit::Internal,
         };
-        let item = |refusal: &Refusal| Item::new(refusal, hints::refusal(refusal));
-        Self { code, items: refusals.iter().map(item).collect(), profile: None }
+        Self { code, items: refusals.iter().map(refused).collect(), profile: None }
     }
 }
 

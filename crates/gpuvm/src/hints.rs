@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use gpuvm_core::facts::Holder;
+use gpuvm_core::facts::file::FactsFileError;
 use gpuvm_core::lifecycle::Exit;
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::{FileRole, MemoryMeasure, Refusal};
@@ -25,6 +26,15 @@ pub(crate) fn refusal(refusal: &Refusal) -> Option<String> {
 fn of_device(refusal: &Refusal) -> Option<String> {
     Some(match refusal {
         Refusal::UnknownDevice { .. } => "list the devices: lspci -D".to_owned(),
+        Refusal::NoneFits { .. } => "list the devices with their ids and classes: lspci -Dnn".to_owned(),
+        Refusal::SeveralFit { .. } => {
+            "say more of the one that is meant (node, slot, serial), or which of these it is: nth = 0 is the first".to_owned()
+        }
+        Refusal::TooFewFit { fit, .. } => format!("write nth = {} or less", fit.len().saturating_sub(1)),
+        Refusal::ChosenTwice { .. } => "say more of the one that is meant, or take one of the two out".to_owned(),
+        Refusal::ChosenForOnePlace { .. } => {
+            "write one guest-address for all functions of a card, and one card at each".to_owned()
+        }
         Refusal::Bridge { .. } => "list what is behind it instead: lspci -tv".to_owned(),
         Refusal::ExpanderThere { .. } => {
             "write another guest-address: expander bridges have the last device numbers, from 1e down".to_owned()
@@ -39,6 +49,10 @@ fn of_device(refusal: &Refusal) -> Option<String> {
         }
         Refusal::ForeignMember { holder: Some(_), .. } => {
             "put the card in another slot, whose port has ACS, so that it gets a group of its own".to_owned()
+        }
+        Refusal::Unread { .. } => "see what the doctor couldn't read, and why: gpuvm doctor".to_owned(),
+        Refusal::UnreadMember { member, .. } => {
+            format!("see what the kernel says of it: ls /sys/bus/pci/devices/{member}; dmesg | grep {member}")
         }
         Refusal::HasVirtualFunctions { bdf, .. } => {
             format!(
@@ -234,6 +248,26 @@ pub(crate) fn host(error: &HostError) -> Option<String> {
     })
 }
 
+/// What to do on a host without a GPU that can be passed.
+pub(crate) fn no_gpu() -> String {
+    "name any other device: gpuvm init BDF; list them: lspci -D".to_owned()
+}
+
+/// What to do about a file that holds no facts which can be read.
+pub(crate) fn facts(error: &FactsFileError) -> String {
+    match error {
+        FactsFileError::Newer { gpuvm, .. } => format!("use gpuvm {gpuvm} or newer"),
+        _ => "make one on that host: gpuvm report".to_owned(),
+    }
+}
+
+/// What to do about facts that were taken for other files.
+pub(crate) fn foreign_files() -> String {
+    "make the report with this profile on that host: gpuvm report PROFILE. In a redacted report, the files have the names that \
+     the profile.toml beside the facts gives them"
+        .to_owned()
+}
+
 /// What to do about a QEMU that didn't get to run the guest.
 pub(crate) fn launch(error: &LaunchError) -> Option<String> {
     Some(match error {
@@ -254,6 +288,28 @@ pub(crate) fn launch(error: &LaunchError) -> Option<String> {
         }
         _ => return None,
     })
+}
+
+/// What to do about a host that has changed since it was locked.
+pub(crate) fn changed(profile: &Path) -> String {
+    let profile = profile.display();
+    format!(
+        "see all that has changed: gpuvm lock --check {profile}. If it is as you want it: gpuvm lock {profile}, or gpuvm up \
+         --accept-changes {profile}"
+    )
+}
+
+/// What to do about a lock that isn't there.
+pub(crate) fn no_lock(profile: &Path) -> String {
+    format!("make one: gpuvm lock {}", profile.display())
+}
+
+/// What to do about a lock that can't be used.
+pub(crate) fn bad_lock(profile: &Path) -> String {
+    format!(
+        "put back the one that you have kept, or lock the host as it is now: gpuvm lock {}",
+        profile.display()
+    )
 }
 
 fn disk_full(path: &Path) -> String {

@@ -7,6 +7,7 @@ mod exit;
 mod failure;
 mod hints;
 mod load;
+mod locked;
 mod out;
 
 use std::process::ExitCode;

@@ -8,6 +8,7 @@ mod doctor_host;
 pub mod edu;
 pub mod guest;
 mod kills;
+mod lock;
 pub mod placement;
 pub mod scenarios;
 mod shared;

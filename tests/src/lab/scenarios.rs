@@ -47,6 +47,9 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("doctor-refusals", super::doctor::doctor_refusals),
     ("doctor-boot", super::doctor::doctor_boot),
     ("doctor-errors", super::doctor::doctor_errors),
+    ("lock-same", super::lock::same),
+    ("lock-moved", super::lock::moved),
+    ("lock-grown", super::lock::grown),
 ];
 
 pub(super) const GPU: &str = "0000:81:00.0";

@@ -82,7 +82,11 @@ fn wanted(requests: &[DeviceRequest], facts: &HostFacts, obstacles: &mut Obstacl
         };
         let mut want = |bdf, role, reason| wanted.push((bdf, Wanted { role, reason, boot_display }));
         if let Some(device) = takeable(bdf, facts, obstacles) {
-            want(bdf, Role::Pass, "listed in the profile".to_owned());
+            let reason = match &request.chosen_by {
+                Some(selector) => format!("chosen by {selector}"),
+                None => "listed in the profile".to_owned(),
+            };
+            want(bdf, Role::Pass, reason);
             let mates = brings_along(bdf, device, facts);
             for mate in mates.into_iter().filter(|mate| !listed.contains(mate) && !held.contains(mate)) {
                 let reason = format!("comes along with {bdf}: another function of the same card");
@@ -230,7 +234,10 @@ fn members(wanted: &[(Bdf, Wanted)], facts: &HostFacts, obstacles: &mut Obstacle
         }
         let mut members = Vec::new();
         for member in facts.groups.get(&group).into_iter().flatten() {
-            let Some(device) = facts.devices.get(member) else { continue };
+            let Some(device) = facts.devices.get(member) else {
+                obstacles.refuse(Refusal::UnreadMember { bdf: *bdf, group, member: *member });
+                continue;
+            };
             match (by_bdf.get(member), may_stay(device)) {
                 (Some(wanted), _) => {
                     members.push(Member { bdf: *member, role: wanted.role, reason: wanted.reason.clone() });

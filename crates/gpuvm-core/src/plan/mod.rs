@@ -12,6 +12,7 @@ mod outline;
 mod passable;
 mod pcie;
 mod refusal;
+mod unread;
 mod variant;
 mod vfio;
 
@@ -310,6 +311,10 @@ pub fn plan(profile: &Profile, facts: &HostFacts) -> Result<Plan, Vec<Refusal>> 
     let firmware = firmware(profile, facts, &mut obstacles);
     files::check(profile, facts, &mut obstacles);
     machine(profile, facts, &mut obstacles);
+    for choice in &profile.choices {
+        obstacles.refuse(Refusal::NotResolved { selector: choice.select.clone() });
+    }
+    unread::check(facts, &profile.devices.iter().map(|device| device.bdf).collect(), &mut obstacles);
     let disks = files::disks(profile, facts);
     let Obstacles { mut refusals, warnings } = obstacles;
     let (Some(qemu), Some(firmware), true) = (facts.qemu.clone(), firmware, refusals.is_empty()) else {

@@ -32,6 +32,8 @@ pub enum Topic {
     AddressSpace,
     /// How devices can be reset.
     Reset,
+    /// What has changed since the host was locked.
+    Lock,
 }
 
 impl std::fmt::Display for Topic {
@@ -44,6 +46,7 @@ impl std::fmt::Display for Topic {
             Self::Console => "console",
             Self::AddressSpace => "address space",
             Self::Reset => "reset",
+            Self::Lock => "lock",
         })
     }
 }

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use crate::cpulist::{CpuSet, NodeSet};
 use crate::facts::Holder;
+use crate::lock::LockedFunction;
 use crate::pci::{Bdf, ClassCode, DriverName, GroupId, PciId};
 use crate::profile::DiskFormat;
-use crate::profile::PortAddress;
+use crate::profile::{PortAddress, Selector};
 use crate::units::{ByteSize, PageSize};
 
 /// One reason why this host can't run this profile.
@@ -17,6 +18,59 @@ pub enum Refusal {
     UnknownDevice {
         /// The device asked for.
         bdf: Bdf,
+    },
+    /// A description that fits no device.
+    #[error(
+        "device.select {{ {selector} }} fits no device of this host{}",
+        if unread.is_empty() { String::new() } else { format!("; the serial numbers of {} can't be read", list(unread)) }
+    )]
+    NoneFits {
+        /// The description.
+        selector: Selector,
+        /// Devices that fit the rest of it, and whose serial numbers can't be read.
+        unread: Vec<Bdf>,
+    },
+    /// A description that fits several devices.
+    #[error("device.select {{ {selector} }} fits {} devices: {}", fit.len(), words(fit))]
+    SeveralFit {
+        /// The description.
+        selector: Selector,
+        /// The devices.
+        fit: Vec<LockedFunction>,
+    },
+    /// A description of one of more devices than there are.
+    #[error("device.select {{ {selector} }} counts from 0, and {} fit: {}", fit.len(), words(fit))]
+    TooFewFit {
+        /// The description.
+        selector: Selector,
+        /// The devices that fit.
+        fit: Vec<LockedFunction>,
+    },
+    /// A description of a device that another entry has.
+    #[error("device.select {{ {selector} }} fits {bdf}, which the profile has already")]
+    ChosenTwice {
+        /// The description.
+        selector: Selector,
+        /// The device.
+        bdf: Bdf,
+    },
+    /// Devices that can't be where they are to be in the guest.
+    #[error(
+        "{bdf} can't be at guest-address {address} beside {other}: a card has one place, and a place one card"
+    )]
+    ChosenForOnePlace {
+        /// The device.
+        bdf: Bdf,
+        /// The other one.
+        other: Bdf,
+        /// The place asked for.
+        address: PortAddress,
+    },
+    /// A description that nobody has looked for yet.
+    #[error("device.select {{ {selector} }} was not resolved")]
+    NotResolved {
+        /// The description.
+        selector: Selector,
     },
     /// The kernel drives no IOMMU, so nothing would keep the device's DMA inside the guest.
     #[error(
@@ -76,6 +130,24 @@ pub enum Refusal {
         driver: Option<DriverName>,
         /// What of the host sits on it.
         holder: Option<Holder>,
+    },
+    /// A group has a member that nothing is known about, so that nobody can tell whether the host needs it.
+    #[error(
+        "IOMMU group {group} of {bdf} also holds {member}, of which nothing could be read; a group can only be given whole"
+    )]
+    UnreadMember {
+        /// The device asked for.
+        bdf: Bdf,
+        /// The group.
+        group: GroupId,
+        /// The other member.
+        member: Bdf,
+    },
+    /// Something that the plan rests on couldn't be read when the facts were taken down.
+    #[error("a plan rests on what couldn't be read: {what}")]
+    Unread {
+        /// What, with its path.
+        what: String,
     },
     /// A physical function whose virtual functions are in use: vfio-pci refuses it.
     #[error("{bdf} ({driver}) has {count} virtual functions enabled", driver = driver_words(driver.as_ref()))]
@@ -428,6 +500,11 @@ impl Refusal {
             Self::File { .. }
             | Self::DiskFormat { .. }
             | Self::UnknownDevice { .. }
+            | Self::NoneFits { .. }
+            | Self::SeveralFit { .. }
+            | Self::TooFewFit { .. }
+            | Self::ChosenTwice { .. }
+            | Self::ChosenForOnePlace { .. }
             | Self::Bridge { .. }
             | Self::HeldElsewhere { .. }
             | Self::ExpanderThere { .. }
@@ -458,6 +535,10 @@ impl Ord for Refusal {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         self.order().cmp(&other.order())
     }
+}
+
+fn words(functions: &[LockedFunction]) -> String {
+    functions.iter().map(LockedFunction::words).collect::<Vec<_>>().join(", ")
 }
 
 fn list(bdfs: &[Bdf]) -> String {

@@ -23,7 +23,7 @@ pub(super) fn check(raw: RawProfile, base: &Path, problems: &mut Vec<Problem>) -
     let name = checker.required(raw.name, "name", r#"name = "compute-1""#, &start);
     let memory = memory::check(raw.memory, &raw.end, &mut checker);
     let cpu = cpu::check(raw.cpu, accel, &raw.end, &mut checker);
-    let devices = device::check(raw.devices, &mut checker);
+    let (devices, choices) = device::check(raw.devices, &mut checker);
     let disks = disk::check(raw.disks, &mut checker);
     let kernel = raw.kernel.and_then(|kernel| kernel::check(kernel, &mut checker));
     let forwards = network::check(raw.forwards, network, &mut checker);
@@ -39,6 +39,7 @@ pub(super) fn check(raw: RawProfile, base: &Path, problems: &mut Vec<Problem>) -
         cpu: cpu?,
         kernel,
         devices,
+        choices,
         disks,
         network,
         forwards,
@@ -97,6 +98,12 @@ impl<'a> Checker<'a> {
             self.report(key, place.clone(), ProblemKind::Missing { key: key.to_owned(), example });
         }
         leaf
+    }
+
+    /// Tells whether something in a table was refused already.
+    pub(super) fn refused_below(&self, table: &str) -> bool {
+        let below = format!("{table}.");
+        self.refused.iter().any(|refused| refused == table || refused.starts_with(&below))
     }
 
     fn version(&mut self, raw: &RawProfile, start: &Place) {

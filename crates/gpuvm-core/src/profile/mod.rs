@@ -23,12 +23,13 @@ pub use problem::{Problem, ProblemKind};
 pub use raw::RawProfile;
 pub use read::Located;
 pub use section::cpu::{Cpu, CpuFlag, FlagState, HvVendorId, Pin};
-pub use section::device::{DeviceRequest, PortAddress};
+pub use section::device::{DeviceChoice, DeviceRequest, PortAddress};
 pub use section::disk::{Disk, DiskFormat, DiskMode, Media};
 pub use section::display::{Display, Listen};
 pub use section::kernel::KernelBoot;
 pub use section::memory::{Hugepages, Memory};
 pub use section::network::{Forward, Network, Protocol};
+pub use section::select::{DeviceClass, Selector};
 pub use tree::{Place, Sources};
 
 use crate::units::ByteSize;
@@ -82,6 +83,10 @@ pub struct Profile {
     pub kernel: Option<KernelBoot>,
     /// The devices that are passed through.
     pub devices: Vec<DeviceRequest>,
+    /// The devices that are described and not named: [`crate::select::resolve`] turns them into the former. Whoever plans a
+    /// profile has done so before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub choices: Vec<DeviceChoice>,
     /// The disks and CD-ROMs, in the order of the file.
     pub disks: Vec<Disk>,
     /// The network.

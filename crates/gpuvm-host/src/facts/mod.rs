@@ -10,8 +10,11 @@ mod detail;
 mod files;
 mod firmware;
 mod holders;
+mod index;
+mod lock;
 pub(crate) mod memory;
 mod names;
+mod narrow;
 mod pci;
 mod platform;
 mod reading;
@@ -27,6 +30,10 @@ use crate::HostError;
 use crate::root::{HostRoot, list, read_text};
 
 pub use boot::add_initramfs;
+pub use index::index;
+pub use lock::for_lock;
+pub use narrow::narrow;
+pub use pci::asked;
 pub(crate) use reading::Reading;
 
 /// Which devices a survey is about.
@@ -84,7 +91,10 @@ pub fn survey(
     pci::read(root, scope, depth, &reading, &mut facts)?;
     match profile {
         Some(profile) => for_profile(root, profile, &reading, &mut facts)?,
-        None => facts.firmware = reading.take(firmware::read(root))?,
+        None => {
+            facts.firmware = reading.take(firmware::read(root))?;
+            files::read_firmware(root, &mut facts);
+        }
     }
     facts.names = names::read(root, &reading, &facts)?;
     facts.platform = platform::read(root, &reading, &facts)?;

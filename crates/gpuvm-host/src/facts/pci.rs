@@ -15,7 +15,7 @@ use crate::HostError;
 use crate::root::{self, HostRoot, link_name, list, read_hex, read_text};
 
 /// Returns the functions that a profile names.
-pub(super) fn asked(profile: &Profile) -> BTreeSet<Bdf> {
+pub fn asked(profile: &Profile) -> BTreeSet<Bdf> {
     let named = |device: &DeviceRequest| std::iter::once(device.bdf).chain(device.hold.clone());
     profile.devices.iter().flat_map(named).collect()
 }
@@ -28,33 +28,24 @@ pub(super) fn read(
     reading: &Reading,
     facts: &mut HostFacts,
 ) -> Result<(), HostError> {
-    let index: BTreeSet<Bdf> = reading
-        .take(list(&root.path("/sys/bus/pci/devices")))?
-        .iter()
-        .filter_map(|name| name.parse().ok())
-        .collect();
     let holders = reading.take(Holders::read(root))?;
     let aliases = reading.take(aliases::read(root, &facts.kernel.release))?;
     let reader = Reader { root, depth, reading, holders, aliases };
-    let mut left = in_scope(root, scope, index);
-    while let Some(bdf) = left.pop() {
-        if facts.devices.contains_key(&bdf) {
-            continue;
-        }
-        let Some(device) = reader.device(bdf)? else { continue };
-        if let Some(group) = device.group.filter(|group| !facts.groups.contains_key(group)) {
-            let members = reading.take(members(root, group))?;
-            left.extend(&members);
-            facts.groups.insert(group, members);
-        }
-        // A plan needs to know only which bridges there are; to judge the way up, they must be looked at.
-        if depth == Depth::Config {
-            left.extend(&device.upstream);
-        }
-        facts.devices.insert(bdf, device);
-    }
+    reader.all(scope, facts)?;
     reader.holders.add_users(root, reading, facts);
     Ok(())
+}
+
+/// Reads the same, but not who uses the devices, nor which drivers there are for them: what a device is, and where it sits.
+pub(super) fn read_places(
+    root: &HostRoot,
+    scope: &Scope,
+    depth: Depth,
+    reading: &Reading,
+    facts: &mut HostFacts,
+) -> Result<(), HostError> {
+    let reader = Reader { root, depth, reading, holders: Holders::default(), aliases: Vec::new() };
+    reader.all(scope, facts)
 }
 
 fn in_scope(root: &HostRoot, scope: &Scope, index: BTreeSet<Bdf>) -> Vec<Bdf> {
@@ -111,14 +102,40 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Reads one device, or `None` if it went away meanwhile.
+    /// Reads those in scope, the other functions of their slots, and the members of all groups touched.
+    fn all(&self, scope: &Scope, facts: &mut HostFacts) -> Result<(), HostError> {
+        let (root, reading) = (self.root, self.reading);
+        let names = reading.take(list(&root.path("/sys/bus/pci/devices")))?;
+        let index: BTreeSet<Bdf> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        let mut left = in_scope(root, scope, index);
+        while let Some(bdf) = left.pop() {
+            if facts.devices.contains_key(&bdf) {
+                continue;
+            }
+            let Some(device) = self.device(bdf)? else { continue };
+            if let Some(group) = device.group.filter(|group| !facts.groups.contains_key(group)) {
+                let members = reading.take(members(root, group))?;
+                left.extend(&members);
+                facts.groups.insert(group, members);
+            }
+            // A plan needs to know only which bridges there are; to judge the way up, they must be looked at.
+            if self.depth == Depth::Config {
+                left.extend(&device.upstream);
+            }
+            facts.devices.insert(bdf, device);
+        }
+        Ok(())
+    }
+
+    /// Reads one device, or `None` if it went away meanwhile; one that is there and says not what it is counts as unread.
     fn device(&self, bdf: Bdf) -> Result<Option<DeviceFacts>, HostError> {
         let (root, reading) = (self.root, self.reading);
         let folder = root.device(bdf);
         let hex = |name: &str| reading.take(read_hex(&folder.join(name)));
         let (Some(vendor), Some(device), Some(class)) = (hex("vendor")?, hex("device")?, hex("class")?)
         else {
-            return Ok(None);
+            let gone = if folder.exists() { Err(HostError::nameless(&folder)) } else { Ok(()) };
+            return reading.take(gone).map(|()| None);
         };
         let class = ClassCode::new(class).ok_or_else(|| {
             HostError::content(&folder.join("class"), &format!("{class:#x}"), "no class code")
@@ -160,6 +177,12 @@ impl Reader<'_> {
     }
 }
 
+/// Reads vendor and device id of a function that nothing else is asked of.
+pub(super) fn id_of(root: &HostRoot, bdf: Bdf, reading: &Reading) -> Result<Option<PciId>, HostError> {
+    let hex = |name: &str| reading.take(read_hex(&root.device(bdf).join(name)));
+    Ok(hex("vendor")?.zip(hex("device")?).map(|(vendor, device)| id(vendor, device)))
+}
+
 fn id(vendor: u32, device: u32) -> PciId {
     let low = |value: u32| u16::try_from(value & 0xffff).unwrap_or(u16::MAX);
     PciId { vendor: low(vendor), device: low(device) }
@@ -181,18 +204,20 @@ fn group_of(folder: &Path) -> Result<Option<GroupId>, HostError> {
 }
 
 /// Reads the node; -1 means that the firmware doesn't tell.
-fn node_of(folder: &Path) -> Result<Option<u32>, HostError> {
+pub(super) fn node_of(folder: &Path) -> Result<Option<u32>, HostError> {
     let node: Option<i64> = root::read_parsed(&folder.join("numa_node"))?;
     Ok(node.and_then(|node| u32::try_from(node).ok()))
 }
 
 /// Reads the bridges above a device off its path: `/sys/devices/pci0000:80/0000:80:00.0/0000:81:00.0`.
-fn upstream(real: &Path, own: Bdf) -> Vec<Bdf> {
+pub(super) fn upstream(real: &Path, own: Bdf) -> Vec<Bdf> {
     real.iter().filter_map(|name| name.to_str()?.parse().ok()).filter(|bdf| *bdf != own).collect()
 }
 
 /// The base address registers are the first of a function's resources.
 const BARS: usize = 6;
+/// More than all addresses of any CPU: 52 bits.
+const LARGEST_BAR: u64 = 1 << 52;
 /// Flags of a resource (include/linux/ioport.h).
 const IORESOURCE_IO: u64 = 0x100;
 const IORESOURCE_MEM: u64 = 0x200;
@@ -219,8 +244,14 @@ fn bars(path: &Path) -> Result<Vec<BarFacts>, HostError> {
         };
         if end > begin {
             let placed = begin != 0 && flags & IORESOURCE_UNSET == 0;
-            let size = ByteSize::bytes((end - begin).saturating_add(1));
-            bars.push(BarFacts { index, size, address: placed.then_some(begin), kind });
+            let size = (end - begin).checked_add(1).filter(|size| *size <= LARGEST_BAR);
+            let size = size.ok_or_else(|| HostError::content(path, line, "no size of a register"))?;
+            bars.push(BarFacts {
+                index,
+                size: ByteSize::bytes(size),
+                address: placed.then_some(begin),
+                kind,
+            });
         }
     }
     Ok(bars)

@@ -97,7 +97,7 @@ pub(super) fn system(root: &HostRoot, reading: &Reading) -> Result<SystemFacts, 
 
 fn acpi_tables(root: &HostRoot, reading: &Reading) -> Result<Option<BTreeSet<String>>, HostError> {
     let folder = root.path("/sys/firmware/acpi/tables");
-    if !folder.is_dir() {
+    if folder.symlink_metadata().is_err() {
         return Ok(None);
     }
     Ok(Some(reading.take(list(&folder))?.into_iter().collect()))

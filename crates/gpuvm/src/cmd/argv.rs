@@ -19,7 +19,7 @@ use crate::failure::Failure;
 use crate::{load, out};
 
 pub(super) fn run(cli: &Cli, args: &ProfileArgs) -> Result<Exit, Failure> {
-    let loaded = load::profile(args)?;
+    let loaded = load::profile(cli, args)?;
     let (plan, _) = load::planned(cli, &loaded.profile)?;
     let places = cli.places();
     let command = command(&plan, &places);

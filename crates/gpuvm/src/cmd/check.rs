@@ -8,11 +8,11 @@ use crate::failure::Failure;
 use crate::{load, out};
 
 pub(super) fn run(cli: &Cli, args: &ProfileArgs) -> Result<Exit, Failure> {
-    let loaded = load::profile(args)?;
+    let profile = load::unresolved(args)?;
     if cli.json {
-        out::json(&json!({ "valid": true, "profile": loaded.profile }))?;
+        out::json(&json!({ "valid": true, "profile": profile }))?;
     } else {
-        let (path, name) = (args.profile.display(), &loaded.profile.name);
+        let (path, name) = (args.profile.display(), &profile.name);
         out::text(&format!("{path}: valid (VM {name}). See what it would do here: gpuvm plan {path}\n"))?;
     }
     Ok(Exit::Ok)

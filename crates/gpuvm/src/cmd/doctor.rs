@@ -7,12 +7,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use gpuvm_core::doctor::{Check, Examination, Remedy, Subject, Verdict, examine};
-use gpuvm_core::facts::{HostFacts, Presence};
+use gpuvm_core::facts::{DeviceFacts, HostFacts, Presence};
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::{card_of, plan, targets};
 use gpuvm_core::profile::Profile;
-use gpuvm_host::facts::{Depth, Scope, add_initramfs};
-use gpuvm_host::vfio::viability;
+use gpuvm_host::facts::{Depth, Scope, narrow};
 use serde::Serialize;
 
 use crate::cli::{Cli, ProfileArgs};
@@ -52,28 +51,25 @@ pub(super) fn run(cli: &Cli, args: &DoctorArgs) -> Result<Exit, Failure> {
     let mut unasked = Vec::new();
     let (facts, profile, targets) = match about {
         About::Profile(profile) => {
-            let loaded = load::profile(&ProfileArgs { profile, set: args.set.clone() })?;
-            let facts = survey(cli, Scope::Devices(named(&loaded.profile)), Some(&loaded.profile))?;
+            let loaded = load::profile(cli, &ProfileArgs { profile, set: args.set.clone() })?;
+            let facts =
+                load::survey_closely(cli, &Scope::Devices(named(&loaded.profile)), Some(&loaded.profile))?;
             let targets = targets(&loaded.profile, &facts);
             (facts, Some(loaded.profile), targets)
         }
         About::Devices(devices) => {
-            let facts = survey(cli, Scope::Devices(devices.clone()), None)?;
+            let facts = load::survey_closely(cli, &Scope::Devices(devices.clone()), None)?;
             let targets = whole_cards(devices, &facts);
             (facts, None, targets)
         }
         About::Cards => {
-            let facts = survey(cli, Scope::Cards, None)?;
-            let whole = |facts: &gpuvm_core::facts::DeviceFacts| facts.virtual_function == Presence::Absent;
-            let cards = facts.devices.iter().filter(|(_, facts)| facts.class.is_card() && whole(facts));
-            let targets = whole_cards(cards.map(|(bdf, _)| *bdf).collect(), &facts);
+            let facts = load::survey_closely(cli, &Scope::Cards, None)?;
+            let targets = whole_cards(cards(&facts), &facts);
             unasked = boot_display(&facts);
             (facts, None, targets)
         }
     };
-    let mut examination = examine(&facts, profile.as_ref(), &targets);
-    examination.only_warn_of(&unasked);
-    add_hints(&mut examination, profile.as_ref(), &facts);
+    let examination = examined(&facts, profile.as_ref(), &targets, &unasked);
     if cli.json {
         out::json(&Document::of(&examination))?;
     } else {
@@ -81,6 +77,32 @@ pub(super) fn run(cli: &Cli, args: &DoctorArgs) -> Result<Exit, Failure> {
         out::text(&text::text(&examination, detail))?;
     }
     Ok(if examination.is_fit() { Exit::Ok } else { Exit::Unfit })
+}
+
+fn examined(
+    facts: &HostFacts,
+    profile: Option<&Profile>,
+    targets: &[Bdf],
+    unasked: &[Subject],
+) -> Examination {
+    let mut examination = examine(facts, profile, targets);
+    examination.only_warn_of(unasked);
+    add_hints(&mut examination, profile, facts);
+    examination
+}
+
+/// Examines facts of a whole host as `doctor` does without more words, or of a profile: as text, and as `--json` has it.
+pub(super) fn told(facts: &HostFacts, profile: Option<&Profile>) -> (String, serde_json::Value) {
+    let scope = profile.map_or(Scope::Cards, |profile| Scope::Devices(named(profile)));
+    let facts = narrow(facts.clone(), &scope, Depth::Config);
+    let (targets, unasked) = match profile {
+        Some(profile) => (targets(profile, &facts), Vec::new()),
+        None => (whole_cards(cards(&facts), &facts), boot_display(&facts)),
+    };
+    let examination = examined(&facts, profile, &targets, &unasked);
+    let document = serde_json::to_value(Document::of(&examination));
+    let document = document.unwrap_or_else(|error| serde_json::json!({ "error": error.to_string() }));
+    (text::text(&examination, text::Detail::All), document)
 }
 
 /// Tells a profile from devices.
@@ -108,12 +130,13 @@ fn named(profile: &Profile) -> BTreeSet<Bdf> {
     profile.devices.iter().flat_map(|device| std::iter::once(device.bdf).chain(device.hold.clone())).collect()
 }
 
-fn whole_cards(devices: BTreeSet<Bdf>, facts: &HostFacts) -> Vec<Bdf> {
-    let all: BTreeSet<Bdf> = devices.into_iter().flat_map(|bdf| card_of(bdf, facts)).collect();
-    all.into_iter().collect()
+/// Returns the cards that a guest may be meant to get.
+fn cards(facts: &HostFacts) -> BTreeSet<Bdf> {
+    let is_card = |facts: &DeviceFacts| facts.class.is_card() && facts.virtual_function == Presence::Absent;
+    facts.devices.iter().filter(|(_, facts)| is_card(facts)).map(|(bdf, _)| *bdf).collect()
 }
 
-/// Returns what there is of the boot display, which most guests don't get: its card and their groups.
+/// Lists what belongs to the card that the host itself shows its screen on: nobody has asked for it, where nobody has named a card.
 fn boot_display(facts: &HostFacts) -> Vec<Subject> {
     let boot = facts.devices.iter().filter(|(_, device)| device.boot_display == Presence::Present);
     let card: Vec<Bdf> = boot.flat_map(|(bdf, _)| card_of(*bdf, facts)).collect();
@@ -122,18 +145,9 @@ fn boot_display(facts: &HostFacts) -> Vec<Subject> {
     card.iter().map(|bdf| Subject::Device { bdf: *bdf }).chain(groups).collect()
 }
 
-fn survey(cli: &Cli, scope: Scope, profile: Option<&Profile>) -> Result<HostFacts, Failure> {
-    let mut facts = load::survey(cli, &scope, Depth::Config, profile)?;
-    let (root, places) = (cli.host_root(), cli.places());
-    // Another machine's QEMU and kernel can't be asked, and what is in its initramfs isn't this one's to remember.
-    if cli.is_recorded() {
-        add_initramfs(&root, None, &mut facts);
-    } else {
-        facts.qemu_probe = gpuvm_run::probe(&facts, &places);
-        add_initramfs(&root, Some(&places.initramfs()), &mut facts);
-        facts.viability = viability(&root, &places, &facts);
-    }
-    Ok(facts)
+fn whole_cards(devices: BTreeSet<Bdf>, facts: &HostFacts) -> Vec<Bdf> {
+    let all: BTreeSet<Bdf> = devices.into_iter().flat_map(|bdf| card_of(bdf, facts)).collect();
+    all.into_iter().collect()
 }
 
 /// Adds what to do about the refusals of the plan, which the core has no words for.

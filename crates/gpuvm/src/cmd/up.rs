@@ -16,7 +16,7 @@ use crate::cli::{Cli, UpArgs};
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
 use crate::load::Loaded;
-use crate::{load, out};
+use crate::{load, locked, out};
 
 pub(super) fn run(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
     super::refuse_recorded(cli)?;
@@ -31,15 +31,21 @@ async fn up(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
     // Caught before anything is changed, so that no signal can end gpuvm between a change and its undoing.
     let mut signals = Signals::catch()
         .map_err(|error| Failure::one(Exit::Internal, format!("catch signals: {error}"), None))?;
-    let loaded = load::profile(&args.profile)?;
+    let loaded = load::profile(cli, &args.profile)?;
     let mut progress = Progress::new(cli);
-    let first = attempt(cli, args, &loaded, None, &mut signals, &mut progress).await?;
+    let judged = locked::before_up(cli, &args.profile.profile, loaded, args.on_changes())?;
+    let loaded = judged.loaded;
+    if judged.written {
+        progress.tell(&format!("{} is written anew", loaded.lock.path.display()));
+    }
+    let mut known = judged.warnings;
+    let first = attempt(cli, args, &loaded, &known, &mut signals, &mut progress).await?;
     let report = match first {
         Err(error) => match shortage(&loaded.profile, &error) {
             Some(shortage) => {
                 progress.tell("the host is as it was; trying again with ordinary pages");
-                attempt(cli, args, &without_hugepages(loaded), Some(shortage), &mut signals, &mut progress)
-                    .await?
+                known.push(shortage);
+                attempt(cli, args, &without_hugepages(loaded), &known, &mut signals, &mut progress).await?
             }
             None => Err(error),
         },
@@ -65,12 +71,12 @@ async fn attempt(
     cli: &Cli,
     args: &UpArgs,
     loaded: &Loaded,
-    shortage: Option<Warning>,
+    known: &[Warning],
     signals: &mut Signals,
     progress: &mut Progress,
 ) -> Result<Result<Report, UpError>, Failure> {
     let (mut plan, _) = load::planned(cli, &loaded.profile)?;
-    plan.warnings.extend(shortage);
+    plan.warnings.extend(known.iter().cloned());
     for warning in &plan.warnings {
         progress.tell(&format!("warning: {}: {}", warning.about, warning.message));
     }
@@ -102,7 +108,7 @@ fn shortage(profile: &Profile, error: &UpError) -> Option<Warning> {
 /// The same profile with ordinary pages: whether a node has enough of them is for the plan to say.
 fn without_hugepages(loaded: Loaded) -> Loaded {
     let memory = Memory { hugepages: Hugepages::Off, ..loaded.profile.memory };
-    Loaded { profile: Profile { memory, ..loaded.profile }, text: loaded.text }
+    Loaded { profile: Profile { memory, ..loaded.profile }, ..loaded }
 }
 
 /// What `--json` prints.

@@ -5,7 +5,8 @@ use std::fs;
 use crate::shared::golden::compare;
 use crate::{gpuvm, transcript};
 
-const VERBS: [&str; 8] = ["", "check", "plan", "argv", "doctor", "schema", "up", "cleanup"];
+const VERBS: [&str; 12] =
+    ["", "check", "plan", "argv", "doctor", "devices", "schema", "up", "cleanup", "lock", "init", "report"];
 
 #[test]
 fn help_is_as_it_was() {
@@ -29,10 +30,13 @@ fn each_wrong_call_is_refused_as_it_was() {
     let path = |name: &str| folder.path().join(name).display().to_string();
     let (missing, latin1, denied, host) =
         (path("none.toml"), path("latin1.toml"), path("denied.toml"), path(""));
+    let (other, newer) = (path("other.json"), path("newer.json"));
+    fs::write(&other, "{\"plan\": {}}").unwrap();
+    fs::write(&newer, "{\"gpuvm-facts\": 7, \"gpuvm\": \"9.0.0\", \"facts\": {}}").unwrap();
     fs::write(&latin1, b"name = \"\xe9\"\n").unwrap();
     std::os::unix::fs::symlink(crate::shared::hosts::NOT_READABLE, &denied).unwrap();
     let dev = "profiles/dev.toml";
-    let cases: [(&str, i32, &[&str]); 19] = [
+    let cases: [(&str, i32, &[&str]); 26] = [
         ("no-verb", 64, &[]),
         ("unknown-verb", 64, &["upp"]),
         ("unknown-option", 64, &["plan", "--strict", dev]),
@@ -52,6 +56,13 @@ fn each_wrong_call_is_refused_as_it_was() {
         ("doctor-of-a-profile-and-a-device", 64, &["doctor", dev, "0000:81:00.0"]),
         ("doctor-of-a-wrong-profile", 78, &["doctor", dev, "--set", "memory.sice=1G"]),
         ("up-on-a-recorded-host", 64, &["up", "--host-root", &host, dev]),
+        ("cleanup-on-facts", 64, &["cleanup", "--facts", &other]),
+        ("plan-on-a-host-and-on-facts", 64, &["plan", "--host-root", &host, "--facts", &other, dev]),
+        ("plan-on-facts-missing", 64, &["plan", "--facts", &missing, dev]),
+        ("plan-on-facts-unreadable", 77, &["plan", "--facts", &denied, dev]),
+        ("plan-on-facts-that-are-none", 64, &["plan", "--facts", dev, dev]),
+        ("plan-on-facts-of-another-kind", 64, &["plan", "--facts", &other, dev]),
+        ("plan-on-facts-of-a-newer-gpuvm", 64, &["plan", "--facts", &newer, dev]),
     ];
     let case = |(name, code, args): &(&str, i32, &[&str])| {
         let output = gpuvm(args);

@@ -6,9 +6,12 @@
 
 mod calls;
 mod doctor;
+mod init;
+mod lock;
 mod plans;
 mod profiles;
 mod refusals;
+mod report;
 #[path = "../shared/mod.rs"]
 mod shared;
 
@@ -52,13 +55,16 @@ fn transcript(output: &Output, temporary: &str) -> String {
 }
 
 /// Folders of golden files, `errors` being that of the unit tests of `failure`.
-const FOLDERS: [&str; 12] = [
+const FOLDERS: [&str; 15] = [
     "argv",
     "argv-matrix",
     "calls",
     "doctor",
     "errors",
     "help",
+    "init",
+    "lock",
+    "lock-file",
     "plan",
     "plan-made-up",
     "plan-matrix",

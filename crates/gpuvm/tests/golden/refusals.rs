@@ -16,11 +16,46 @@ type Unfit = (&'static str, i32, fn(FakeHost) -> FakeHost, &'static [&'static st
 
 const SAME: fn(FakeHost) -> FakeHost = |host| host;
 
+fn unreadable_serial(host: FakeHost) -> FakeHost {
+    forbid(&host, "/sys/bus/pci/devices/0000:82:00.0/config", NOT_READABLE);
+    host
+}
+
 const DEVICES: &[Unfit] = &[
     ("unknown-device", 78, SAME, &[r#"device=[{bdf="0000:99:00.0"}]"#]),
     ("unknown-function", 78, SAME, &[r#"device=[{bdf="0000:81:00.7"}]"#]),
+    ("select-fits-none", 78, SAME, &[r#"device=[{select={id="10de:2331", node=1}}]"#]),
+    ("select-fits-several", 78, SAME, &[r#"device=[{select={id="1234:1111"}}]"#]),
+    ("select-fits-fewer", 78, SAME, &[r#"device=[{select={id="1234:1111", nth=3}}]"#]),
+    ("select-fits-one-that-is-named", 78, SAME, &[r#"device=[{bdf="82:00.0"}, {select={id="1234:11e8"}}]"#]),
+    (
+        "select-of-a-serial-number-that-cannot-be-read",
+        78,
+        unreadable_serial,
+        &[
+            r#"device=[{select={class="0302", serial="00-15-17-ff-ff-aa-bb-cc"}}, {select={slot="82:00", serial="00-15-17-ff-ff-aa-bb-cc"}}]"#,
+        ],
+    ),
+    (
+        "select-of-two-cards-for-one-place",
+        78,
+        SAME,
+        &[r#"device=[{bdf="82:00.0", guest-address="1c.0"}, {select={slot="83:00"}, guest-address="1c.0"}]"#],
+    ),
     ("bridge", 78, SAME, &[r#"device=[{bdf="0000:03:00.0"}]"#]),
     ("foreign-member", 69, SAME, &[r#"device=[{bdf="0000:04:01.0"}]"#]),
+    (
+        "member-that-is-not-there",
+        69,
+        |host| {
+            host.link(
+                "/sys/kernel/iommu_groups/17/devices/0000:86:00.0",
+                "/sys/devices/pci0000:80/0000:86:00.0",
+            );
+            host
+        },
+        &[],
+    ),
     ("audio-without-its-gpu", 69, SAME, &[r#"device=[{bdf="0000:81:00.1"}]"#]),
     ("mounted", 69, SAME, &[r#"device=[{bdf="0000:02:00.0"}]"#]),
     ("route-out", 69, SAME, &[r#"device=[{bdf="0000:01:00.0"}]"#]),

@@ -146,6 +146,13 @@ fn devices() -> Vec<Case> {
         ),
         case("function-3-alone-becomes-0", third, &[r#"device=[{bdf="84:00.3"}]"#]),
         case("one-virtual-function-of-a-card", virtual_function, &[r#"device=[{bdf="85:00.1"}]"#]),
+        case(
+            "chosen-by-selectors",
+            lab(),
+            &[
+                r#"device=[{select={class="0300", node=1}}, {bdf="83:00.0"}, {select={id="1234:11e8"}, guest-address="1c.0"}]"#,
+            ],
+        ),
         case("allow-boot-display", lab(), &[r#"device=[{bdf="00:01.0", allow-boot-display=true}]"#]),
         case("rom-bar-off", lab(), &[r#"device=[{bdf="81:00.0", rombar=false}]"#]),
         case("boot-from-a-passed-disk", lab(), &[r#"device=[{bdf="83:00.0", boot=1}]"#]),

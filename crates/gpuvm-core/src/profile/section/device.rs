@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::disk::Disk;
+use super::select::{self, RawSelector, Selector};
 use crate::pci::{Bdf, Slot};
 use crate::profile::check::{Checker, value_or};
 use crate::profile::language::{BDF, Key, Kind};
@@ -18,6 +19,9 @@ use crate::profile::tree::Place;
 pub struct DeviceRequest {
     /// Its address on the host.
     pub bdf: Bdf,
+    /// What it was chosen by, where the profile doesn't name its address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen_by: Option<Selector>,
     /// Functions of its group or its card that are bound to VFIO with it, and not passed.
     pub hold: Vec<Bdf>,
     /// An option ROM that the guest sees instead of the device's own.
@@ -37,12 +41,50 @@ impl DeviceRequest {
     pub fn new(bdf: Bdf) -> Self {
         Self {
             bdf,
+            chosen_by: None,
             hold: Vec::new(),
             rom_file: None,
             rombar: None,
             guest_address: None,
             allow_boot_display: false,
             boot: None,
+        }
+    }
+}
+
+/// A device to pass through that is described and not named.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceChoice {
+    /// Its place among the devices of the profile, those that are named included.
+    pub place: usize,
+    /// What it must be like.
+    pub select: Selector,
+    /// As in [`DeviceRequest::hold`].
+    pub hold: Vec<Bdf>,
+    /// As in [`DeviceRequest::rom_file`].
+    pub rom_file: Option<PathBuf>,
+    /// As in [`DeviceRequest::rombar`].
+    pub rombar: Option<bool>,
+    /// As in [`DeviceRequest::guest_address`].
+    pub guest_address: Option<PortAddress>,
+    /// As in [`DeviceRequest::allow_boot_display`].
+    pub allow_boot_display: bool,
+    /// As in [`DeviceRequest::boot`].
+    pub boot: Option<u32>,
+}
+
+impl DeviceChoice {
+    /// Makes the request for the device that was chosen.
+    pub fn at(self, bdf: Bdf) -> DeviceRequest {
+        DeviceRequest {
+            bdf,
+            chosen_by: Some(self.select),
+            hold: self.hold,
+            rom_file: self.rom_file,
+            rombar: self.rombar,
+            guest_address: self.guest_address,
+            allow_boot_display: self.allow_boot_display,
+            boot: self.boot,
         }
     }
 }
@@ -106,7 +148,12 @@ impl From<PortAddress> for String {
 }
 
 pub(in crate::profile) const KEYS: &[Key] = &[
-    Key::required("bdf", BDF, "Its address on the host, as in \"0000:81:00.0\"."),
+    Key::optional("bdf", BDF, "Its address on the host, as in \"0000:81:00.0\"; or else `select`."),
+    Key::optional(
+        "select",
+        Kind::Table(select::KEYS),
+        "What the device is like, instead of its address: the one on this host that fits, which `gpuvm lock` holds fast.",
+    ),
     Key::default(
         "hold",
         Kind::List(&BDF),
@@ -142,6 +189,7 @@ pub(in crate::profile) struct RawDevice {
     key: String,
     place: Place,
     bdf: Leaf<Bdf>,
+    select: Option<RawSelector>,
     hold: Vec<Located<Bdf>>,
     rom_file: Leaf<String>,
     rombar: Leaf<bool>,
@@ -161,6 +209,7 @@ pub(in crate::profile) fn read(mut table: Cursor<'_>, problems: &mut Vec<Problem
         key: table.key("bdf"),
         place: table.place(),
         bdf: table.parsed("bdf", problems),
+        select: table.table("select", problems).map(|select| select::read(select, problems)),
         hold: table.list_parsed("hold", problems),
         rom_file: table.text("rom-file", problems),
         rombar: table.flag("rombar", problems),
@@ -182,15 +231,31 @@ struct Seen {
     slots: BTreeMap<Slot, PortAddress>,
 }
 
-pub(in crate::profile) fn check(raw: Vec<RawDevice>, checker: &mut Checker<'_>) -> Vec<DeviceRequest> {
+pub(in crate::profile) fn check(
+    raw: Vec<RawDevice>,
+    checker: &mut Checker<'_>,
+) -> (Vec<DeviceRequest>, Vec<DeviceChoice>) {
     let mut seen = Seen::default();
-    let mut devices: Vec<_> = raw.into_iter().filter_map(|raw| check_one(raw, &mut seen, checker)).collect();
-    devices.iter_mut().for_each(|device: &mut DeviceRequest| device.hold.sort());
-    devices
+    let (mut devices, mut choices) = (Vec::new(), Vec::new());
+    for (place, raw) in raw.into_iter().enumerate() {
+        match check_one(place, raw, &mut seen, checker) {
+            Some(Wanted::Named(device)) => devices.push(device),
+            Some(Wanted::Described(choice)) => choices.push(choice),
+            None => {}
+        }
+    }
+    devices.iter_mut().for_each(|device| device.hold.sort());
+    choices.iter_mut().for_each(|choice| choice.hold.sort());
+    (devices, choices)
 }
 
-fn check_one(raw: RawDevice, seen: &mut Seen, checker: &mut Checker<'_>) -> Option<DeviceRequest> {
-    let key = raw.key.clone();
+/// A device as it is written.
+enum Wanted {
+    Named(DeviceRequest),
+    Described(DeviceChoice),
+}
+
+fn check_one(place: usize, raw: RawDevice, seen: &mut Seen, checker: &mut Checker<'_>) -> Option<Wanted> {
     let rom_file = raw.rom_file.as_ref().and_then(|rom| checker.path(rom, &raw.sibling("rom-file")));
     if let (Some(_), Some(Located { value: false, place })) = (&raw.rom_file, &raw.rombar) {
         let message = "`false` hides the ROM that rom-file names".to_owned();
@@ -199,25 +264,52 @@ fn check_one(raw: RawDevice, seen: &mut Seen, checker: &mut Checker<'_>) -> Opti
     if let Some(boot) = &raw.boot {
         checker.boot_place(&raw.sibling("boot"), boot);
     }
-    let hold: Vec<Bdf> = raw.hold.iter().map(|held| held.value).collect();
+    if raw.bdf.is_none() && raw.select.is_none() && checker.refused_below(&raw.sibling("select")) {
+        return None;
+    }
+    let select = select(&raw, checker);
+    let bdf = match select {
+        Some(_) => None,
+        None => Some(checker.required(raw.bdf.clone(), &raw.key, r#"bdf = "0000:81:00.0""#, &raw.place)?),
+    };
     let hold_key = raw.sibling("hold");
-    let bdf = checker.required(raw.bdf.clone(), &key, r#"bdf = "0000:81:00.0""#, &raw.place)?;
-    let listed = std::iter::once((&key, &bdf)).chain(raw.hold.iter().map(|held| (&hold_key, held)));
-    for (key, Located { value, place }) in listed {
+    let own = bdf.iter().map(|bdf| (&raw.key, bdf));
+    for (key, Located { value, place }) in own.chain(raw.hold.iter().map(|held| (&hold_key, held))) {
         if !seen.bdfs.insert(*value) {
             checker.report(key, place.clone(), ProblemKind::Twice { key: key.clone(), bdf: *value });
         }
     }
-    check_port(&raw, bdf.value, seen, checker);
-    Some(DeviceRequest {
-        bdf: bdf.value,
-        hold,
+    if let Some(bdf) = &bdf {
+        check_port(&raw, bdf.value, seen, checker);
+    }
+    let choice = DeviceChoice {
+        place,
+        select: select.unwrap_or_default(),
+        hold: raw.hold.iter().map(|held| held.value).collect(),
         rom_file,
         rombar: raw.rombar.map(|rombar| rombar.value),
         guest_address: raw.guest_address.map(|address| address.value),
         allow_boot_display: value_or(raw.allow_boot_display, false),
         boot: raw.boot.map(|boot| boot.value),
+    };
+    Some(match bdf {
+        Some(bdf) => Wanted::Named(DeviceRequest { chosen_by: None, ..choice.at(bdf.value) }),
+        None => Wanted::Described(choice),
     })
+}
+
+/// Takes the description of a device, if it has one; a name beside it would make one of the two pointless.
+fn select(raw: &RawDevice, checker: &mut Checker<'_>) -> Option<Selector> {
+    let select = raw.select.clone()?;
+    if raw.bdf.is_some() {
+        let (key, place) = (raw.sibling("select"), select.place().clone());
+        checker.report(
+            &key,
+            place,
+            ProblemKind::Pointless { key: key.clone(), because: "bdf names the device" },
+        );
+    }
+    Some(select::check(select, checker))
 }
 
 /// The functions of one slot share a root port, and two slots can't.

@@ -7,3 +7,4 @@ pub(super) mod display;
 pub(super) mod kernel;
 pub(super) mod memory;
 pub(super) mod network;
+pub(super) mod select;

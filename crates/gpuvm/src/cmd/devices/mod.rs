@@ -62,7 +62,7 @@ fn one(cli: &Cli, bdf: Bdf) -> Result<Exit, Failure> {
 
 /// Lists the devices that a profile names, with their cards and groups.
 fn of_profile(cli: &Cli, profile: &str) -> Result<Exit, Failure> {
-    let loaded = load::profile(&ProfileArgs { profile: profile.into(), set: Vec::new() })?;
+    let loaded = load::profile(cli, &ProfileArgs { profile: profile.into(), set: Vec::new() })?;
     let named = loaded.profile.devices.iter().flat_map(|device| [&[device.bdf], &device.hold[..]].concat());
     let asked: BTreeSet<Bdf> = named.collect();
     let facts = load::survey(cli, &Scope::Devices(asked.clone()), Depth::Sysfs, Some(&loaded.profile))?;

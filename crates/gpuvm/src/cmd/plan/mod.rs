@@ -8,22 +8,28 @@ use gpuvm_host::HostError;
 use gpuvm_host::reservation::{self, Reservation};
 use serde_json::json;
 
+pub(super) use text::text;
+
 use super::argv;
 use crate::cli::{Cli, ProfileArgs};
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
-use crate::{load, out};
+use crate::{load, locked, out};
 
 pub(super) fn run(cli: &Cli, args: &ProfileArgs) -> Result<Exit, Failure> {
-    let loaded = load::profile(args)?;
-    let (plan, facts) = load::planned(cli, &loaded.profile)?;
+    let loaded = load::profile(cli, args)?;
+    let changes = locked::changes(cli, &loaded.profile, loaded.lock.lock.as_ref())?;
+    let planned = load::planned(cli, &loaded.profile);
+    let (mut plan, facts) =
+        planned.map_err(|failure| failure.and(locked::items(&loaded.lock, &args.profile, &changes)))?;
+    plan.warnings.extend(locked::warnings(&changes));
     let busy = busy(cli, &plan, &facts);
     let command = argv::command(&plan, &cli.places());
     if cli.json {
         let words: Vec<_> = command.words.iter().map(|word| word.to_string_lossy()).collect();
         out::json(&json!({ "plan": plan, "argv": words, "busy": busy.map(|error| error.to_string()) }))?;
     } else {
-        out::text(&text::text(&plan, &command.to_string()))?;
+        out::text(&text(&plan, &command.to_string()))?;
         if let Some(error) = busy {
             failure::print_item("note: `up` would refuse this now", &failure::left(&error));
         }
