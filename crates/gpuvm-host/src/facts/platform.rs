@@ -143,7 +143,7 @@ fn presence(there: bool) -> Presence {
 }
 
 /// Reads who handles interrupts.
-fn interrupt_chips(path: &Path) -> Result<Option<BTreeSet<String>>, HostError> {
+pub(super) fn interrupt_chips(path: &Path) -> Result<Option<BTreeSet<String>>, HostError> {
     let mut bytes = Vec::new();
     match File::open(path) {
         Ok(file) => file.take(INTERRUPTS).read_to_end(&mut bytes).map_err(HostError::file("read", path))?,
