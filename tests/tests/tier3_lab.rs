@@ -28,8 +28,9 @@ fn tier3_slow_lab_host_survives_a_fallen_card() {
 #[case::lock("default", &["lock-same"])]
 #[case::lock_moved("moved", &["lock-moved"])]
 #[case::lock_grown("grown", &["lock-grown"])]
-#[case::no_iommu("no-iommu", &["no-iommu"])]
-#[case::no_intremap("no-intremap", &["no-intremap"])]
+#[case::no_iommu("no-iommu", &["no-iommu", "messages-no-iommu"])]
+#[case::no_intremap("no-intremap", &["no-intremap", "messages-intremap"])]
+#[case::messages("default", &["messages"])]
 #[ignore = "tier 3: boots the lab; scripts/test runs it"]
 fn tier3_lab_host_holds(#[case] host: &str, #[case] scenarios: &[&str]) {
     scenarios_hold(host, scenarios);

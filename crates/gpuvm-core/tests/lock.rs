@@ -64,7 +64,11 @@ impl Host {
             upstream: path.iter().map(|path| bdf(path)).collect(),
             subsystem: Some("10de:16c1".parse().unwrap()),
             revision: Some(0xa1),
-            config: Some(ConfigFacts { capabilities: Capabilities::default(), complete: Presence::Present }),
+            config: Some(ConfigFacts {
+                capabilities: Capabilities::default(),
+                complete: Presence::Present,
+                registers: Default::default(),
+            }),
             ..DeviceFacts::new(id.parse().unwrap(), class.parse().unwrap())
         };
         let members = self.0.groups.entry(GroupId(group)).or_default();

@@ -4,12 +4,15 @@
 //! The kernel is acted upon through [`kernel::Kernel`] alone, which a test replaces.
 
 pub mod apply;
+pub mod archive;
 pub mod claims;
+pub mod collect;
 pub mod config;
 pub mod error;
 pub mod facts;
 pub mod journal;
 pub mod kernel;
+pub mod kernel_log;
 pub mod lock;
 mod ops;
 pub mod orphans;

@@ -10,23 +10,35 @@ pub struct Places {
     run: PathBuf,
     lib: PathBuf,
     log: PathBuf,
+    cache: PathBuf,
 }
 
 impl Default for Places {
     fn default() -> Self {
-        Self { run: "/run/gpuvm".into(), lib: "/var/lib/gpuvm".into(), log: "/var/log/gpuvm".into() }
+        Self {
+            run: "/run/gpuvm".into(),
+            lib: "/var/lib/gpuvm".into(),
+            log: "/var/log/gpuvm".into(),
+            cache: "/var/cache/gpuvm".into(),
+        }
     }
 }
 
 impl Places {
-    /// Keeps everything below a folder: `PREFIX/run`, `PREFIX/lib`, `PREFIX/log`.
+    /// Keeps everything below a folder: `PREFIX/run`, `PREFIX/lib`, `PREFIX/log`, `PREFIX/cache`.
     pub fn below(prefix: &Path) -> Self {
-        Self { run: prefix.join("run"), lib: prefix.join("lib"), log: prefix.join("log") }
+        let below = |name| prefix.join(name);
+        Self { run: below("run"), lib: below("lib"), log: below("log"), cache: below("cache") }
     }
 
     /// Returns the folder of what lives until the host reboots.
     pub fn run(&self) -> &Path {
         &self.run
+    }
+
+    /// Returns the folder of what was found out once and can be found out again.
+    pub fn cache(&self) -> &Path {
+        &self.cache
     }
 
     /// Returns the file that is locked while the tables below [`Self::run`] are edited.
@@ -48,7 +60,12 @@ impl Places {
     ///
     /// VMs have a folder of their own, so that a VM called `lock` is none of gpuvm's files.
     pub fn vm(&self, vm: &VmName) -> PathBuf {
-        self.run.join("vm").join(vm.as_str())
+        self.vms().join(vm.as_str())
+    }
+
+    /// Returns the folder that holds the folders of all VMs.
+    pub fn vms(&self) -> PathBuf {
+        self.run.join("vm")
     }
 
     /// Returns the folder of the sockets of a VM that a person runs by hand; no verb touches it.
@@ -79,6 +96,11 @@ impl Places {
     /// Returns the folder of what outlives a reboot, one folder per VM.
     pub fn states(&self) -> PathBuf {
         self.lib.join("vm")
+    }
+
+    /// Returns the folder that holds the folders of all VMs' logs.
+    pub fn all_logs(&self) -> PathBuf {
+        self.log.clone()
     }
 
     /// Returns a VM's folder of logs.

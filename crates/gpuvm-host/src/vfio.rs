@@ -1,12 +1,18 @@
 //! Whether the kernel lets groups be used, asked of the kernel itself.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
+use gpuvm_core::facts::{HostFacts, Viability};
 use gpuvm_core::pci::{Bdf, GroupId};
+use gpuvm_core::plan::is_vfio_driver;
+use gpuvm_sys::errno::{EACCES, EBUSY, EPERM};
 use gpuvm_sys::vfio::{Container, Group, IommuInfo, IommuType};
 
 use crate::HostError;
+use crate::lock;
+use crate::places::Places;
 use crate::process::find_open;
 use crate::root::{self, HostRoot};
 
@@ -25,7 +31,8 @@ pub fn check_groups(root: &HostRoot, groups: &[GroupId], top: u64) -> Result<(),
 }
 
 fn check_group(root: &HostRoot, id: GroupId, top: u64) -> Result<(), HostError> {
-    let call = |call: &'static str| move |source| HostError::Vfio { group: id, call, source };
+    let call =
+        |call: &'static str| move |source| HostError::Vfio { group: id, call, source, said: Box::default() };
     let path = root.path(format!("/dev/vfio/{id}"));
     let group = match Group::open(&path) {
         Ok(group) => group,
@@ -43,7 +50,7 @@ fn check_group(root: &HostRoot, id: GroupId, top: u64) -> Result<(), HostError> 
     container.set_iommu(IommuType::Type1v2).map_err(|source| match source.kind() {
         // drivers/vfio/vfio_iommu_type1.c: "No interrupt remapping support" is the one EPERM of attaching.
         io::ErrorKind::PermissionDenied => HostError::NoInterruptRemapping { group: id, source },
-        _ => HostError::Vfio { group: id, call: "VFIO_SET_IOMMU", source },
+        _ => call("VFIO_SET_IOMMU")(source),
     })?;
     let info = container.iommu_info().map_err(call("VFIO_IOMMU_GET_INFO"))?;
     let fits = maps_up_to(&info, top);
@@ -63,6 +70,46 @@ fn maps_up_to(info: &IommuInfo, top: u64) -> bool {
 
 fn ranges(info: &IommuInfo) -> String {
     info.iova_ranges.iter().map(|r| format!("{:#x}-{:#x}", r.start(), r.end())).collect::<Vec<_>>().join(", ")
+}
+
+/// Asks the kernel about each group in the facts of which a VFIO driver has a member: only then there is something to open. That touches
+/// no hardware.
+///
+/// A group can be open only once, so one that a VM of gpuvm has reserved isn't opened, and while others are none can be reserved.
+pub fn viability(root: &HostRoot, places: &Places, facts: &HostFacts) -> BTreeMap<GroupId, Viability> {
+    let on_vfio = |bdf: &Bdf| {
+        let driver = facts.devices.get(bdf).and_then(|device| device.driver.as_ref());
+        driver.is_some_and(is_vfio_driver)
+    };
+    let groups: Vec<GroupId> =
+        facts.groups.iter().filter(|(_, members)| members.iter().any(on_vfio)).map(|(id, _)| *id).collect();
+    let all = |said: Viability| groups.iter().map(|id| (*id, said.clone())).collect();
+    if groups.is_empty() {
+        return BTreeMap::new();
+    }
+    let locked = lock::tables(places)
+        .and_then(|guard| Ok((guard, crate::reservation::all(places, &facts.kernel.boot_id)?)));
+    let (_guard, reserved) = match locked {
+        Ok(locked) => locked,
+        Err(error) => return all(refused(error.errno())),
+    };
+    let ask = |id: &GroupId| match reserved.iter().find(|record| record.groups.contains(id)) {
+        Some(record) => Viability::Reserved { vm: record.vm.to_string() },
+        None => match Group::open(&root.path(format!("/dev/vfio/{id}"))).and_then(|group| group.status()) {
+            Ok(status) if status.viable => Viability::Viable,
+            Ok(_) => Viability::NotViable,
+            Err(error) => refused(error.raw_os_error()),
+        },
+    };
+    groups.iter().map(|id| (*id, ask(id))).collect()
+}
+
+fn refused(errno: Option<i32>) -> Viability {
+    match errno {
+        Some(EBUSY) => Viability::InUse,
+        Some(EACCES | EPERM) => Viability::Denied,
+        errno => Viability::Failed { errno: errno.unwrap_or(0) },
+    }
 }
 
 /// Lists a group's members with their drivers: one of them is why the group isn't viable.

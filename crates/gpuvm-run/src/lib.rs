@@ -18,6 +18,6 @@ pub use cleanup::{Cleaned, CleanupReport, cleanup};
 pub use console::Sink;
 pub use error::{Cause, LaunchError, UpError, exit_words};
 pub use launch::{UEFI_VARS, VNC_SOCKET};
-pub use report::{DeviceReport, Note, Observer, Phase, Report, Timing};
+pub use report::{DeviceReport, LastWords, Note, Observer, Phase, Report, Timing};
 pub use signals::Signals;
 pub use up::{Run, up};

@@ -13,6 +13,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cmd::DoctorArgs;
 use crate::cmd::devices::DevicesArgs;
+use crate::cmd::explain::ExplainArgs;
 use crate::cmd::lock::LockArgs;
 use crate::exit::Exit;
 use crate::locked::OnChanges;
@@ -54,6 +55,10 @@ pub(crate) struct Cli {
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) host_root: Option<PathBuf>,
 
+    /// Use the facts in FILE, a report of another host or the facts.json in it (doctor, devices, topology, plan and argv only)
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "host_root")]
+    pub(crate) facts: Option<PathBuf>,
+
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -79,6 +84,12 @@ pub(crate) enum Command {
     Cleanup(CleanupArgs),
     /// Take down what a profile rests on, or say what has changed since
     Lock(LockArgs),
+    /// Write a first profile for a device of this host
+    Init(crate::cmd::InitArgs),
+    /// Put what somebody else needs to see what is wrong into one archive
+    Report(crate::cmd::ReportArgs),
+    /// Say what a message of the kernel, of QEMU or of a guest means, and what to do about it
+    Explain(ExplainArgs),
 }
 
 /// A profile and changes to it.
@@ -136,7 +147,7 @@ impl Cli {
 
     /// Tells whether the host is a recorded one, which can't be acted upon.
     pub(crate) fn is_recorded(&self) -> bool {
-        self.host_root.is_some()
+        self.host_root.is_some() || self.facts.is_some()
     }
 
     /// Tells whether more is to be said.

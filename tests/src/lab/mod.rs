@@ -7,6 +7,7 @@ pub mod edu;
 pub mod guest;
 mod kills;
 mod lock;
+mod messages;
 pub mod placement;
 pub mod scenarios;
 mod shared;

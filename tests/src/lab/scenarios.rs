@@ -43,6 +43,9 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("lock-same", super::lock::same),
     ("lock-moved", super::lock::moved),
     ("lock-grown", super::lock::grown),
+    ("messages", super::messages::messages),
+    ("messages-intremap", super::messages::messages_intremap),
+    ("messages-no-iommu", super::messages::messages_no_iommu),
 ];
 
 pub(super) const GPU: &str = "0000:81:00.0";
@@ -382,7 +385,7 @@ fn no_intremap() -> Outcome {
     refused_with(&[], 69, &["interrupt remapping", "group"])
 }
 
-fn write(path: &str, value: &str) -> Outcome {
+pub(super) fn write(path: &str, value: &str) -> Outcome {
     fs::write(Path::new(path), value).map_err(doing(&format!("write {value:?} to {path}")))
 }
 

@@ -3,7 +3,10 @@
 //! Each check is a file with a [`Definition`]: what it is called, why it matters, and a pure function from facts to judgements.
 //! [`examine`] runs all of them. A check whose fact couldn't be read says [`Verdict::Unknown`], never [`Verdict::Ok`].
 
+mod device;
 mod firmware;
+mod isolation;
+mod ownership;
 mod platform;
 mod remedy;
 mod resources;
@@ -21,7 +24,14 @@ use crate::plan::{Outline, outline};
 use crate::profile::Profile;
 
 /// All checks, in the order in which they are shown.
-const CHECKS: &[&[Definition]] = &[firmware::CHECKS, topology::CHECKS, platform::CHECKS, resources::CHECKS];
+const CHECKS: &[&[Definition]] = &[
+    firmware::CHECKS,
+    topology::CHECKS,
+    ownership::CHECKS,
+    isolation::CHECKS,
+    platform::CHECKS,
+    resources::CHECKS,
+];
 
 /// What a check is about; the deeper a layer, the more it rests on those before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -235,6 +245,21 @@ impl Judgement {
         self.remedy = Some(remedy);
         self
     }
+
+    /// Takes back what rests on something that couldn't be read: a survey takes it for absent, and that may look healthy.
+    fn without_what_is_unread(mut self, facts: &HostFacts) -> Self {
+        if !matches!(self.verdict, Verdict::Ok | Verdict::NotApplicable) {
+            return self;
+        }
+        let paths =
+            self.read.iter().map(|read| read.split_once(": ").map_or(read.as_str(), |(path, _)| path));
+        let unread = paths.filter(|path| path.starts_with('/')).find_map(|path| facts.unread_about(path));
+        if let Some(unread) = unread {
+            self.verdict = Verdict::Unknown;
+            self.found = format!("can't be told: {unread}");
+        }
+        self
+    }
 }
 
 /// Examines a host, for a profile if one is given, and for the functions that are to be passed.
@@ -243,15 +268,18 @@ pub fn examine(facts: &HostFacts, profile: Option<&Profile>, targets: &[Bdf]) ->
     let case = Case { facts, profile, targets, outline: outline.as_ref() };
     let mut checks = Vec::new();
     for definition in CHECKS.iter().copied().flatten() {
-        checks.extend((definition.judge)(&case).into_iter().map(|judgement| Check {
-            name: definition.name,
-            layer: definition.layer,
-            subject: judgement.subject,
-            verdict: judgement.verdict,
-            found: judgement.found,
-            read: judgement.read,
-            why: definition.why,
-            remedy: judgement.remedy,
+        let judgements = (definition.judge)(&case).into_iter();
+        checks.extend(judgements.map(|judgement| judgement.without_what_is_unread(facts)).map(|judgement| {
+            Check {
+                name: definition.name,
+                layer: definition.layer,
+                subject: judgement.subject,
+                verdict: judgement.verdict,
+                found: judgement.found,
+                read: judgement.read,
+                why: definition.why,
+                remedy: judgement.remedy,
+            }
         }));
     }
     checks.sort_by_key(|check| check.layer);

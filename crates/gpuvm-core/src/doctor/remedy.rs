@@ -129,7 +129,26 @@ impl Distribution {
                 vec![grub, "grub2-mkconfig -o /boot/grub2/grub.cfg".to_owned(), "reboot".to_owned()]
             }
             Self::Arch => vec![grub, "grub-mkconfig -o /boot/grub/grub.cfg".to_owned(), "reboot".to_owned()],
-            Self::Nix | Self::Other => Vec::new(),
+            Self::Nix => vec![
+                format!("# in configuration.nix: take \"{option}\" out of boot.kernelParams"),
+                "nixos-rebuild boot".to_owned(),
+                "reboot".to_owned(),
+            ],
+            Self::Other => Vec::new(),
+        }
+    }
+
+    /// Returns the commands that load a module now and at each boot.
+    pub fn load_at_boot(self, module: &str) -> Vec<String> {
+        match self {
+            Self::Nix => vec![
+                format!("# in configuration.nix: boot.kernelModules = [ \"{module}\" ];"),
+                "nixos-rebuild switch".to_owned(),
+            ],
+            _ => vec![
+                format!("modprobe {module}"),
+                format!("echo {module} > /etc/modules-load.d/{module}.conf"),
+            ],
         }
     }
 

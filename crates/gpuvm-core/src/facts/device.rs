@@ -74,6 +74,9 @@ pub struct DeviceFacts {
     /// What its config space says; nothing where it wasn't asked for, isn't for this user, or sleeps.
     #[serde(default)]
     pub config: Option<ConfigFacts>,
+    /// The errors that its link and it have reported since boot, where the kernel counts them (`aer_dev_*`).
+    #[serde(default)]
+    pub errors: Option<ErrorCounters>,
 }
 
 impl DeviceFacts {
@@ -105,6 +108,7 @@ impl DeviceFacts {
             buses: None,
             nodes: Vec::new(),
             config: None,
+            errors: None,
         }
     }
 }
@@ -184,6 +188,20 @@ pub struct ConfigFacts {
     pub capabilities: Capabilities,
     /// Whether everything was read: who isn't root gets the header's 64 bytes.
     pub complete: Presence,
+    /// The base address registers as they stand, six of a device and none of a bridge: they show what the kernel has given up on.
+    #[serde(default)]
+    pub registers: Vec<u32>,
+}
+
+/// Errors that Advanced Error Reporting has counted (`TOTAL_ERR_*` of `aer_dev_correctable`, `aer_dev_nonfatal`, `aer_dev_fatal`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ErrorCounters {
+    /// Those that the hardware has repaired.
+    pub correctable: u64,
+    /// Those that have cost a transaction.
+    pub nonfatal: u64,
+    /// Those that have cost the link.
+    pub fatal: u64,
 }
 
 /// A base address register, as the kernel has placed it (`resource`).

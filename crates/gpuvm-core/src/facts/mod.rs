@@ -2,6 +2,7 @@
 
 mod boot;
 mod device;
+pub mod file;
 mod holder;
 mod platform;
 mod qemu;
@@ -16,9 +17,10 @@ use crate::names::PciNames;
 use crate::pci::{Bdf, GroupId};
 use crate::units::{ByteSize, PageSize};
 
-pub use boot::BootFacts;
+pub use boot::{BootFacts, BootModule, Framebuffer, IdMatches, InitramfsFacts, Rule, Viability};
 pub use device::{
-    BarFacts, BarKind, ConfigFacts, DeviceFacts, LinkFacts, LinkSpeed, PowerFacts, ResizableBar, VfioAlias,
+    BarFacts, BarKind, ConfigFacts, DeviceFacts, ErrorCounters, LinkFacts, LinkSpeed, PowerFacts,
+    ResizableBar, VfioAlias,
 };
 pub use holder::{DEFAULT_ROUTE, Gravity, Holder, ProcessFacts, Users};
 pub use platform::{DeviceNode, IommuUnit, PlatformFacts, SystemFacts, UserFacts, VfioParameters};
@@ -64,6 +66,9 @@ pub struct HostFacts {
     /// What happens to devices at boot: modules, options, rules.
     #[serde(default)]
     pub boot: BootFacts,
+    /// What the kernel says of groups; nothing of those that it wasn't asked about.
+    #[serde(default)]
+    pub viability: BTreeMap<GroupId, Viability>,
     /// What the devices in scope are called (`pci.ids`).
     #[serde(default)]
     pub names: PciNames,
@@ -81,6 +86,21 @@ pub struct KernelFacts {
     pub boot_id: String,
     /// The kernel's command line.
     pub cmdline: String,
+    /// Which sources it was built from, in its own words (`/proc/version_signature` of Ubuntu, `/proc/version`): a distribution's
+    /// release names its own build, and not the stable release that it follows.
+    #[serde(default)]
+    pub build: String,
+}
+
+impl KernelFacts {
+    /// Tells whether it is of a series or a later one. A release that isn't known is of none.
+    pub fn at_least(&self, major: u32, minor: u32) -> bool {
+        let mut numbers = self.release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+        match (numbers.next(), numbers.next()) {
+            (Some(Ok(own_major)), Some(Ok(own_minor))) => (own_major, own_minor) >= (major, minor),
+            _ => false,
+        }
+    }
 }
 
 impl KernelFacts {
@@ -226,8 +246,45 @@ impl HostFacts {
         self.files.get(path).copied()
     }
 
+    /// Returns what couldn't be read of a path, if anything; of a folder, also what is in it. But what is wrong with one attribute
+    /// of a device says nothing about whether the device is there.
+    pub fn unread_about(&self, path: &str) -> Option<&str> {
+        let of_device = path.strip_prefix("/sys/bus/pci/devices/").is_some_and(|rest| !rest.contains('/'));
+        let about = |unread: &&String| {
+            unread.match_indices(path).any(|(at, _)| match unread[at + path.len()..].chars().next() {
+                None | Some(':' | ' ') => true,
+                Some('/') => !of_device,
+                Some(_) => false,
+            })
+        };
+        self.unread.iter().find(about).map(String::as_str)
+    }
+
     /// Returns the functions of the slot that a device sits in, itself included.
     pub fn slot_of(&self, bdf: Bdf) -> impl Iterator<Item = Bdf> + '_ {
         self.devices.range(bdf.slot().functions()).map(|(other, _)| *other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::itself("read /x/sys/class/iommu: Too many levels", "/sys/class/iommu", true)]
+    #[case::its_content("/x/proc/swaps holds `a`: no", "/proc/swaps", true)]
+    #[case::something_in_it("read /sys/class/iommu/dmar0/cap: no", "/sys/class/iommu", true)]
+    #[case::another("read /sys/class/iommu2: no", "/sys/class/iommu", false)]
+    #[case::the_device(
+        "list /sys/bus/pci/devices/0000:01:00.0: no",
+        "/sys/bus/pci/devices/0000:01:00.0",
+        true
+    )]
+    #[case::of_it("read /sys/bus/pci/devices/0000:01:00.0/x: no", "/sys/bus/pci/devices/0000:01:00.0", false)]
+    fn what_is_unread_is_about_a_path(#[case] unread: &str, #[case] path: &str, #[case] about: bool) {
+        let facts = HostFacts { unread: vec![unread.to_owned()], ..HostFacts::default() };
+        assert_eq!(facts.unread_about(path).is_some(), about);
     }
 }

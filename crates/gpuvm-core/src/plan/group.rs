@@ -234,7 +234,10 @@ fn members(wanted: &[(Bdf, Wanted)], facts: &HostFacts, obstacles: &mut Obstacle
         }
         let mut members = Vec::new();
         for member in facts.groups.get(&group).into_iter().flatten() {
-            let Some(device) = facts.devices.get(member) else { continue };
+            let Some(device) = facts.devices.get(member) else {
+                obstacles.refuse(Refusal::UnreadMember { bdf: *bdf, group, member: *member });
+                continue;
+            };
             match (by_bdf.get(member), may_stay(device)) {
                 (Some(wanted), _) => {
                     members.push(Member { bdf: *member, role: wanted.role, reason: wanted.reason.clone() });

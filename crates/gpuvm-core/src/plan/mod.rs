@@ -12,6 +12,7 @@ mod outline;
 mod passable;
 mod pcie;
 mod refusal;
+mod unread;
 mod variant;
 mod vfio;
 
@@ -313,6 +314,7 @@ pub fn plan(profile: &Profile, facts: &HostFacts) -> Result<Plan, Vec<Refusal>> 
     for choice in &profile.choices {
         obstacles.refuse(Refusal::NotResolved { selector: choice.select.clone() });
     }
+    unread::check(facts, &profile.devices.iter().map(|device| device.bdf).collect(), &mut obstacles);
     let disks = files::disks(profile, facts);
     let Obstacles { mut refusals, warnings } = obstacles;
     let (Some(qemu), Some(firmware), true) = (facts.qemu.clone(), firmware, refusals.is_empty()) else {

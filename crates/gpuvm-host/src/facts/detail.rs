@@ -5,13 +5,15 @@ use std::io::Read;
 use std::path::Path;
 
 use gpuvm_core::config_space::Capabilities;
-use gpuvm_core::facts::{ConfigFacts, DeviceFacts, LinkFacts, LinkSpeed, PowerFacts, Presence, ResizableBar};
+use gpuvm_core::facts::{
+    ConfigFacts, DeviceFacts, ErrorCounters, LinkFacts, LinkSpeed, PowerFacts, Presence, ResizableBar,
+};
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::units::ByteSize;
 
 use super::Reading;
 use crate::HostError;
-use crate::root::{self, HostRoot, list, read_text};
+use crate::root::{self, HostRoot, is_absent, list, read_text};
 
 /// Adds link, power, names and config space.
 pub(super) fn read(
@@ -33,6 +35,7 @@ pub(super) fn read(
     facts.resizable = resizable(&folder, reading)?;
     facts.buses = buses(&folder, reading)?;
     facts.nodes = nodes(&folder, reading)?;
+    facts.errors = errors(&folder, reading)?;
     // The kernel wakes a device that is in D3cold, or below a port that sleeps, to read its config space
     // (pci_config_pm_runtime_get of drivers/pci/pci-sysfs.c).
     let asleep = |folder: &Path| -> Result<bool, HostError> {
@@ -99,7 +102,11 @@ fn nodes(folder: &Path, reading: &Reading) -> Result<Vec<String>, HostError> {
 fn config(folder: &Path) -> Result<Option<ConfigFacts>, HostError> {
     let path = folder.join("config");
     let mut bytes = Vec::new();
-    let Ok(expected) = fs::metadata(&path).map(|data| data.len()) else { return Ok(None) };
+    let expected = match fs::metadata(&path) {
+        Ok(data) => data.len(),
+        Err(error) if is_absent(&error) => return Ok(None),
+        Err(error) => return Err(HostError::file("look at", &path)(error)),
+    };
     let read = File::open(&path).and_then(|file| file.take(4096).read_to_end(&mut bytes));
     read.map_err(HostError::file("read", &path))?;
     let complete = if bytes.len() as u64 >= expected.min(256) && bytes.len() > 64 {
@@ -107,5 +114,33 @@ fn config(folder: &Path) -> Result<Option<ConfigFacts>, HostError> {
     } else {
         Presence::Absent
     };
-    Ok(Some(ConfigFacts { capabilities: Capabilities::parse(&bytes), complete }))
+    let registers = registers(&bytes);
+    Ok(Some(ConfigFacts { capabilities: Capabilities::parse(&bytes), complete, registers }))
+}
+
+/// Takes the base address registers of a header of type 0; bridges have other things in their place.
+fn registers(config: &[u8]) -> Vec<u32> {
+    const HEADER_TYPE: usize = 0x0e;
+    const BARS: std::ops::Range<usize> = 0x10..0x28;
+    match (config.get(HEADER_TYPE).map(|kind| kind & 0x7f), config.get(BARS)) {
+        (Some(0), Some(bars)) => {
+            bars.chunks_exact(4).filter_map(|bytes| bytes.try_into().ok().map(u32::from_le_bytes)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Reads what Advanced Error Reporting has counted: lines of `NAME COUNT`, the last of them the sum
+/// (Documentation/ABI/testing/sysfs-bus-pci-devices-aer_stats).
+fn errors(folder: &Path, reading: &Reading) -> Result<Option<ErrorCounters>, HostError> {
+    let total = |name: &str| -> Result<Option<u64>, HostError> {
+        let path = folder.join(name);
+        let Some(text) = reading.take(read_text(&path))? else { return Ok(None) };
+        let sum = text.lines().find_map(|line| line.strip_prefix("TOTAL_ERR_")?.split_once(' '));
+        let sum = sum.and_then(|(_, count)| count.trim().parse().ok());
+        let sum = sum.ok_or_else(|| HostError::content(&path, &text, "there is no total"));
+        reading.take(sum.map(Some))
+    };
+    let counters = total("aer_dev_correctable")?.zip(total("aer_dev_nonfatal")?).zip(total("aer_dev_fatal")?);
+    Ok(counters.map(|((correctable, nonfatal), fatal)| ErrorCounters { correctable, nonfatal, fatal }))
 }

@@ -7,11 +7,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use gpuvm_core::doctor::{Check, Examination, Remedy, Verdict, examine};
-use gpuvm_core::facts::{HostFacts, Presence};
+use gpuvm_core::facts::{DeviceFacts, HostFacts, Presence};
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::{card_of, plan, targets};
 use gpuvm_core::profile::Profile;
-use gpuvm_host::facts::{Depth, Scope};
+use gpuvm_host::facts::{Depth, Scope, narrow};
 use serde::Serialize;
 
 use crate::cli::{Cli, ProfileArgs};
@@ -62,14 +62,11 @@ pub(super) fn run(cli: &Cli, args: &DoctorArgs) -> Result<Exit, Failure> {
         }
         About::Cards => {
             let facts = survey(cli, Scope::Cards, None)?;
-            let whole = |facts: &gpuvm_core::facts::DeviceFacts| facts.virtual_function == Presence::Absent;
-            let cards = facts.devices.iter().filter(|(_, facts)| facts.class.is_card() && whole(facts));
-            let targets = whole_cards(cards.map(|(bdf, _)| *bdf).collect(), &facts);
+            let targets = whole_cards(cards(&facts), &facts);
             (facts, None, targets)
         }
     };
-    let mut examination = examine(&facts, profile.as_ref(), &targets);
-    add_hints(&mut examination, profile.as_ref(), &facts);
+    let examination = examined(&facts, profile.as_ref(), &targets);
     if cli.json {
         out::json(&Document::of(&examination))?;
     } else {
@@ -77,6 +74,26 @@ pub(super) fn run(cli: &Cli, args: &DoctorArgs) -> Result<Exit, Failure> {
         out::text(&text::text(&examination, detail))?;
     }
     Ok(if examination.is_fit() { Exit::Ok } else { Exit::Unfit })
+}
+
+fn examined(facts: &HostFacts, profile: Option<&Profile>, targets: &[Bdf]) -> Examination {
+    let mut examination = examine(facts, profile, targets);
+    add_hints(&mut examination, profile, facts);
+    examination
+}
+
+/// Examines facts of a whole host as `doctor` does without more words, or of a profile: as text, and as `--json` has it.
+pub(super) fn told(facts: &HostFacts, profile: Option<&Profile>) -> (String, serde_json::Value) {
+    let scope = profile.map_or(Scope::Cards, |profile| Scope::Devices(named(profile)));
+    let facts = narrow(facts.clone(), &scope, Depth::Config);
+    let targets = match profile {
+        Some(profile) => targets(profile, &facts),
+        None => whole_cards(cards(&facts), &facts),
+    };
+    let examination = examined(&facts, profile, &targets);
+    let document = serde_json::to_value(Document::of(&examination));
+    let document = document.unwrap_or_else(|error| serde_json::json!({ "error": error.to_string() }));
+    (text::text(&examination, text::Detail::All), document)
 }
 
 /// Tells a profile from devices.
@@ -102,6 +119,17 @@ fn about(args: &DoctorArgs) -> Result<About, Failure> {
 /// Returns the functions that a profile names.
 fn named(profile: &Profile) -> BTreeSet<Bdf> {
     profile.devices.iter().flat_map(|device| std::iter::once(device.bdf).chain(device.hold.clone())).collect()
+}
+
+/// Returns the cards that a guest may be meant to get: not the host's screen, unless it is all there is.
+fn cards(facts: &HostFacts) -> BTreeSet<Bdf> {
+    let is_card = |facts: &DeviceFacts| facts.class.is_card() && facts.virtual_function == Presence::Absent;
+    let of = |screen: Presence| -> BTreeSet<Bdf> {
+        let cards = facts.devices.iter().filter(|(_, facts)| is_card(facts) && facts.boot_display == screen);
+        cards.map(|(bdf, _)| *bdf).collect()
+    };
+    let others = of(Presence::Absent);
+    if others.is_empty() { of(Presence::Present) } else { others }
 }
 
 fn whole_cards(devices: BTreeSet<Bdf>, facts: &HostFacts) -> Vec<Bdf> {

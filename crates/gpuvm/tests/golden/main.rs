@@ -6,10 +6,13 @@
 
 mod calls;
 mod doctor;
+mod explain;
+mod init;
 mod lock;
 mod plans;
 mod profiles;
 mod refusals;
+mod report;
 #[path = "../shared/mod.rs"]
 mod shared;
 
@@ -53,13 +56,15 @@ fn transcript(output: &Output, temporary: &str) -> String {
 }
 
 /// Folders of golden files, `errors` being that of the unit tests of `failure`.
-const FOLDERS: [&str; 14] = [
+const FOLDERS: &[&str] = &[
     "argv",
     "argv-matrix",
     "calls",
     "doctor",
     "errors",
+    "explain",
     "help",
+    "init",
     "lock",
     "lock-file",
     "plan",

@@ -1,7 +1,25 @@
 //! The devices, the ports above them, and how they are linked.
 
+mod bar_addresses;
 mod device_present;
+mod error_counters;
+mod link;
+mod pci_bridge;
+mod power;
+mod reset_domain;
+mod reset_methods;
+mod resizable_bar;
 
 use super::Definition;
 
-pub(super) const CHECKS: &[Definition] = &[device_present::CHECK];
+pub(super) const CHECKS: &[Definition] = &[
+    device_present::CHECK,
+    bar_addresses::CHECK,
+    resizable_bar::CHECK,
+    link::CHECK,
+    power::CHECK,
+    reset_methods::CHECK,
+    reset_domain::CHECK,
+    pci_bridge::CHECK,
+    error_counters::CHECK,
+];
