@@ -19,4 +19,5 @@ pub mod plan;
 pub mod profile;
 pub mod qemu;
 pub mod reset;
+pub mod topology;
 pub mod units;

@@ -12,6 +12,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cmd::devices::DevicesArgs;
+use crate::cmd::topology::TopologyArgs;
 use crate::exit::Exit;
 use crate::out;
 
@@ -70,6 +71,8 @@ pub(crate) enum Command {
     Up(UpArgs),
     /// List the devices that can be passed, and why others can't; or show everything about one
     Devices(DevicesArgs),
+    /// Show nodes, root complexes, ports, groups and devices as a tree, or as a picture
+    Topology(TopologyArgs),
     /// Give back what VMs left behind whose gpuvm was killed
     Cleanup(CleanupArgs),
 }

@@ -6,6 +6,7 @@ mod cleanup;
 pub(crate) mod devices;
 mod plan;
 mod schema;
+pub(crate) mod topology;
 mod up;
 
 use crate::cli::{Cli, Command};
@@ -30,6 +31,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Schema => schema::run(),
         Command::Up(args) => up::run(cli, args),
         Command::Devices(args) => devices::run(cli, args),
+        Command::Topology(args) => topology::run(cli, args),
         Command::Cleanup(args) => cleanup::run(cli, args),
     }
 }

@@ -229,6 +229,10 @@ fn what_it_has(detail: &Detail<'_>, lines: &mut Lines) {
         let speed =
             if link.is_slower() { "; slower than both ends can, which an idle card may be" } else { "" };
         lines.add("link", format!("{now}{lanes}{speed}"));
+    } else if let Some(own) = detail.facts.link {
+        let label =
+            LinkState { now: own, most: own }.label().unwrap_or_else(|| "down, or not told".to_owned());
+        lines.add("link below it", label);
     }
     lines.list(
         "BARs",
