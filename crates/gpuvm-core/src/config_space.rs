@@ -112,7 +112,8 @@ impl Capabilities {
     /// Reads the lists. Whatever the bytes say, this ends: each place is looked at once.
     pub fn parse(config: &[u8]) -> Self {
         let mut found = Self::default();
-        if config.len() < 64 || config[..4] == [0xff; 4] {
+        // The ids of a virtual function always read ffff (PCI Express Base Specification 9.3.4.1); its class doesn't.
+        if config.len() < 64 || config[..16] == [0xff; 16] {
             return found;
         }
         let mut seen = [false; 256];
@@ -219,6 +220,14 @@ mod tests {
             ..Capabilities::default()
         };
         assert_eq!(Capabilities::parse(&config), expected);
+    }
+
+    #[test]
+    fn a_virtual_function_is_read_although_its_ids_are_ones() {
+        let parts: &[(usize, &[u8])] =
+            &[(0, &[0xff; 4]), (0x34, &[0x60]), (0x60, &[0x10, 0x00, 0x02, 0x00, 0, 0, 0, 0x10])];
+        let found = Capabilities::parse(&config(4096, parts));
+        assert_eq!((found.express, found.flr), (Some(PortType::Endpoint), true));
     }
 
     #[rstest]

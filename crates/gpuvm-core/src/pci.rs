@@ -202,9 +202,15 @@ impl ClassCode {
         self.0 >> 16 == 0x03
     }
 
-    /// Tells whether this is a bridge of any kind (host, ISA, PCI-to-PCI).
+    /// Tells whether this is a bridge of any kind (host, ISA, PCI-to-PCI), which belongs to the host. "Other" bridges (0680) have an
+    /// endpoint's header and are none: NVSwitches go to guests.
     pub fn is_bridge(self) -> bool {
-        self.0 >> 16 == 0x06
+        self.0 >> 16 == 0x06 && self.class() != 0x0680
+    }
+
+    /// Tells whether this is a bridge to another PCI bus, by normal or semi-transparent decoding.
+    pub fn is_pci_bridge(self) -> bool {
+        matches!(self.class(), 0x0604 | 0x0609)
     }
 
     /// Names the class in words, as far as gpuvm has a word for it.

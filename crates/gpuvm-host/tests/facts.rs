@@ -2,12 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use gpuvm_core::facts::{Access, Holder, HostFacts, Presence};
 use gpuvm_core::profile::{Profile, Sources, parse};
 use gpuvm_core::units::PageSize;
-use gpuvm_host::facts;
+use gpuvm_host::facts::{self, Depth, Scope};
 use gpuvm_testkit::fake_host::{FakeDevice, FakeHost, gpu, nvme};
 
 fn profile(devices: &[&str]) -> Profile {
@@ -185,4 +186,21 @@ fn a_root_mounted_as_dev_root_is_found_by_its_numbers() {
     host.file("/proc/self/mountinfo", "1 0 259:2 / / rw - ext4 /dev/root rw\n");
     let holder = Holder::Mount { device: "/dev/root".into(), target: "/".into() };
     assert_eq!(holders(&host, "0000:01:00.0"), [holder]);
+}
+
+#[test]
+fn the_firmwares_words_are_read_and_its_blanks_are_none() {
+    let host = FakeHost::new();
+    host.file("/sys/class/dmi/id/sys_vendor", "Supermicro\n");
+    host.file("/sys/class/dmi/id/bios_version", "2.1\n");
+    host.file("/sys/class/dmi/id/bios_date", "07/14/2025\n");
+    host.file("/sys/class/dmi/id/board_name", "    \n");
+    let facts = facts::survey(&host.root(), &Scope::Devices(BTreeSet::new()), Depth::Sysfs, None).unwrap();
+    let system = facts.platform.system;
+    assert_eq!(system.vendor.as_deref(), Some("Supermicro"));
+    assert_eq!(
+        (system.bios_version.as_deref(), system.bios_date.as_deref()),
+        (Some("2.1"), Some("07/14/2025"))
+    );
+    assert_eq!((system.board, system.product, system.bios_vendor), (None, None, None));
 }

@@ -2,4 +2,5 @@
 
 pub mod fake_host;
 pub mod fake_qemu;
+pub mod hosts;
 pub mod recorded;

@@ -102,6 +102,9 @@ fn of_size(refusal: &Refusal) -> Option<String> {
             let less = format!("write [memory] size = \"{most}\" or less");
             let prefer = "write node-policy = \"prefer\", which takes the rest from other nodes";
             match measure {
+                MemoryMeasure::Total if most < GUEST_MEMORY_MIN => {
+                    format!("choose a device on another node, or write hugepages = \"off\" and {prefer}")
+                }
                 MemoryMeasure::Total => less,
                 MemoryMeasure::Available if most < GUEST_MEMORY_MIN => format!("free memory there, or {prefer}"),
                 MemoryMeasure::Available => format!("{less}, or {prefer}"),

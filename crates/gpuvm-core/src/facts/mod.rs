@@ -20,7 +20,7 @@ pub use device::{
     BarFacts, BarKind, ConfigFacts, DeviceFacts, LinkFacts, LinkSpeed, PowerFacts, ResizableBar,
 };
 pub use holder::Holder;
-pub use platform::PlatformFacts;
+pub use platform::{PlatformFacts, SystemFacts};
 
 /// The facts that a plan rests on. Serialisable, so that they can go with a bug report.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

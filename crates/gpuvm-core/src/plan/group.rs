@@ -193,6 +193,12 @@ fn ownership(device: &DeviceFacts) -> Ownership {
     }
 }
 
+/// Tells whether a group is viable although the kernel keeps this member: no driver of its own may do DMA for it. That of ports
+/// doesn't (`driver_managed_dma` of drivers/pci/pcie/portdrv.c); that of an ISA bridge, say lpc_ich, counts as one that does.
+fn may_stay(device: &DeviceFacts) -> bool {
+    device.class.is_bridge() && (device.class.is_pci_bridge() || device.driver.is_none())
+}
+
 /// Goes through all members of all groups touched; one that is neither wanted nor a bridge stands in the way.
 fn members(wanted: &[(Bdf, Wanted)], facts: &HostFacts, obstacles: &mut Obstacles) -> Vec<PlannedGroup> {
     let by_bdf: BTreeMap<Bdf, &Wanted> = wanted.iter().map(|(bdf, wanted)| (*bdf, wanted)).collect();
@@ -213,7 +219,7 @@ fn members(wanted: &[(Bdf, Wanted)], facts: &HostFacts, obstacles: &mut Obstacle
         let mut members = Vec::new();
         for member in facts.groups.get(&group).into_iter().flatten() {
             let Some(device) = facts.devices.get(member) else { continue };
-            match (by_bdf.get(member), device.class.is_bridge()) {
+            match (by_bdf.get(member), may_stay(device)) {
                 (Some(wanted), _) => {
                     members.push(Member { bdf: *member, role: wanted.role, reason: wanted.reason.clone() });
                 }
@@ -235,4 +241,30 @@ fn members(wanted: &[(Bdf, Wanted)], facts: &HostFacts, obstacles: &mut Obstacle
         groups.push(PlannedGroup { id: group, members });
     }
     groups
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::pci::{ClassCode, PciId};
+
+    #[rstest]
+    #[case::a_port_with_its_driver(0x06_0400, Some("pcieport"), true)]
+    #[case::a_host_bridge(0x06_0000, None, true)]
+    #[case::an_isa_bridge_without_a_driver(0x06_0100, None, true)]
+    #[case::an_isa_bridge_with_one(0x06_0100, Some("lpc_ich"), false)]
+    #[case::an_nvswitch(0x06_8000, None, false)]
+    #[case::a_card(0x03_0000, None, false)]
+    fn bridges_stay_with_the_kernel_unless_a_driver_may_use_them(
+        #[case] class: u32,
+        #[case] driver: Option<&str>,
+        #[case] stays: bool,
+    ) {
+        let id = PciId { vendor: 0x8086, device: 0 };
+        let mut device = DeviceFacts::new(id, ClassCode::new(class).unwrap());
+        device.driver = driver.and_then(DriverName::new);
+        assert_eq!(may_stay(&device), stays);
+    }
 }

@@ -81,22 +81,31 @@ impl FakeHost {
     /// # Panics
     /// When the temporary folder can't be filled: a test can't go on without.
     pub fn new() -> Self {
+        let host = Self::bare();
+        host.file("/proc/sys/kernel/osrelease", "6.12.0-fake\n");
+        host.file("/proc/cmdline", "intel_iommu=on\n");
+        host.folder("/sys/class/iommu/dmar0");
+        host.cpus("0-7");
+        host.node(0, "0-3", 64 << 20);
+        host.node(1, "4-7", 64 << 20);
+        host
+    }
+
+    /// Makes a host with VFIO and KVM, and without CPUs, memory, an IOMMU or devices.
+    pub(super) fn bare() -> Self {
         // In memory where that can be had: gpuvm syncs each line of its journal, which on a disk takes most of a test's time.
         let shm = Path::new("/dev/shm");
         let dir = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() };
         let dir = dir.unwrap_or_else(|error| panic!("make a temporary folder: {error}"));
         let host = Self { dir, state: Rc::new(RefCell::new(State::default())) };
-        host.file("/proc/sys/kernel/osrelease", "6.12.0-fake\n");
         host.file("/proc/sys/kernel/random/boot_id", "00000000-0000-4000-8000-000000000001\n");
-        host.file("/proc/cmdline", "intel_iommu=on\n");
         host.file("/proc/self/mountinfo", "");
         host.file("/proc/swaps", "Filename Type Size Used Priority\n");
         host.file(
             "/proc/net/route",
             "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n",
         );
-        for folder in ["/sys/class/iommu/dmar0", "/sys/class/block", "/sys/class/net", "/sys/bus/pci/devices"]
-        {
+        for folder in ["/sys/class/iommu", "/sys/class/block", "/sys/class/net", "/sys/bus/pci/devices"] {
             host.folder(folder);
         }
         for node in ["/dev/vfio/vfio", "/dev/kvm"] {
@@ -105,13 +114,10 @@ impl FakeHost {
         host.driver_dir("vfio-pci");
         // As in the lab: vfio-pci lets a device sleep when it takes it, and keeps it awake when it lets go.
         host.driver_sets_power("vfio-pci", "auto", "on");
-        host.cpus("0-7");
-        host.node(0, "0-3", 64 << 20);
-        host.node(1, "4-7", 64 << 20);
         host
     }
 
-    fn folder(&self, absolute: &str) {
+    pub(super) fn folder(&self, absolute: &str) {
         let path = self.path(absolute);
         fs::create_dir_all(&path).unwrap_or_else(|error| panic!("make {}: {error}", path.display()));
     }
@@ -218,7 +224,7 @@ impl FakeHost {
         self.file(nodes, format!("{list}\n"));
     }
 
-    fn driver_dir(&self, driver: &str) {
+    pub(super) fn driver_dir(&self, driver: &str) {
         self.file(&format!("/sys/bus/pci/drivers/{driver}/bind"), "");
         self.file(&format!("/sys/bus/pci/drivers/{driver}/unbind"), "");
     }

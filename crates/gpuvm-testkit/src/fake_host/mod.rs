@@ -8,6 +8,10 @@
 
 mod behave;
 mod build;
+mod config;
+mod lay_out;
+pub mod machine;
+pub mod tree;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -81,6 +85,12 @@ impl FakeHost {
     /// Returns a folder for gpuvm's own files.
     pub fn prefix(&self) -> PathBuf {
         self.dir.path().join("gpuvm")
+    }
+
+    /// Leaves the host's files where they are, for somebody to look at, and returns the folder.
+    pub fn keep(mut self) -> PathBuf {
+        self.dir.disable_cleanup(true);
+        self.dir.path().to_owned()
     }
 
     /// Returns the path of a file of the host.

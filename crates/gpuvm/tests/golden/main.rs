@@ -51,13 +51,14 @@ fn transcript(output: &Output, temporary: &str) -> String {
 }
 
 /// Folders of golden files, `errors` being that of the unit tests of `failure`.
-const FOLDERS: [&str; 10] = [
+const FOLDERS: [&str; 11] = [
     "argv",
     "argv-matrix",
     "calls",
     "errors",
     "help",
     "plan",
+    "plan-made-up",
     "plan-matrix",
     "profile-errors",
     "refusals",

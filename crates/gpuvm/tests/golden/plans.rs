@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::gpuvm_on;
 use crate::shared::golden::compare;
-use crate::shared::{Case, features, matrix};
+use crate::shared::{Case, features, made_up, matrix};
 
 fn run(case: &Case, verb: &str) -> (String, String) {
     (case.name.clone(), gpuvm_on(&case.host.root(), verb, &case.profile, &case.set))
@@ -43,4 +43,10 @@ fn each_shipped_profile_is_planned_on_each_recorded_host_as_it_was() {
 #[test]
 fn each_shipped_profile_has_the_command_line_that_it_had_on_each_recorded_host() {
     compare("argv-matrix", matrix::all().iter().map(|case| run(case, "argv")));
+}
+
+/// Hosts that nobody here owns: what is planned on them, and what is refused and why.
+#[test]
+fn each_made_up_host_is_planned_on_or_refuses_as_it_did() {
+    compare("plan-made-up", made_up::all().iter().map(|case| run(case, "plan")));
 }

@@ -3,6 +3,8 @@
 pub(crate) mod features;
 pub(crate) mod golden;
 pub(crate) mod hosts;
+#[allow(dead_code, reason = "plans alone are made of them")]
+pub(crate) mod made_up;
 pub(crate) mod matrix;
 
 use std::path::PathBuf;
