@@ -98,8 +98,11 @@ fn paste(rooms: Vec<Drawing>, columns: &[Vec<usize>]) -> Drawing {
         let wide =
             column.iter().filter_map(|at| rooms[*at].as_ref()).map(|room| room.width).fold(0.0, f64::max);
         let mut y = MARGIN;
-        for room in column.iter().filter_map(|at| rooms[*at].take()) {
-            page.rect(Area { x, y, w: wide, h: room.height }, 10.0, "room");
+        for (nth, at) in (1..).zip(column) {
+            let Some(room) = rooms[*at].take() else { continue };
+            // The last wall goes down to where the highest column ends.
+            let h = if nth == column.len() { height - MARGIN - y } else { room.height };
+            page.rect(Area { x, y, w: wide, h }, 10.0, "room");
             y += put(&mut page, room, x, y) + MARGIN;
         }
         x += wide + MARGIN;

@@ -9,17 +9,19 @@ use crate::pci::GroupId;
 use crate::topology::{Branch, Complex, Room};
 
 /// The space between a room's wall and what is in it.
-const WALL: f64 = 18.0;
+const WALL: f64 = 16.0;
 /// The height of a room's own words.
-const TITLE: f64 = 44.0;
+const TITLE: f64 = 52.0;
 /// A device's box.
-const DEVICE: (f64, f64) = (262.0, 42.0);
+const DEVICE: (f64, f64) = (256.0, 42.0);
 /// The height of a port's box.
 const PORT: f64 = 38.0;
 /// The space between boxes of one group, and between boxes without a frame.
 const NEAR: f64 = 7.0;
+/// The space between root complexes.
+const APART: f64 = 24.0;
 /// The space beside an edge's words, and the least length of an edge.
-const EDGE: (f64, f64) = (34.0, 38.0);
+const EDGE: (f64, f64) = (32.0, 34.0);
 /// How many parts of the machine stand in a line.
 const PARTS: usize = 3;
 /// The height of a line in a list.
@@ -28,8 +30,9 @@ const LINE: f64 = 16.0;
 /// Draws a room, with its corner at 0, 0 and without its wall.
 pub(super) fn draw(room: &Room, colours: &Colours) -> Drawing {
     let mut sheet = Sheet { page: Drawing::default(), boxes: Vec::new(), colours, y: TITLE, last: None };
+    let columns = Columns::of(room);
     for complex in &room.complexes {
-        sheet.complex(complex);
+        sheet.complex(complex, &columns);
     }
     sheet.finish(room)
 }
@@ -51,11 +54,12 @@ struct Columns {
 }
 
 impl Columns {
-    fn of(complex: &Complex) -> Self {
+    fn of(room: &Room) -> Self {
         let mut edges = Vec::new();
-        let mut ports = width(&format!("pci{}", complex.bus), Face::MonoBold, SMALL);
-        for branch in &complex.branches {
-            measure(branch, 0, &mut edges, &mut ports);
+        let mut ports = 0.0;
+        for complex in &room.complexes {
+            ports = width(&format!("pci{}", complex.bus), Face::MonoBold, SMALL).max(ports);
+            complex.branches.iter().for_each(|branch| measure(branch, 0, &mut edges, &mut ports));
         }
         let ports = ports + 18.0;
         let mut at = vec![WALL];
@@ -95,20 +99,20 @@ fn edge_words(branch: &Branch) -> Option<(String, &'static str)> {
 }
 
 impl Sheet<'_> {
-    fn complex(&mut self, complex: &Complex) {
-        let columns = Columns::of(complex);
-        self.last = self.last.map(|_| None);
-        self.y += NEAR;
+    fn complex(&mut self, complex: &Complex, columns: &Columns) {
+        if self.last.take().is_some() {
+            self.y += APART;
+        }
         let (parts, branches): (Vec<&Branch>, Vec<&Branch>) = complex
             .branches
             .iter()
             .partition(|branch| branch.kind == Kind::Chipset && branch.below.is_empty());
         let mut ends: Vec<f64> = Vec::new();
         for branch in branches {
-            ends.push(self.branch(branch, 1, &columns).middle());
+            ends.push(self.branch(branch, 1, columns).middle());
         }
         if !parts.is_empty() {
-            ends.push(self.parts(&parts, &columns).middle());
+            ends.push(self.parts(&parts, columns).middle());
         }
         let (Some(first), Some(last)) = (ends.first().copied(), ends.last().copied()) else { return };
         let area = Area { x: WALL, y: f64::midpoint(first, last) - PORT / 2.0, w: columns.ports, h: PORT };
@@ -182,7 +186,8 @@ impl Sheet<'_> {
         };
         let taken = width(&folded, Face::Sans, SMALL);
         self.at_right(area, folded, 34.0);
-        let name = fit(&branch.label(), face, SMALL, inner - if taken > 0.0 { taken + 8.0 } else { 0.0 });
+        let left = inner - if taken > 0.0 { taken + 8.0 } else { 0.0 };
+        let name = fit(&shorter(branch.label(), face, left), face, SMALL, left);
         self.titled(area, name, 34.0, face, title);
         self.boxes.push(Boxed { area, group: branch.group, is_leaf: true });
         self.link(branch, area);
@@ -317,6 +322,15 @@ fn what_it_has(room: &Room) -> String {
     };
     let devices = if room.complexes.is_empty() { " · no devices" } else { "" };
     format!("{cpus} · {memory}{devices}")
+}
+
+/// Takes what pci.ids has in brackets, what a card is sold as, where the whole name is too long: `TU104 [GeForce RTX 2080]`.
+fn shorter(name: String, face: Face, most: f64) -> String {
+    if width(&name, face, SMALL) <= most {
+        return name;
+    }
+    let sold_as = name.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
+    sold_as.map_or_else(|| name.clone(), |(sold_as, _)| sold_as.to_owned())
 }
 
 /// What is shown of a function that is pointed at.
