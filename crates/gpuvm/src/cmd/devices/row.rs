@@ -101,8 +101,9 @@ impl Row {
 
 /// Says in few words why a function is refused; another than the one in question is named.
 fn words(bdf: Bdf, refusal: &Refusal) -> String {
-    let of =
-        |other: &Bdf| if *other == bdf { String::new() } else { format!("{other}, which comes along: ") };
+    let of = |other: &Bdf| {
+        if *other == bdf { String::new() } else { format!("{other}, which has to come along: ") }
+    };
     match refusal {
         Refusal::NoIommu { .. } => "no IOMMU is active".to_owned(),
         Refusal::NoGroup { bdf: other } => format!("{}no IOMMU covers it", of(other)),
