@@ -20,4 +20,5 @@ pub mod profile;
 pub mod qemu;
 pub mod reset;
 pub mod topology;
+pub mod trouble;
 pub mod units;

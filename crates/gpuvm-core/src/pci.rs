@@ -202,6 +202,11 @@ impl ClassCode {
         self.0 >> 16 == 0x03
     }
 
+    /// Tells whether this is a display controller or a processing accelerator (12).
+    pub fn is_card(self) -> bool {
+        self.is_display() || self.0 >> 16 == 0x12
+    }
+
     /// Tells whether this is a bridge of any kind (host, ISA, PCI-to-PCI), which belongs to the host. "Other" bridges (0680) have an
     /// endpoint's header and are none: NVSwitches go to guests.
     pub fn is_bridge(self) -> bool {

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use gpuvm_core::facts::{Access, Holder, HostFacts, Presence};
+use gpuvm_core::facts::{Access, Holder, HostFacts, Presence, ProcessFacts, Users};
 use gpuvm_core::profile::{Profile, Sources, parse};
 use gpuvm_core::units::PageSize;
 use gpuvm_host::facts::{self, Depth, Scope};
@@ -86,7 +86,11 @@ fn a_mounted_partition_holds_its_controller() {
     host.device(&nvme("0000:01:00.0", 1, 0));
     with_disk(&host, "0000:01:00.0");
     host.file("/proc/self/mountinfo", "36 35 259:1 / /srv/my\\040data rw - ext4 /dev/nvme0n1p1 rw\n");
-    let holder = Holder::Mount { device: "/dev/nvme0n1p1".into(), target: "/srv/my data".into() };
+    let holder = Holder::Mount {
+        device: "/dev/nvme0n1p1".into(),
+        target: "/srv/my data".into(),
+        users: Users::default(),
+    };
     assert_eq!(holders(&host, "0000:01:00.0"), [holder]);
 }
 
@@ -124,7 +128,8 @@ fn the_route_out_holds_its_card_through_a_bridge() {
          br0\t00000000\t0202000A\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
          br0\t0002000A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n",
     );
-    assert_eq!(holders(&host, "0000:02:00.0"), [Holder::Route { interface: "br0".into() }]);
+    let destinations = ["10.0.2.0/24", "default"].map(str::to_owned).into();
+    assert_eq!(holders(&host, "0000:02:00.0"), [Holder::Route { interface: "br0".into(), destinations }]);
 }
 
 #[test]
@@ -184,7 +189,7 @@ fn a_root_mounted_as_dev_root_is_found_by_its_numbers() {
     with_disk(&host, "0000:01:00.0");
     host.link("/sys/dev/block/259:2", "/sys/class/block/nvme0n1p1");
     host.file("/proc/self/mountinfo", "1 0 259:2 / / rw - ext4 /dev/root rw\n");
-    let holder = Holder::Mount { device: "/dev/root".into(), target: "/".into() };
+    let holder = Holder::Mount { device: "/dev/root".into(), target: "/".into(), users: Users::default() };
     assert_eq!(holders(&host, "0000:01:00.0"), [holder]);
 }
 
@@ -203,4 +208,150 @@ fn the_firmwares_words_are_read_and_its_blanks_are_none() {
         (Some("2.1"), Some("07/14/2025"))
     );
     assert_eq!((system.board, system.product, system.bios_vendor), (None, None, None));
+}
+
+/// Makes a process with a file open for each of these paths.
+fn process(host: &FakeHost, pid: i32, command: &str, files: &[&str]) -> ProcessFacts {
+    host.file(&format!("/proc/{pid}/comm"), format!("{command}\n"));
+    for (fd, file) in files.iter().enumerate() {
+        let link = host.path(&format!("/proc/{pid}/fd/{fd}"));
+        std::fs::create_dir_all(link.parent().unwrap()).unwrap();
+        // As the kernel shows them: whatever the root that is looked at.
+        std::os::unix::fs::symlink(file, link).unwrap();
+    }
+    ProcessFacts { pid, command: command.to_owned() }
+}
+
+/// Gives a device of the host a file, as sysfs shows it.
+fn node(host: &FakeHost, bdf: &str, numbers: &str, class: &str, name: &str) {
+    let base = name.rsplit('/').next().unwrap();
+    let folder = format!("/sys/bus/pci/devices/{bdf}/{class}/{base}");
+    host.file(&format!("{folder}/uevent"), format!("MAJOR=1\nDEVNAME={name}\n"));
+    host.link(&format!("/sys/dev/char/{numbers}"), &folder);
+    host.file(&format!("/dev/{name}"), "");
+}
+
+fn opened(process: &ProcessFacts, files: &[&str]) -> Holder {
+    Holder::Process { process: process.clone(), files: files.iter().map(|file| (*file).into()).collect() }
+}
+
+#[test]
+fn who_has_device_files_open_is_named_once_with_all_of_them() {
+    let host = FakeHost::new();
+    host.device(&FakeDevice { driver: Some("amdgpu"), ..gpu("0000:81:00.0", 7, 1) });
+    host.device(&FakeDevice { class: 0x04_0300, driver: Some("snd_hda_intel"), ..gpu("0000:81:00.1", 7, 1) });
+    host.device(&FakeDevice { driver: Some("amdgpu"), ..gpu("0000:82:00.0", 8, 1) });
+    node(&host, "0000:81:00.0", "226:1", "drm", "dri/card1");
+    node(&host, "0000:81:00.0", "226:128", "drm", "dri/renderD128");
+    node(&host, "0000:82:00.0", "226:2", "drm", "dri/card2");
+    node(&host, "0000:81:00.1", "116:2", "sound/card0", "snd/controlC0");
+    host.file("/dev/kfd", "");
+    let xorg =
+        process(&host, 41, "Xorg", &["/dev/null", "/dev/dri/card1", "/dev/dri/renderD128", "/dev/dri/card1"]);
+    let mixer = process(&host, 42, "pipewire", &["/dev/snd/controlC0", "socket:[1]"]);
+    let compute = process(&host, 43, "python", &["/dev/kfd"]);
+    process(&host, 44, "bash", &["/dev/dri/card3", "/dev/tty"]);
+    let facts = read(&host, &["0000:81:00.0", "0000:82:00.0"]);
+    let of = |bdf: &str| facts.devices[&bdf.parse().unwrap()].holders.clone();
+    let card = [opened(&xorg, &["/dev/dri/card1", "/dev/dri/renderD128"]), opened(&compute, &["/dev/kfd"])];
+    assert_eq!(of("0000:81:00.0"), card);
+    assert_eq!(of("0000:81:00.1"), [opened(&mixer, &["/dev/snd/controlC0"])]);
+    assert_eq!(of("0000:82:00.0"), [opened(&compute, &["/dev/kfd"])]);
+}
+
+#[test]
+fn an_nvidia_card_is_known_by_the_minor_number_that_its_driver_tells() {
+    let host = FakeHost::new();
+    for (bdf, group, minor) in [("0000:81:00.0", 7, 0), ("0000:82:00.0", 8, 1)] {
+        host.device(&gpu(bdf, group, 1));
+        let information =
+            format!("Model: \t\t NVIDIA H100\nBus Location: \t {bdf}\nDevice Minor: \t {minor}\n");
+        host.file(&format!("/proc/driver/nvidia/gpus/{bdf}/information"), information);
+        host.file(&format!("/dev/nvidia{minor}"), "");
+    }
+    host.file("/dev/nvidiactl", "");
+    let daemon = process(&host, 50, "nvidia-persiste", &["/dev/nvidiactl", "/dev/nvidia1"]);
+    let files: [&[&str]; 2] = [&["/dev/nvidiactl"], &["/dev/nvidia1", "/dev/nvidiactl"]];
+    for (bdf, files) in ["0000:81:00.0", "0000:82:00.0"].into_iter().zip(files) {
+        assert_eq!(holders(&host, bdf), [opened(&daemon, files)], "{bdf}");
+    }
+}
+
+#[test]
+fn a_process_with_the_vfio_group_open_is_a_virtual_machine() {
+    let host = FakeHost::new();
+    host.device(&FakeDevice { driver: Some("vfio-pci"), ..gpu("0000:81:00.0", 7, 1) });
+    node(&host, "0000:81:00.0", "510:0", "vfio-dev", "vfio/devices/vfio0");
+    let qemu =
+        process(&host, 60, "qemu-system-x86", &["/dev/vfio/vfio", "/dev/vfio/7", "/dev/vfio/devices/vfio0"]);
+    let files = ["/dev/vfio/7", "/dev/vfio/devices/vfio0"].map(std::path::PathBuf::from).into();
+    assert_eq!(holders(&host, "0000:81:00.0"), [Holder::Vfio { process: qemu, files, vm: None }]);
+}
+
+#[test]
+fn the_users_of_a_mounted_disk_are_counted_and_those_of_other_mounts_below_are_not() {
+    let host = FakeHost::new();
+    host.device(&nvme("0000:01:00.0", 1, 0));
+    with_disk(&host, "0000:01:00.0");
+    host.file(
+        "/proc/self/mountinfo",
+        "36 35 259:1 / /srv rw - ext4 /dev/nvme0n1p1 rw\n\
+         37 35 259:1 / /bind rw - ext4 /dev/nvme0n1p1 rw\n\
+         38 36 0:5 / /srv/tmp rw - tmpfs tmpfs rw\n",
+    );
+    let reader = process(&host, 70, "cat", &["/srv/file", "/srv/other"]);
+    process(&host, 71, "tmp", &["/srv/tmp/file", "/srvx", "/home"]);
+    let shell = process(&host, 72, "bash", &["/dev/tty"]);
+    std::os::unix::fs::symlink("/bind", host.path("/proc/72/cwd")).unwrap();
+    let raw = process(&host, 73, "dd", &["/dev/nvme0n1p1"]);
+    let users = Users { count: 2, some: vec![reader, shell] };
+    let mount = Holder::Mount { device: "/dev/nvme0n1p1".into(), target: "/srv".into(), users };
+    assert_eq!(holders(&host, "0000:01:00.0"), [mount, opened(&raw, &["/dev/nvme0n1p1"])]);
+}
+
+#[test]
+fn the_text_console_is_noted_on_the_first_framebuffer_alone() {
+    let host = FakeHost::new();
+    host.device(&gpu("0000:81:00.0", 7, 1));
+    host.device(&gpu("0000:82:00.0", 8, 1));
+    for (bdf, framebuffer) in [("0000:81:00.0", "fb0"), ("0000:82:00.0", "fb1")] {
+        let folder = format!("/sys/bus/pci/devices/{bdf}/graphics/{framebuffer}");
+        host.file(&format!("{folder}/name"), "");
+        host.link(&format!("/sys/class/graphics/{framebuffer}"), &folder);
+    }
+    host.file("/proc/fb", "1 amdgpudrmfb\n0 amdgpudrmfb\n");
+    host.file("/sys/class/vtconsole/vtcon0/name", "(S) dummy device\n");
+    host.file("/sys/class/vtconsole/vtcon0/bind", "1\n");
+    assert_eq!(holders(&host, "0000:81:00.0"), []);
+    host.file("/sys/class/vtconsole/vtcon1/name", "(M) frame buffer device\n");
+    host.file("/sys/class/vtconsole/vtcon1/bind", "1\n");
+    assert_eq!(holders(&host, "0000:81:00.0"), [Holder::Console { framebuffer: "fb0".into() }]);
+    assert_eq!(holders(&host, "0000:82:00.0"), []);
+}
+
+#[test]
+fn the_vfio_drivers_that_fit_a_device_are_read_with_the_drivers_of_loaded_modules() {
+    let host = FakeHost::new();
+    host.device(&gpu("0000:81:00.0", 7, 1));
+    host.device(&gpu("0000:82:00.0", 8, 1));
+    let modalias = "pci:v000010DEd00002342sv000010DEsd000016EBbc03sc02i00\n";
+    host.file("/sys/bus/pci/devices/0000:81:00.0/modalias", modalias);
+    host.file(
+        "/lib/modules/6.12.0-fake/modules.alias",
+        "# Aliases extracted from modules themselves.\n\
+         alias pci:v000010DEd*sv*sd*bc03sc*i* nvidia\n\
+         alias vfio_pci:v000010DEd00002342sv*sd*bc*sc*i* nvgrace_gpu_vfio_pci\n\
+         alias vfio_pci:v000015B3d0000101Esv*sd*bc*sc*i* mlx5_vfio_pci\n\
+         alias vfio_pci:v*d*sv*sd*bc*sc*i* vfio_pci\n",
+    );
+    host.link("/sys/module/nvgrace_gpu_vfio_pci/drivers/pci:nvgrace-gpu-vfio-pci", "/sys/bus/pci/drivers/x");
+    let facts = read(&host, &["0000:81:00.0", "0000:82:00.0"]);
+    let of = |bdf: &str| {
+        let aliases = facts.devices[&bdf.parse().unwrap()].vfio_aliases.clone();
+        aliases.into_iter().map(|alias| (alias.module, alias.driver.map(|driver| driver.to_string())))
+    };
+    let found: Vec<_> = of("0000:81:00.0").collect();
+    let driver = "nvgrace-gpu-vfio-pci".to_owned();
+    assert_eq!(found, [("nvgrace_gpu_vfio_pci".to_owned(), Some(driver)), ("vfio_pci".to_owned(), None)]);
+    assert_eq!(of("0000:82:00.0").count(), 0, "a device without modalias");
 }

@@ -11,6 +11,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::cmd::DoctorArgs;
 use crate::cmd::devices::DevicesArgs;
 use crate::cmd::topology::TopologyArgs;
 use crate::exit::Exit;
@@ -48,7 +49,7 @@ pub(crate) struct Cli {
     #[arg(long, global = true, value_name = "DIR", env = "GPUVM_PREFIX")]
     prefix: Option<PathBuf>,
 
-    /// Read the host's /sys, /proc and /dev below DIR, as recorded from another machine (check, plan and argv only)
+    /// Read the host's /sys, /proc and /dev below DIR, as recorded from another machine (verbs that only look)
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) host_root: Option<PathBuf>,
 
@@ -65,6 +66,8 @@ pub(crate) enum Command {
     Plan(ProfileArgs),
     /// Print the QEMU command line of a profile, to be run by hand
     Argv(ProfileArgs),
+    /// Check all that passthrough rests on: firmware, topology, drivers, isolation, QEMU, memory
+    Doctor(DoctorArgs),
     /// Print the JSON Schema of profiles, for editors that check TOML by one
     Schema,
     /// Run a VM until its guest ends, then give the host back
@@ -106,7 +109,7 @@ pub(crate) struct CleanupArgs {
     pub(crate) vm: Option<VmName>,
 }
 
-fn assignment(text: &str) -> Result<String, String> {
+pub(crate) fn assignment(text: &str) -> Result<String, String> {
     match text.split_once('=') {
         Some((key, _)) if !key.trim().is_empty() && !key.contains('\n') => Ok(text.to_owned()),
         _ => Err("expected KEY=VALUE, like memory.size=8G".to_owned()),
@@ -122,6 +125,11 @@ impl Cli {
     /// Tells whether the host is a recorded one, which can't be acted upon.
     pub(crate) fn is_recorded(&self) -> bool {
         self.host_root.is_some()
+    }
+
+    /// Tells whether more is to be said.
+    pub(crate) fn is_verbose(&self) -> bool {
+        self.verbose > 0
     }
 
     /// Returns gpuvm's own folders.

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
+use gpuvm_core::facts::Holder;
 use gpuvm_core::lifecycle::Exit;
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::{FileRole, MemoryMeasure, Refusal};
@@ -54,6 +55,7 @@ fn of_device(refusal: &Refusal) -> Option<String> {
         Refusal::Critical { .. } => {
             "give the guest another device, or move what the host needs off this one".to_owned()
         }
+        Refusal::InUse { holder, .. } => return in_use(holder),
         Refusal::BootDisplay { .. } => {
             "make another display the boot display in the firmware's setup (often \"primary video device\"), or write \
              allow-boot-display = true beside its bdf: the host's console is dark from then on"
@@ -62,6 +64,24 @@ fn of_device(refusal: &Refusal) -> Option<String> {
         Refusal::Overridden { bdf, .. } => {
             format!("if that is no longer wanted: echo > /sys/bus/pci/devices/{bdf}/driver_override")
         }
+        _ => return None,
+    })
+}
+
+/// What to do about somebody who uses a device.
+fn in_use(holder: &Holder) -> Option<String> {
+    Some(match holder {
+        Holder::Vfio { vm: Some(vm), .. } => format!("VM {vm} gives it back when it ends; try again then"),
+        Holder::Vfio { process, .. } => {
+            format!("end that virtual machine: ps -fp {}; or try later", process.pid)
+        }
+        Holder::Process { process, .. } if process.command.starts_with("nvidia-persiste") => {
+            "stop the persistence daemon: systemctl stop nvidia-persistenced".to_owned()
+        }
+        Holder::Process { process, .. } => format!(
+            "end that process: see what it is with ps -fp {pid}, then stop its service, or kill {pid}",
+            pid = process.pid
+        ),
         _ => return None,
     })
 }
@@ -122,6 +142,7 @@ fn of_size(refusal: &Refusal) -> Option<String> {
 /// What to do about what the host lacks.
 fn of_host(refusal: &Refusal) -> Option<String> {
     Some(match refusal {
+        Refusal::VariantNotLoaded { module, .. } => format!("load it: modprobe {module}"),
         Refusal::NoVfioDriver => "load it: modprobe vfio-pci".to_owned(),
         Refusal::NoVfio => "load it: modprobe vfio_iommu_type1 && modprobe vfio-pci".to_owned(),
         Refusal::IommufdOnly => "load the group API: modprobe vfio_iommu_type1".to_owned(),

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use gpuvm_core::facts::HostFacts;
+use gpuvm_core::facts::{Holder, HostFacts};
 use gpuvm_core::plan::{Plan, plan};
 use gpuvm_core::profile::{Problem, Profile, Sources, parse};
 use gpuvm_host::errno::EACCES;
 use gpuvm_host::facts::{self, Depth, Scope};
-use gpuvm_host::reservation::pinned_cpus;
+use gpuvm_host::reservation::{self, Reservation, pinned_cpus};
 
 use crate::cli::{Cli, ProfileArgs};
 use crate::exit::Exit;
@@ -82,8 +82,11 @@ fn check_host_root(cli: &Cli) -> Result<(), Failure> {
     Err(Failure::one(Exit::Usage, message, None))
 }
 
-/// Adds what gpuvm itself knows: its folders, and the CPUs that its other VMs have.
+/// Adds what gpuvm itself knows: its folders, its other VMs and the CPUs that they have.
 fn with_own(cli: &Cli, mut facts: HostFacts, profile: Option<&Profile>) -> Result<HostFacts, Failure> {
+    if !cli.is_recorded() {
+        name_vms(cli, &mut facts);
+    }
     let Some(profile) = profile else { return Ok(facts) };
     facts.state_dir = cli.places().state(&profile.name);
     if !cli.is_recorded() {
@@ -97,4 +100,26 @@ fn with_own(cli: &Cli, mut facts: HostFacts, profile: Option<&Profile>) -> Resul
         }
     }
     Ok(facts)
+}
+
+/// Adds the names of gpuvm's own VMs to those that have devices. Without them it's the process that is named.
+fn name_vms(cli: &Cli, facts: &mut HostFacts) {
+    let held = facts.devices.values_mut().flat_map(|device| &mut device.holders);
+    let vms: Vec<_> = held
+        .filter_map(|holder| match holder {
+            Holder::Vfio { process, vm, .. } => Some((process.pid, vm)),
+            _ => None,
+        })
+        .collect();
+    if vms.is_empty() {
+        return;
+    }
+    let records = reservation::all(&cli.places(), &facts.kernel.boot_id).unwrap_or_else(|error| {
+        tracing::debug!("whose VMs have devices isn't known: {error}");
+        Vec::new()
+    });
+    for (pid, vm) in vms {
+        let of = |record: &&Reservation| record.qemu.is_some_and(|qemu| qemu.pid == pid && qemu.is_alive());
+        *vm = records.iter().find(of).map(|record| record.vm.to_string());
+    }
 }

@@ -4,7 +4,11 @@
 //! [`examine`] runs all of them. A check whose fact couldn't be read says [`Verdict::Unknown`], never [`Verdict::Ok`].
 
 mod firmware;
+mod platform;
 mod remedy;
+mod resources;
+#[cfg(test)]
+mod testing;
 mod topology;
 
 use serde::Serialize;
@@ -13,10 +17,11 @@ pub use remedy::{Distribution, Package, Remedy};
 
 use crate::facts::HostFacts;
 use crate::pci::{Bdf, GroupId};
+use crate::plan::{Outline, outline};
 use crate::profile::Profile;
 
 /// All checks, in the order in which they are shown.
-const CHECKS: &[&[Definition]] = &[firmware::CHECKS, topology::CHECKS];
+const CHECKS: &[&[Definition]] = &[firmware::CHECKS, topology::CHECKS, platform::CHECKS, resources::CHECKS];
 
 /// What a check is about; the deeper a layer, the more it rests on those before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -63,6 +68,11 @@ pub enum Verdict {
     Warning,
     /// A guest wouldn't run.
     Failed,
+}
+
+impl Verdict {
+    /// All of them, best first.
+    pub const ALL: [Self; 5] = [Self::Ok, Self::NotApplicable, Self::Unknown, Self::Warning, Self::Failed];
 }
 
 impl std::fmt::Display for Verdict {
@@ -172,9 +182,16 @@ pub(crate) struct Case<'a> {
     pub(crate) profile: Option<&'a Profile>,
     /// The functions that are to be passed, whole cards: those of the profile, or whatever the user named.
     pub(crate) targets: &'a [Bdf],
+    /// What that profile comes to on this host.
+    pub(crate) outline: Option<&'a Outline>,
 }
 
 impl Case<'_> {
+    /// Tells whether devices are to be passed: a host without a profile is looked at as one that passes some.
+    pub(crate) fn passes_devices(&self) -> bool {
+        self.profile.is_none_or(|profile| !profile.devices.is_empty())
+    }
+
     /// Returns whose commands a remedy names.
     pub(crate) fn distribution(&self) -> Distribution {
         self.facts.platform.distribution
@@ -197,6 +214,11 @@ impl Judgement {
         Self::of(Subject::Host, verdict, found)
     }
 
+    /// Makes a judgement that there is nothing to judge, and says why.
+    pub(crate) fn not_applicable(found: impl Into<String>) -> Vec<Self> {
+        vec![Self::of_host(Verdict::NotApplicable, found)]
+    }
+
     /// Makes a judgement, with nothing to be done about it yet.
     pub(crate) fn of(subject: Subject, verdict: Verdict, found: impl Into<String>) -> Self {
         Self { subject, verdict, found: found.into(), read: Vec::new(), remedy: None }
@@ -217,7 +239,8 @@ impl Judgement {
 
 /// Examines a host, for a profile if one is given, and for the functions that are to be passed.
 pub fn examine(facts: &HostFacts, profile: Option<&Profile>, targets: &[Bdf]) -> Examination {
-    let case = Case { facts, profile, targets };
+    let outline = profile.map(|profile| outline(profile, facts));
+    let case = Case { facts, profile, targets, outline: outline.as_ref() };
     let mut checks = Vec::new();
     for definition in CHECKS.iter().copied().flatten() {
         checks.extend((definition.judge)(&case).into_iter().map(|judgement| Check {

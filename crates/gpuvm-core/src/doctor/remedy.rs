@@ -101,16 +101,35 @@ impl Distribution {
         let grub = format!("sed -i 's/^GRUB_CMDLINE_LINUX=\"/&{option} /' /etc/default/grub");
         match self {
             Self::Debian => vec![grub, "update-grub".to_owned(), "reboot".to_owned()],
-            Self::Fedora => vec![format!("grubby --update-kernel=ALL --args={option}"), "reboot".to_owned()],
-            Self::Suse | Self::Arch => {
-                vec![grub, "grub-mkconfig -o /boot/grub/grub.cfg".to_owned(), "reboot".to_owned()]
+            Self::Fedora => {
+                vec![format!("grubby --update-kernel=ALL --args=\"{option}\""), "reboot".to_owned()]
             }
+            Self::Suse => {
+                vec![grub, "grub2-mkconfig -o /boot/grub2/grub.cfg".to_owned(), "reboot".to_owned()]
+            }
+            Self::Arch => vec![grub, "grub-mkconfig -o /boot/grub/grub.cfg".to_owned(), "reboot".to_owned()],
             Self::Nix => vec![
                 format!("# in configuration.nix: boot.kernelParams = [ \"{option}\" ];"),
                 "nixos-rebuild boot".to_owned(),
                 "reboot".to_owned(),
             ],
             Self::Other => Vec::new(),
+        }
+    }
+
+    /// Returns the commands that take an option off the kernel's command line for the next boots.
+    pub fn without_kernel_option(self, option: &str) -> Vec<String> {
+        let grub = format!("sed -i '/^GRUB_CMDLINE_LINUX/s/ *{option}//' /etc/default/grub");
+        match self {
+            Self::Debian => vec![grub, "update-grub".to_owned(), "reboot".to_owned()],
+            Self::Fedora => {
+                vec![format!("grubby --update-kernel=ALL --remove-args=\"{option}\""), "reboot".to_owned()]
+            }
+            Self::Suse => {
+                vec![grub, "grub2-mkconfig -o /boot/grub2/grub.cfg".to_owned(), "reboot".to_owned()]
+            }
+            Self::Arch => vec![grub, "grub-mkconfig -o /boot/grub/grub.cfg".to_owned(), "reboot".to_owned()],
+            Self::Nix | Self::Other => Vec::new(),
         }
     }
 

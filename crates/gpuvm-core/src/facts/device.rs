@@ -33,7 +33,7 @@ pub struct DeviceFacts {
     pub reset_methods: Vec<String>,
     /// The bridges above it, from the root port down to the nearest.
     pub upstream: Vec<Bdf>,
-    /// What the host itself can't do without, as far as it sits on this device.
+    /// What of the host sits on it, and who uses it.
     pub holders: Vec<Holder>,
     /// Its base address registers.
     #[serde(default)]
@@ -53,6 +53,9 @@ pub struct DeviceFacts {
     /// What the kernel matches drivers with (`modalias`).
     #[serde(default)]
     pub modalias: Option<String>,
+    /// The VFIO drivers that say they fit it (`modules.alias`), in the kernel's order.
+    #[serde(default)]
+    pub vfio_aliases: Vec<VfioAlias>,
     /// The registers that can be resized (`resourceN_resize`; Linux 5.19).
     #[serde(default)]
     pub resizable: Vec<ResizableBar>,
@@ -95,6 +98,7 @@ impl DeviceFacts {
             link: None,
             power: PowerFacts::default(),
             modalias: None,
+            vfio_aliases: Vec::new(),
             resizable: Vec::new(),
             physical_function: None,
             virtual_functions_total: 0,
@@ -103,6 +107,17 @@ impl DeviceFacts {
             config: None,
         }
     }
+}
+
+/// A VFIO driver's word that it fits a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VfioAlias {
+    /// The pattern of `modalias` that it gives.
+    pub pattern: String,
+    /// Its module.
+    pub module: String,
+    /// Its driver, where the module is loaded.
+    pub driver: Option<DriverName>,
 }
 
 /// A PCI Express link, as both ends have agreed on it.

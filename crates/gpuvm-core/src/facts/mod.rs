@@ -4,6 +4,7 @@ mod boot;
 mod device;
 mod holder;
 mod platform;
+mod qemu;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,10 +18,11 @@ use crate::units::{ByteSize, PageSize};
 
 pub use boot::BootFacts;
 pub use device::{
-    BarFacts, BarKind, ConfigFacts, DeviceFacts, LinkFacts, LinkSpeed, PowerFacts, ResizableBar,
+    BarFacts, BarKind, ConfigFacts, DeviceFacts, LinkFacts, LinkSpeed, PowerFacts, ResizableBar, VfioAlias,
 };
-pub use holder::Holder;
-pub use platform::{PlatformFacts, SystemFacts};
+pub use holder::{DEFAULT_ROUTE, Gravity, Holder, ProcessFacts, Users};
+pub use platform::{DeviceNode, IommuUnit, PlatformFacts, SystemFacts, UserFacts, VfioParameters};
+pub use qemu::{QemuFacts, QemuProbe};
 
 /// The facts that a plan rests on. Serialisable, so that they can go with a bug report.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -45,6 +47,9 @@ pub struct HostFacts {
     pub files: BTreeMap<PathBuf, FileFacts>,
     /// The QEMU binary, if one was found.
     pub qemu: Option<PathBuf>,
+    /// What that QEMU can do.
+    #[serde(default)]
+    pub qemu_probe: QemuProbe,
     /// QEMU's tool that makes overlays, if it was found.
     #[serde(default)]
     pub qemu_img: Option<PathBuf>,
@@ -76,6 +81,22 @@ pub struct KernelFacts {
     pub boot_id: String,
     /// The kernel's command line.
     pub cmdline: String,
+}
+
+impl KernelFacts {
+    /// Tells whether the command line has an option with a value, such as `iommu=pt`, alone or in a list with commas.
+    pub fn has_option(&self, name: &str, value: &str) -> bool {
+        let values = self
+            .cmdline
+            .split_ascii_whitespace()
+            .filter_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+        values.flat_map(|values| values.split(',')).any(|one| one == value)
+    }
+
+    /// Tells whether the command line has a word.
+    pub fn has_word(&self, word: &str) -> bool {
+        self.cmdline.split_ascii_whitespace().any(|other| other == word)
+    }
 }
 
 /// The CPUs of the host.

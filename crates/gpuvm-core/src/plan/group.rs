@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::obstacle::{Obstacles, Topic};
+use super::variant::{self, VfioDriver};
 use super::{Member, Ownership, PlannedGroup, Refusal, Role, is_vfio_driver};
-use crate::facts::{DeviceFacts, HostFacts, Presence};
+use crate::facts::{DeviceFacts, Gravity, HostFacts, Presence};
 use crate::pci::{Bdf, DriverName};
 use crate::profile::DeviceRequest;
 
@@ -15,6 +16,8 @@ pub(super) struct Taken {
     /// Whether the guest gets it, or VFIO only holds it.
     pub(super) role: Role,
     pub(super) ownership: Ownership,
+    /// The driver that it is bound to, where it isn't on one of VFIO's already.
+    pub(super) vfio: VfioDriver,
     pub(super) reason: String,
 }
 
@@ -54,7 +57,11 @@ pub(super) fn resolve(requests: &[DeviceRequest], facts: &HostFacts, obstacles: 
         let Some(device) = facts.devices.get(bdf) else { continue };
         may_take(*bdf, device, wanted.boot_display, obstacles);
         let (ownership, reason) = (ownership(device), wanted.reason.clone());
-        groups.taken.push(Taken { bdf: *bdf, role: wanted.role, ownership, reason });
+        let vfio = match ownership {
+            Ownership::BoundByUs { .. } => variant::choose(*bdf, device, obstacles),
+            Ownership::WasVfio | Ownership::KeepDriver { .. } => VfioDriver::generic(),
+        };
+        groups.taken.push(Taken { bdf: *bdf, role: wanted.role, ownership, vfio, reason });
     }
     groups.groups = members(&wanted, facts, obstacles);
     groups
@@ -109,7 +116,7 @@ fn takeable<'a>(bdf: Bdf, facts: &'a HostFacts, obstacles: &mut Obstacles) -> Op
 }
 
 /// Lists the other functions of a display card.
-fn brings_along(bdf: Bdf, device: &DeviceFacts, facts: &HostFacts) -> Vec<Bdf> {
+pub(super) fn brings_along(bdf: Bdf, device: &DeviceFacts, facts: &HostFacts) -> Vec<Bdf> {
     let whole = |device: &DeviceFacts| device.virtual_function == Presence::Absent;
     if !device.class.is_display() || !whole(device) || bdf.slot().is_chipset() {
         return Vec::new();
@@ -162,7 +169,12 @@ fn warn_of_resets(bdf: Bdf, device: &DeviceFacts, held: Bdf, obstacles: &mut Obs
 fn may_take(bdf: Bdf, device: &DeviceFacts, boot_display: BootDisplay, obstacles: &mut Obstacles) {
     let driver = || device.driver.clone();
     for holder in &device.holders {
-        obstacles.refuse(Refusal::Critical { bdf, driver: driver(), holder: holder.clone() });
+        let (driver, holder) = (driver(), holder.clone());
+        match holder.gravity() {
+            Gravity::Critical => obstacles.refuse(Refusal::Critical { bdf, driver, holder }),
+            Gravity::Busy => obstacles.refuse(Refusal::InUse { bdf, driver, holder }),
+            Gravity::Note => obstacles.warn(Topic::Console, format!("{bdf}: {holder}")),
+        }
     }
     match (device.boot_display, boot_display) {
         (Presence::Absent, _) => {}
@@ -234,7 +246,11 @@ fn members(wanted: &[(Bdf, Wanted)], facts: &HostFacts, obstacles: &mut Obstacle
                     id: device.id,
                     class: device.class,
                     driver: device.driver.clone(),
-                    holder: device.holders.first().cloned(),
+                    holder: device
+                        .holders
+                        .iter()
+                        .find(|holder| holder.gravity() == Gravity::Critical)
+                        .cloned(),
                 }),
             }
         }

@@ -65,6 +65,20 @@ impl AddressPlan {
     pub fn memory_top(&self) -> u64 {
         self.high.map_or(self.low_end, |(_, end)| end).saturating_sub(1)
     }
+
+    /// Returns the room that is kept for BARs above memory. QEMU keeps some whether there are any BARs or not.
+    pub fn room(&self) -> ByteSize {
+        let asked = self.ovmf_mmio64_mib.map_or(self.high_need.as_bytes(), |mib| mib << 20);
+        ByteSize::bytes(asked.max(HOLE64))
+    }
+
+    /// Returns the end of memory and the room above it where that lies beyond the guest's addresses: QEMU doesn't start then.
+    pub fn overrun(&self) -> Option<u64> {
+        let top = self.high.map_or(FOUR_GIB, |(_, end)| end);
+        let end = top.saturating_add(self.room().as_bytes());
+        let bits = self.phys_bits.filter(|bits| *bits < 64)?;
+        (end > 1 << bits).then_some(end)
+    }
 }
 
 /// Splits memory into what lies below 4 GiB and above it; ends are exclusive.
@@ -100,16 +114,9 @@ pub(super) fn addresses(
     let bars = bars(facts, devices);
     let need = |kind| bars.iter().filter(|bar| bar.kind == kind).map(|bar| bar.size.as_bytes()).sum::<u64>();
     let (low_need, high_need) = (need(BarKind::Low), need(BarKind::High));
-    let top = high.map_or(FOUR_GIB, |(_, end)| end);
     let ovmf = ovmf_window(profile, phys_bits, high_need, obstacles);
-    // QEMU keeps room for BARs above memory whether there are any or not, and doesn't start where that reaches too far.
-    let room = ovmf.unwrap_or(high_need).max(HOLE64);
-    if let Some(bits) = phys_bits.filter(|bits| *bits < 64 && top.saturating_add(room) > 1 << bits) {
-        let (need, bars) = (top.saturating_add(room) - 1, ByteSize::bytes(room));
-        obstacles.refuse(Refusal::AddressSpace { need, bars, bits });
-    }
     let reason = reason(profile, phys_bits, high_need, ovmf);
-    AddressPlan {
+    let plan = AddressPlan {
         phys_bits,
         low_end,
         high,
@@ -118,7 +125,11 @@ pub(super) fn addresses(
         ovmf_mmio64_mib: ovmf.map(|bytes| bytes >> 20),
         bars,
         reason,
+    };
+    if let Some((end, bits)) = plan.overrun().zip(phys_bits) {
+        obstacles.refuse(Refusal::AddressSpace { need: end - 1, bars: plan.room(), bits });
     }
+    plan
 }
 
 fn bars(facts: &HostFacts, devices: &[Bdf]) -> Vec<PlannedBar> {

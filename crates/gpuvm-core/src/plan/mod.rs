@@ -8,9 +8,11 @@ mod mmio;
 mod numa;
 mod obstacle;
 mod operations;
+mod outline;
 mod passable;
 mod pcie;
 mod refusal;
+mod variant;
 mod vfio;
 
 use std::path::PathBuf;
@@ -22,9 +24,11 @@ pub use memory::{MemoryCell, NodeBinding};
 pub use mmio::{AddressPlan, PlannedBar};
 pub use numa::{CpuTopology, Placement, VcpuPin};
 pub use obstacle::{Topic, Warning};
+pub use outline::{Outline, card_of, outline, targets};
 pub use passable::{Passability, host_refusals, passable};
 pub use pcie::{Expander, GuestAddress, PciTopology, RootBus, RootPort, SlotUse};
 pub use refusal::{FileRole, MemoryMeasure, Refusal, RefusalKind};
+pub use variant::{ALIAS as VFIO_ALIAS, fits as fits_alias};
 pub use vfio::{VfioBackend, is_vfio_driver};
 
 use crate::facts::HostFacts;

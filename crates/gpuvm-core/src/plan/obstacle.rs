@@ -26,6 +26,8 @@ pub enum Topic {
     Pinning,
     /// The host's boot display.
     BootDisplay,
+    /// The host's text console.
+    Console,
     /// Where BARs find room.
     AddressSpace,
     /// How devices can be reset.
@@ -39,6 +41,7 @@ impl std::fmt::Display for Topic {
             Self::Node => "node",
             Self::Pinning => "pinning",
             Self::BootDisplay => "boot display",
+            Self::Console => "console",
             Self::AddressSpace => "address space",
             Self::Reset => "reset",
         })

@@ -75,13 +75,13 @@ fn ports(taken: &[Taken], facts: &HostFacts) -> Vec<PlannedOp> {
     operations
 }
 
-/// Lists the changes that give a function to vfio-pci; none where it has a VFIO driver already.
+/// Lists the changes that give a function to its VFIO driver; none where it has a VFIO driver already.
 ///
 /// Unbind comes before the override, so that the way back, in reverse, clears the override before the old driver is
 /// asked to take the device.
 fn driver(taken: &Taken, facts: &HostFacts) -> Vec<PlannedOp> {
     let Ownership::BoundByUs { was } = &taken.ownership else { return Vec::new() };
-    let (bdf, driver) = (taken.bdf, DriverName::vfio_pci());
+    let (bdf, driver) = (taken.bdf, taken.vfio.name.clone());
     let mut operations = Vec::new();
     if let Some(was) = was {
         let op = HostOp::Unbind { bdf, driver: was.clone() };
@@ -91,8 +91,7 @@ fn driver(taken: &Taken, facts: &HostFacts) -> Vec<PlannedOp> {
         let op = HostOp::SetDriverOverride { bdf, driver: driver.clone() };
         operations.push(PlannedOp { op, reason: "no other driver may take it meanwhile".to_owned() });
     }
-    let reason = "VFIO gives a device to a guest through this driver".to_owned();
-    operations.push(PlannedOp { op: HostOp::Bind { bdf, driver }, reason });
+    operations.push(PlannedOp { op: HostOp::Bind { bdf, driver }, reason: taken.vfio.reason.clone() });
     operations
 }
 

@@ -93,7 +93,11 @@ mod tests {
         add("05:00.0", 0x01_0802, 4);
         add("06:00.0", 0x02_0000, 4);
         add("07:00.0", 0x03_0000, 5);
-        let holder = Holder::Mount { device: "/dev/nvme0n1".into(), target: "/".into() };
+        let holder = Holder::Mount {
+            device: "/dev/nvme0n1".into(),
+            target: "/".into(),
+            users: crate::facts::Users::default(),
+        };
         facts.devices.get_mut(&bdf("05:00.0")).unwrap().holders.push(holder);
         facts.devices.get_mut(&bdf("07:00.0")).unwrap().boot_display = Presence::Present;
         facts

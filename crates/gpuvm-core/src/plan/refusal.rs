@@ -97,6 +97,16 @@ pub enum Refusal {
         /// What sits on it.
         holder: Holder,
     },
+    /// Somebody uses the device: its driver would not let go of it before they are done.
+    #[error("{bdf} ({driver}) is in use: {holder}", driver = driver_words(driver.as_ref()))]
+    InUse {
+        /// The device.
+        bdf: Bdf,
+        /// Its driver.
+        driver: Option<DriverName>,
+        /// Who uses it.
+        holder: Holder,
+    },
     /// The boot display.
     #[error("{bdf} ({driver}) is the boot display of this host", driver = driver_words(driver.as_ref()))]
     BootDisplay {
@@ -121,6 +131,14 @@ pub enum Refusal {
     /// The driver vfio-pci isn't loaded.
     #[error("the driver vfio-pci isn't loaded")]
     NoVfioDriver,
+    /// The VFIO driver that was made for a device isn't loaded.
+    #[error("{bdf} has a VFIO driver of its own, and its module {module} isn't loaded")]
+    VariantNotLoaded {
+        /// The device.
+        bdf: Bdf,
+        /// The module.
+        module: String,
+    },
     /// The kernel has no VFIO container device.
     #[error("/dev/vfio/vfio is missing: the kernel's VFIO isn't loaded")]
     NoVfio,
@@ -416,7 +434,7 @@ impl Refusal {
             | Self::UnevenCpus { .. }
             | Self::UnevenMemory { .. }
             | Self::MixedNodes { .. } => RefusalKind::Profile,
-            Self::TakenCpus { .. } => RefusalKind::Busy,
+            Self::TakenCpus { .. } | Self::InUse { .. } => RefusalKind::Busy,
             Self::TooFewCpus { need, cpus, taken, .. } if *need as usize <= cpus.len() + taken.len() => {
                 RefusalKind::Busy
             }

@@ -1,5 +1,6 @@
 //! QEMU's command line: one struct per switch, fields under QEMU's own names, one renderer that alone knows how to escape.
 
+pub mod abilities;
 pub mod arg;
 pub mod cmdline;
 mod cpu;

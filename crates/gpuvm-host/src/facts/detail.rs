@@ -30,7 +30,6 @@ pub(super) fn read(
         state: text("power_state")?,
         runtime: text("power/runtime_status")?,
     };
-    facts.modalias = text("modalias")?;
     facts.resizable = resizable(&folder, reading)?;
     facts.buses = buses(&folder, reading)?;
     facts.nodes = nodes(&folder, reading)?;

@@ -3,6 +3,7 @@
 //! The index of all devices is a list of names; attributes are read only of the devices asked for, their slots and their
 //! groups: everything of 10,000 VFs would cost seconds, and reading `config` wakes sleeping devices.
 
+mod aliases;
 mod boot;
 mod cpu;
 mod detail;
@@ -32,6 +33,8 @@ pub(crate) use reading::Reading;
 pub enum Scope {
     /// These, with their slots, their groups and the bridges above them.
     Devices(BTreeSet<Bdf>),
+    /// The cards that guests are given most: displays and processing accelerators, with their slots and groups as above.
+    Cards,
     /// All that the class and the kind of function make worth a look: no virtual functions, and of bridges only those above.
     Passable,
     /// All but virtual functions, which their physical functions count.
@@ -83,7 +86,7 @@ pub fn survey(
         None => facts.firmware = reading.take(firmware::read(root))?,
     }
     facts.names = names::read(root, &reading, &facts)?;
-    facts.platform = platform::read(root, &reading)?;
+    facts.platform = platform::read(root, &reading, &facts)?;
     facts.boot = boot::read(root, &reading)?;
     facts.unread = reading.unread();
     Ok(facts)

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use gpuvm_core::facts::{BarFacts, BarKind, DeviceFacts, HostFacts, Presence};
+use gpuvm_core::facts::{BarFacts, BarKind, DeviceFacts, HostFacts, Presence, VfioAlias};
 use gpuvm_core::pci::{Bdf, ClassCode, GroupId, PciId};
 use gpuvm_core::profile::{DeviceRequest, Profile};
 use gpuvm_core::units::ByteSize;
 
 use super::holders::Holders;
-use super::{Depth, Reading, Scope, detail};
+use super::{Depth, Reading, Scope, aliases, detail};
 use crate::HostError;
 use crate::root::{self, HostRoot, link_name, list, read_hex, read_text};
 
@@ -33,7 +33,9 @@ pub(super) fn read(
         .iter()
         .filter_map(|name| name.parse().ok())
         .collect();
-    let reader = Reader { root, depth, reading, holders: reading.take(Holders::read(root))? };
+    let holders = reading.take(Holders::read(root))?;
+    let aliases = reading.take(aliases::read(root, &facts.kernel.release))?;
+    let reader = Reader { root, depth, reading, holders, aliases };
     let mut left = in_scope(root, scope, index);
     while let Some(bdf) = left.pop() {
         if facts.devices.contains_key(&bdf) {
@@ -51,15 +53,18 @@ pub(super) fn read(
         }
         facts.devices.insert(bdf, device);
     }
+    reader.holders.add_users(root, reading, facts);
     Ok(())
 }
 
 fn in_scope(root: &HostRoot, scope: &Scope, index: BTreeSet<Bdf>) -> Vec<Bdf> {
     match scope {
         Scope::All => index.into_iter().collect(),
-        Scope::Devices(asked) => {
-            let slots: BTreeSet<_> = asked.iter().map(|bdf| bdf.slot()).collect();
-            index.into_iter().filter(|bdf| slots.contains(&bdf.slot())).collect()
+        Scope::Devices(asked) => slots_of(asked, index),
+        Scope::Cards => {
+            let card = |bdf: &Bdf| class_of_whole(root, *bdf).is_some_and(ClassCode::is_card);
+            let cards = index.iter().copied().filter(card).collect();
+            slots_of(&cards, index)
         }
         Scope::Physical => {
             index.into_iter().filter(|bdf| !root.device(*bdf).join("physfn").exists()).collect()
@@ -75,6 +80,21 @@ fn in_scope(root: &HostRoot, scope: &Scope, index: BTreeSet<Bdf>) -> Vec<Bdf> {
     }
 }
 
+/// Takes the functions of the same slots.
+fn slots_of(asked: &BTreeSet<Bdf>, index: BTreeSet<Bdf>) -> Vec<Bdf> {
+    let slots: BTreeSet<_> = asked.iter().map(|bdf| bdf.slot()).collect();
+    index.into_iter().filter(|bdf| slots.contains(&bdf.slot())).collect()
+}
+
+/// Reads the class of a function that is no virtual one.
+fn class_of_whole(root: &HostRoot, bdf: Bdf) -> Option<ClassCode> {
+    let folder = root.device(bdf);
+    if fs::symlink_metadata(folder.join("physfn")).is_ok() {
+        return None;
+    }
+    read_hex(&folder.join("class")).ok().flatten().and_then(ClassCode::new)
+}
+
 fn members(root: &HostRoot, group: GroupId) -> Result<Vec<Bdf>, HostError> {
     let folder = root.path(format!("/sys/kernel/iommu_groups/{group}/devices"));
     // Groups hold platform devices too, which have other names and can't be passed as PCI devices.
@@ -87,6 +107,7 @@ struct Reader<'a> {
     depth: Depth,
     reading: &'a Reading,
     holders: Holders,
+    aliases: Vec<VfioAlias>,
 }
 
 impl Reader<'_> {
@@ -110,6 +131,7 @@ impl Reader<'_> {
             Ok::<u32, HostError>(reading.take(root::read_parsed(&folder.join(name)))?.unwrap_or(0))
         };
         let boot_vga = reading.take(read_text(&folder.join("boot_vga")))?;
+        let modalias = reading.take(read_text(&folder.join("modalias")))?.map(|text| text.trim().to_owned());
         let mut facts = DeviceFacts {
             driver: reading.take(root::driver_of(root, bdf))?,
             driver_override: reading.take(root::override_of(root, bdf))?,
@@ -120,12 +142,15 @@ impl Reader<'_> {
             virtual_functions: count("sriov_numvfs")?,
             reset_methods: words(reading.take(read_text(&folder.join("reset_method")))?),
             upstream: upstream(&real, bdf),
-            holders: self.holders.of(bdf, &real),
+            // What lies behind a bridge rests on the function there: nobody takes bridges.
+            holders: if class.is_bridge() { Vec::new() } else { self.holders.of(bdf, &real) },
             bars: reading.take(bars(&folder.join("resource")))?,
             subsystem: hex("subsystem_vendor")?.zip(hex("subsystem_device")?).map(|(v, d)| id(v, d)),
             revision: hex("revision")?.and_then(|revision| u8::try_from(revision).ok()),
             physical_function: physical.and_then(|name| name.to_str()?.parse().ok()),
             virtual_functions_total: count("sriov_totalvfs")?,
+            vfio_aliases: aliases::fitting(&self.aliases, modalias.as_deref()),
+            modalias,
             ..DeviceFacts::new(id(vendor, device), class)
         };
         if self.depth == Depth::Config {

@@ -42,6 +42,11 @@ impl Reading {
         }
     }
 
+    /// Takes down, in words, what couldn't be seen although nothing failed.
+    pub(crate) fn remark(&self, words: String) {
+        self.unread.borrow_mut().push(words);
+    }
+
     /// Returns what couldn't be read, in words.
     pub(crate) fn unread(self) -> Vec<String> {
         self.unread.into_inner()

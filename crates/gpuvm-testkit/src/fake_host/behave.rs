@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use gpuvm_core::pci::{Bdf, GroupId};
+use gpuvm_core::plan::is_vfio_driver;
 use gpuvm_host::HostError;
 use gpuvm_host::root::{self, HostRoot};
 use gpuvm_sys::errno::{EBUSY, EINVAL, ENODEV, EPERM};
@@ -171,7 +172,7 @@ pub(super) fn check_group(root: &HostRoot, state: &RefCell<State>, group: GroupI
         let Ok(bdf) = name.parse::<Bdf>() else { continue };
         let bridge = root::read_hex(&root.device(bdf).join("class"))?.is_some_and(|class| class >> 16 == 6);
         if let Some(driver) = root::driver_of(root, bdf)?
-            && driver.as_str() != "vfio-pci"
+            && !is_vfio_driver(&driver)
             && !bridge
         {
             return Err(HostError::NotViable { group, members: format!("{bdf} is on {driver}") });

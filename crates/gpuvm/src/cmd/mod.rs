@@ -4,10 +4,13 @@ mod argv;
 mod check;
 mod cleanup;
 pub(crate) mod devices;
+mod doctor;
 mod plan;
 mod schema;
 pub(crate) mod topology;
 mod up;
+
+pub(crate) use doctor::DoctorArgs;
 
 use crate::cli::{Cli, Command};
 use crate::exit::Exit;
@@ -28,6 +31,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Check(args) => check::run(cli, args),
         Command::Plan(args) => plan::run(cli, args),
         Command::Argv(args) => argv::run(cli, args),
+        Command::Doctor(args) => doctor::run(cli, args),
         Command::Schema => schema::run(),
         Command::Up(args) => up::run(cli, args),
         Command::Devices(args) => devices::run(cli, args),

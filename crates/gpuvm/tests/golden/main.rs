@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
 
 mod calls;
+mod doctor;
 mod plans;
 mod profiles;
 mod refusals;
@@ -51,10 +52,11 @@ fn transcript(output: &Output, temporary: &str) -> String {
 }
 
 /// Folders of golden files, `errors` being that of the unit tests of `failure`.
-const FOLDERS: [&str; 11] = [
+const FOLDERS: [&str; 12] = [
     "argv",
     "argv-matrix",
     "calls",
+    "doctor",
     "errors",
     "help",
     "plan",

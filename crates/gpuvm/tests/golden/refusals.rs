@@ -32,6 +32,43 @@ const DEVICES: &[Unfit] = &[
         &[r#"device=[{bdf="00:01.0"}, {bdf="82:00.0", allow-boot-display=true}]"#],
     ),
     (
+        "route-to-a-network",
+        69,
+        |host| {
+            let head = "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n";
+            let route = "eth0 0002000A 00000000 0001 0 0 0 00FFFFFF 0 0 0\n";
+            changed(host, "/proc/net/route", format!("{head}{route}"))
+        },
+        &[r#"device=[{bdf="0000:01:00.0"}]"#],
+    ),
+    (
+        "opened-by-a-process",
+        75,
+        |host| opened(card_node(host), 4242, "Xorg", &["/dev/dri/card1"]),
+        &[r#"device=[{bdf="0000:81:00.0"}]"#],
+    ),
+    (
+        "opened-by-nvidias-daemon",
+        75,
+        |host| opened(card_node(host), 4242, "nvidia-persiste", &["/dev/dri/card1"]),
+        &[r#"device=[{bdf="0000:81:00.0"}]"#],
+    ),
+    (
+        "opened-by-another-vm",
+        75,
+        |host| opened(host, 4242, "qemu-system-x86", &["/dev/vfio/vfio", "/dev/vfio/17"]),
+        &[r#"device=[{bdf="0000:82:00.0"}]"#],
+    ),
+    (
+        "mounted-and-used",
+        69,
+        |host| {
+            let data = opened(host, 41, "postgres", &["/mnt/lab-data/a"]);
+            opened(data, 42, "bash", &["/mnt/lab-data"])
+        },
+        &[r#"device=[{bdf="0000:02:00.0"}]"#],
+    ),
+    (
         "swap",
         69,
         |host| {
@@ -191,6 +228,20 @@ const SYSTEM: &[Unfit] = &[
         },
         &[],
     ),
+    (
+        "variant-driver-not-loaded",
+        69,
+        |host| {
+            host.file(
+                "/sys/bus/pci/devices/0000:81:00.0/modalias",
+                "pci:v00001234d00001111sv0sd0bc03sc00i00\n",
+            );
+            let release = fs::read_to_string(host.path("/proc/sys/kernel/osrelease")).unwrap();
+            let aliases = format!("/lib/modules/{}/modules.alias", release.trim());
+            changed(host, &aliases, "alias vfio_pci:v00001234d00001111sv*sd*bc*sc*i* edu_vfio_pci\n")
+        },
+        &[],
+    ),
     ("no-kvm", 69, |host| without(host, "/dev/kvm"), &[]),
     ("kvm-denied", 77, |host| forbidden(host, "/dev/kvm", NOT_WRITABLE), &[]),
     ("no-qemu", 69, |host| without(host, "/usr/bin/qemu-system-x86_64"), &[]),
@@ -286,6 +337,23 @@ const FILES: &[Unfit] = &[
 fn changed(host: FakeHost, path: &str, content: impl AsRef<[u8]>) -> FakeHost {
     host.file(path, content);
     host
+}
+
+/// Gives the card its DRM node.
+fn card_node(host: FakeHost) -> FakeHost {
+    let folder = "/sys/bus/pci/devices/0000:81:00.0/drm/card1";
+    host.file(&format!("{folder}/uevent"), "DEVNAME=dri/card1\n");
+    host.link("/sys/dev/char/226:1", folder);
+    changed(host, "/dev/dri/card1", "")
+}
+
+/// Makes a process that has files open.
+fn opened(host: FakeHost, pid: u32, command: &str, files: &[&str]) -> FakeHost {
+    fs::create_dir_all(host.path(&format!("/proc/{pid}/fd"))).unwrap();
+    for (fd, file) in files.iter().enumerate() {
+        std::os::unix::fs::symlink(file, host.path(&format!("/proc/{pid}/fd/{fd}"))).unwrap();
+    }
+    changed(host, &format!("/proc/{pid}/comm"), format!("{command}\n"))
 }
 
 fn without(host: FakeHost, path: &str) -> FakeHost {

@@ -134,6 +134,35 @@ pub(crate) fn with_cpuinfo(host: FakeHost, vendor: &str, bits: u8) -> FakeHost {
     host
 }
 
+/// What the doctor reads beside what a plan rests on: a Debian host on which all is well.
+pub(crate) fn with_platform(host: FakeHost) -> FakeHost {
+    let host = with_ovmf(host);
+    let interrupts =
+        "           CPU0       CPU1\n  1:          0          9  IR-IO-APIC   1-edge      i8042\n";
+    let cpuinfo = "vendor_id\t: GenuineIntel\nflags\t\t: fpu vmx ept\naddress sizes\t: 46 bits physical, 48 bits virtual\n";
+    for (path, text) in [
+        ("/etc/os-release", "ID=debian\n"),
+        ("/etc/passwd", "root:x:0:0:root:/root:/bin/bash\nkim:x:1000:1000::/home/kim:/bin/bash\n"),
+        ("/proc/cpuinfo", cpuinfo),
+        ("/proc/interrupts", interrupts),
+        (
+            "/proc/self/limits",
+            "Limit Soft Hard Units\nMax locked memory         8388608              8388608              bytes\n",
+        ),
+        ("/proc/self/status", "Uid:\t0\t0\t0\t0\nCapEff:\t000001ffffffffff\n"),
+        ("/sys/class/iommu/dmar0/intel-iommu/cap", "8d2078c106f0466\n"),
+        ("/sys/class/iommu/dmar0/intel-iommu/ecap", "f020df\n"),
+        ("/sys/firmware/acpi/tables/DMAR", ""),
+        ("/sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never\n"),
+        ("/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts", "N\n"),
+        ("/sys/module/vfio_iommu_type1/parameters/dma_entry_limit", "65535\n"),
+    ] {
+        host.file(path, text);
+    }
+    host.file("/usr/bin/qemu-img", "x");
+    host
+}
+
 /// Gives a device a 64-bit prefetchable BAR of so many GiB, as BAR 1, below a register bank of 16 MiB.
 pub(crate) fn with_large_bar(host: FakeHost, bdf: &str, gib: u64) -> FakeHost {
     let begin = 0x200_0000_0000_u64;
