@@ -24,7 +24,7 @@ pub(crate) fn refusal(refusal: &Refusal) -> Option<String> {
 /// What to do about a device that can't be taken.
 fn of_device(refusal: &Refusal) -> Option<String> {
     Some(match refusal {
-        Refusal::UnknownDevice { .. } => "list the devices: lspci -D".to_owned(),
+        Refusal::UnknownDevice { .. } => "list the devices: gpuvm devices --all".to_owned(),
         Refusal::Bridge { .. } => "list what is behind it instead: lspci -tv".to_owned(),
         Refusal::ExpanderThere { .. } => {
             "write another guest-address: expander bridges have the last device numbers, from 1e down".to_owned()

@@ -5,7 +5,8 @@ use std::fs;
 use crate::shared::golden::compare;
 use crate::{gpuvm, transcript};
 
-const VERBS: [&str; 8] = ["", "check", "plan", "argv", "doctor", "schema", "up", "cleanup"];
+const VERBS: [&str; 10] =
+    ["", "check", "plan", "argv", "doctor", "schema", "up", "cleanup", "devices", "topology"];
 
 #[test]
 fn help_is_as_it_was() {
@@ -32,7 +33,7 @@ fn each_wrong_call_is_refused_as_it_was() {
     fs::write(&latin1, b"name = \"\xe9\"\n").unwrap();
     std::os::unix::fs::symlink(crate::shared::hosts::NOT_READABLE, &denied).unwrap();
     let dev = "profiles/dev.toml";
-    let cases: [(&str, i32, &[&str]); 19] = [
+    let cases: [(&str, i32, &[&str]); 20] = [
         ("no-verb", 64, &[]),
         ("unknown-verb", 64, &["upp"]),
         ("unknown-option", 64, &["plan", "--strict", dev]),
@@ -51,6 +52,7 @@ fn each_wrong_call_is_refused_as_it_was() {
         ("cleanup-of-no-name", 64, &["cleanup", "../x"]),
         ("doctor-of-a-profile-and-a-device", 64, &["doctor", dev, "0000:81:00.0"]),
         ("doctor-of-a-wrong-profile", 78, &["doctor", dev, "--set", "memory.sice=1G"]),
+        ("devices-all-of-one", 64, &["devices", "--all", "81:00.0"]),
         ("up-on-a-recorded-host", 64, &["up", "--host-root", &host, dev]),
     ];
     let case = |(name, code, args): &(&str, i32, &[&str])| {

@@ -6,6 +6,7 @@
 
 mod calls;
 mod doctor;
+mod inventory;
 mod plans;
 mod profiles;
 mod refusals;
@@ -52,10 +53,11 @@ fn transcript(output: &Output, temporary: &str) -> String {
 }
 
 /// Folders of golden files, `errors` being that of the unit tests of `failure`.
-const FOLDERS: [&str; 12] = [
+const FOLDERS: [&str; 15] = [
     "argv",
     "argv-matrix",
     "calls",
+    "devices",
     "doctor",
     "errors",
     "help",
@@ -65,6 +67,8 @@ const FOLDERS: [&str; 12] = [
     "profile-errors",
     "refusals",
     "schema",
+    "topology",
+    "topology-svg",
 ];
 
 #[test]
