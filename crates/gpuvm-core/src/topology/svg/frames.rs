@@ -48,8 +48,8 @@ fn with_devices(branch: &Branch, groups: &mut BTreeSet<GroupId>) {
 pub(super) struct Boxed {
     pub(super) area: Area,
     pub(super) group: Option<GroupId>,
-    /// Whether a frame can go around it alone.
-    pub(super) is_leaf: bool,
+    /// Which run of neighbours it belongs to, those of one group below one port; nothing for what has something below it.
+    pub(super) run: Option<usize>,
 }
 
 /// Finds the frames of all groups: one for each where that encloses none but its members, else one for each run of members.
@@ -61,10 +61,13 @@ pub(super) fn around(boxes: &[Boxed], colours: &Colours) -> Vec<(Area, GroupId, 
         }
     }
     let mut frames: Vec<(Area, GroupId, usize)> = Vec::new();
-    for (group, mut members) in groups {
-        members.sort_by(|a, b| a.area.y.total_cmp(&b.area.y).then(b.area.x.total_cmp(&a.area.x)));
-        let others: Vec<Area> =
-            boxes.iter().filter(|boxed| boxed.group != Some(group)).map(|boxed| boxed.area).collect();
+    for (group, members) in groups {
+        // Other groups' devices have frames of their own.
+        let around = |boxed: &Boxed| match colours.of_group(boxed.group).and(boxed.run) {
+            Some(_) => framed(boxed.area),
+            None => boxed.area,
+        };
+        let others: Vec<Area> = boxes.iter().filter(|boxed| boxed.group != Some(group)).map(around).collect();
         for area in runs(&members, &others) {
             if let Some(colour) = colours.0.get(&group) {
                 frames.push((area, group, *colour));
@@ -78,34 +81,16 @@ fn framed(area: Area) -> Area {
     Area { x: area.x - PAD, y: area.y - HEAD, w: area.w + 2.0 * PAD, h: area.h + HEAD + PAD }
 }
 
-/// Joins members, from top to bottom, as long as nothing of others gets into the frame. A bridge that no frame takes in keeps the
-/// group's number in its box.
+/// Finds the frames of one group: one around all members where nobody else gets into it, else one around each run of neighbours.
+/// A bridge that no frame takes in keeps the group's number in its box.
 fn runs(members: &[Boxed], others: &[Area]) -> Vec<Area> {
-    let clean = |area: Area| !others.iter().any(|other| framed(area).meets(*other));
-    let all = members.iter().map(|member| member.area).reduce(Area::with);
-    if let Some(area) = all.filter(|area| clean(*area)) {
-        return vec![framed(area)];
+    let all = members.iter().map(|member| member.area).reduce(Area::with).map(framed);
+    if let Some(area) = all.filter(|area| !others.iter().any(|other| area.meets(*other))) {
+        return vec![area];
     }
-    let mut found: Vec<Area> = Vec::new();
-    let (leaves, bridges): (Vec<Boxed>, Vec<Boxed>) = members.iter().partition(|member| member.is_leaf);
-    for leaf in leaves {
-        match found.last().map(|last| last.with(leaf.area)).filter(|area| clean(*area)) {
-            Some(joined) => *found.last_mut().unwrap_or(&mut joined.clone()) = joined,
-            None => found.push(leaf.area),
-        }
+    let mut found: BTreeMap<usize, Area> = BTreeMap::new();
+    for (run, member) in members.iter().filter_map(|member| Some((member.run?, member))) {
+        found.entry(run).and_modify(|area| *area = area.with(member.area)).or_insert(member.area);
     }
-    for bridge in bridges {
-        let holds = |area: &Area| clean(area.with(bridge.area));
-        if let Some(at) = found.iter().position(holds) {
-            let joined = found[at].with(bridge.area);
-            if !found
-                .iter()
-                .enumerate()
-                .any(|(other, area)| other != at && framed(joined).meets(framed(*area)))
-            {
-                found[at] = joined;
-            }
-        }
-    }
-    found.into_iter().map(framed).collect()
+    found.into_values().map(framed).collect()
 }

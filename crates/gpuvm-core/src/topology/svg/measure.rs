@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn a_text_that_fits_stays_as_it_is() {
         assert_eq!(fit("GH100", Face::Sans, 12.0, 100.0), "GH100");
-        assert_eq!(fit("GH100 [H100 SXM5 80GB]", Face::Sans, 12.0, 80.0), "GH100 [H1…");
+        assert_eq!(fit("GH100 [H100 SXM5 80GB]", Face::Sans, 12.0, 80.0), "GH100 [H…");
     }
 
     proptest! {

@@ -118,3 +118,102 @@ fn put(page: &mut Drawing, mut part: Drawing, x: f64, y: f64) -> f64 {
     page.shapes.append(&mut part.shapes);
     part.height
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::drawing::{Anchor, Shape};
+    use super::*;
+    use crate::facts::{DeviceFacts, HostFacts, NodeFacts};
+    use crate::pci::{Bdf, ClassCode, GroupId};
+
+    /// A function: what it hangs on, whether it is a port, a card, a disk or a part of the machine, its group and its node.
+    type Seed = (usize, u8, Option<u32>, Option<u32>);
+
+    fn host(seeds: &[Seed], nodes: u32) -> HostFacts {
+        let nodes = (0..nodes).map(|node| (node, NodeFacts::default())).collect();
+        let mut facts = HostFacts { nodes, ..HostFacts::default() };
+        let mut ports: Vec<(u8, Vec<Bdf>)> = vec![(0, Vec::new())];
+        let mut used = [0_u8; 64];
+        for (parent, kind, group, node) in seeds {
+            let (bus, upstream) = ports[parent % ports.len()].clone();
+            let slot = &mut used[usize::from(bus)];
+            let Some(bdf) = Bdf::new(0, bus, *slot / 2, *slot % 2) else { continue };
+            *slot += 1;
+            let class = [0x06_0400, 0x03_0200, 0x01_0802, 0x08_8000][usize::from(kind % 4)];
+            if class == 0x06_0400 {
+                let below = u8::try_from(ports.len()).unwrap();
+                ports.push((below, [upstream.clone(), vec![bdf]].concat()));
+            }
+            let id = "10de:2330".parse().unwrap();
+            let group = group.map(GroupId);
+            let device = DeviceFacts {
+                group,
+                upstream,
+                node: *node,
+                ..DeviceFacts::new(id, ClassCode::new(class).unwrap())
+            };
+            facts.devices.insert(bdf, device);
+        }
+        facts
+    }
+
+    fn text_area(text: &drawing::Text) -> Area {
+        let w = measure::width(&text.text, text.face, text.size);
+        let x = if text.anchor == Anchor::End { text.x - w } else { text.x };
+        Area { x, y: text.y - 0.75 * text.size, w, h: text.size }
+    }
+
+    fn holds(outer: Area, inner: Area) -> bool {
+        let both = outer.with(inner);
+        both.w - outer.w < 0.01 && both.h - outer.h < 0.01
+    }
+
+    fn shapes(drawing: &Drawing) -> (Vec<Area>, Vec<Area>, Vec<(Area, String)>) {
+        let (mut boxes, mut frames, mut texts) = (Vec::new(), Vec::new(), Vec::new());
+        for shape in &drawing.shapes {
+            match shape {
+                Shape::Rect { area, class, .. } if class.starts_with("group") => frames.push(*area),
+                Shape::Rect { area, class, .. } if class != "page" && class != "room" => boxes.push(*area),
+                Shape::Text(text) => texts.push((text_area(text), text.text.clone())),
+                _ => {}
+            }
+        }
+        (boxes, frames, texts)
+    }
+
+    fn seed() -> impl Strategy<Value = Seed> {
+        (0_usize..40, 0_u8..8, prop::option::of(0_u32..6), prop::option::of(0_u32..3))
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_lies_over_anything_whatever_the_tree(seeds in prop::collection::vec(seed(), 0..40), nodes in 0_u32..4) {
+            let facts = host(&seeds, nodes);
+            let drawing = draw(&Topology::of(&facts));
+            let (boxes, frames, texts) = shapes(&drawing);
+            for bdf in facts.devices.keys() {
+                let count = texts.iter().filter(|(_, text)| *text == bdf.to_string()).count();
+                prop_assert_eq!(count, 1, "{}", bdf);
+            }
+            for areas in [&boxes, &frames] {
+                for (at, area) in areas.iter().enumerate() {
+                    prop_assert!(!areas[at + 1..].iter().any(|other| other.meets(*area)), "{area:?}");
+                }
+            }
+            for (at, (area, text)) in texts.iter().enumerate() {
+                let over = texts[at + 1..].iter().find(|(other, _)| other.meets(*area));
+                prop_assert!(over.is_none(), "{text} is over {over:?}");
+                for around in boxes.iter().chain(&frames).filter(|around| around.meets(*area)) {
+                    prop_assert!(holds(*around, *area), "{text} leaves {around:?}");
+                }
+            }
+            for frame in &frames {
+                for boxed in boxes.iter().filter(|boxed| boxed.meets(*frame)) {
+                    prop_assert!(holds(*frame, *boxed), "{frame:?} cuts through {boxed:?}");
+                }
+            }
+        }
+    }
+}

@@ -29,7 +29,15 @@ const LINE: f64 = 16.0;
 
 /// Draws a room, with its corner at 0, 0 and without its wall.
 pub(super) fn draw(room: &Room, colours: &Colours) -> Drawing {
-    let mut sheet = Sheet { page: Drawing::default(), boxes: Vec::new(), colours, y: TITLE, last: None };
+    let mut sheet = Sheet {
+        page: Drawing::default(),
+        boxes: Vec::new(),
+        colours,
+        y: TITLE,
+        last: None,
+        run: 0,
+        is_elsewhere: false,
+    };
     let columns = Columns::of(room);
     for complex in &room.complexes {
         sheet.complex(complex, &columns);
@@ -45,6 +53,10 @@ struct Sheet<'a> {
     y: f64,
     /// The last row's group, where that has a frame; nothing before the first row.
     last: Option<Option<GroupId>>,
+    /// Counts the runs of neighbours of one group.
+    run: usize,
+    /// Whether the next row hangs on another port than the last.
+    is_elsewhere: bool,
 }
 
 /// Where the boxes of each depth begin, and how wide ports are.
@@ -56,7 +68,7 @@ struct Columns {
 impl Columns {
     fn of(room: &Room) -> Self {
         let mut edges = Vec::new();
-        let mut ports = 0.0;
+        let mut ports = width("root complex", Face::Sans, SMALL);
         for complex in &room.complexes {
             ports = width(&format!("pci{}", complex.bus), Face::MonoBold, SMALL).max(ports);
             complex.branches.iter().for_each(|branch| measure(branch, 0, &mut edges, &mut ports));
@@ -83,13 +95,21 @@ fn measure(branch: &Branch, depth: usize, edges: &mut Vec<f64>, ports: &mut f64)
     let words = edge_words(branch).map_or(0.0, |(words, _)| width(&words, Face::Sans, SMALL));
     edges[depth] = edges[depth].max(words);
     if is_port(branch) {
-        *ports = ports.max(width(&branch.bdf.to_string(), Face::Mono, SMALL));
+        *ports = ports.max(width(&branch.bdf.to_string(), Face::Mono, SMALL)).max(width(
+            &group_words(branch),
+            Face::Sans,
+            SMALL,
+        ));
     }
     branch.below.iter().for_each(|below| measure(below, depth + 1, edges, ports));
 }
 
 fn is_port(branch: &Branch) -> bool {
     branch.kind == Kind::Bridge || !branch.below.is_empty()
+}
+
+fn group_words(branch: &Branch) -> String {
+    branch.group.map_or_else(|| "no group".to_owned(), |group| format!("group {group}"))
 }
 
 /// What stands on the edge to a function: its link, once for a card. Ports inside a switch have none.
@@ -119,7 +139,7 @@ impl Sheet<'_> {
         self.page.rect(area, 6.0, "port");
         self.words(area, format!("pci{}", complex.bus), 16.0, Face::MonoBold, "");
         self.words(area, "root complex".to_owned(), 31.0, Face::Sans, "muted");
-        self.boxes.push(Boxed { area, group: None, is_leaf: false });
+        self.boxes.push(Boxed { area, group: None, run: None });
         for end in ends {
             self.edge(area, columns.at(1), end);
         }
@@ -131,6 +151,7 @@ impl Sheet<'_> {
         if !is_port(branch) {
             return self.device(branch, x);
         }
+        self.is_elsewhere = true;
         let below: Vec<Area> =
             branch.below.iter().map(|below| self.branch(below, depth + 1, columns)).collect();
         let area = match (below.first(), below.last()) {
@@ -143,24 +164,31 @@ impl Sheet<'_> {
                 Area { x, y, w: columns.ports, h: PORT }
             }
         };
+        self.is_elsewhere = true;
         self.port(branch, area);
         for below in &below {
             self.edge(area, below.x, below.middle());
         }
-        self.boxes.push(Boxed { area, group: branch.group, is_leaf: branch.below.is_empty() });
+        self.boxes.push(Boxed {
+            area,
+            group: branch.group,
+            run: branch.below.is_empty().then_some(self.run),
+        });
         self.link(branch, area);
         area
     }
 
     /// Takes a row for a box, below the last one and its frame.
     fn row(&mut self, framed: Option<GroupId>, height: f64) -> f64 {
-        let same = framed.is_some() && self.last == Some(framed);
+        let same = framed.is_some() && self.last == Some(framed) && !self.is_elsewhere;
+        self.is_elsewhere = false;
         let above = match self.last {
             Some(Some(_)) if !same => PAD + NEAR,
             Some(_) => NEAR,
             None => 0.0,
         };
         let head = if framed.is_some() && !same { HEAD } else { 0.0 };
+        self.run += usize::from(!same);
         let y = self.y + above + head;
         (self.y, self.last) = (y + height, Some(framed));
         y
@@ -189,7 +217,7 @@ impl Sheet<'_> {
         let left = inner - if taken > 0.0 { taken + 8.0 } else { 0.0 };
         let name = fit(&shorter(branch.label(), face, left), face, SMALL, left);
         self.titled(area, name, 34.0, face, title);
-        self.boxes.push(Boxed { area, group: branch.group, is_leaf: true });
+        self.boxes.push(Boxed { area, group: branch.group, run: Some(self.run) });
         self.link(branch, area);
         area
     }
@@ -197,8 +225,7 @@ impl Sheet<'_> {
     fn port(&mut self, branch: &Branch, area: Area) {
         self.page.rect(area, 6.0, "port");
         self.titled(area, branch.bdf.to_string(), 16.0, Face::Mono, title(branch));
-        let group = branch.group.map_or_else(|| "no group".to_owned(), |group| format!("group {group}"));
-        self.words(area, group, 31.0, Face::Sans, "muted");
+        self.words(area, group_words(branch), 31.0, Face::Sans, "muted");
     }
 
     /// Lists the parts of the machine on a root bus.
@@ -230,7 +257,7 @@ impl Sheet<'_> {
             }
             y += LINE;
         }
-        self.boxes.push(Boxed { area, group: None, is_leaf: true });
+        self.boxes.push(Boxed { area, group: None, run: Some(self.run) });
         area
     }
 
@@ -275,7 +302,7 @@ impl Sheet<'_> {
 
     /// Draws the frames below the boxes, and the room's words.
     fn finish(self, room: &Room) -> Drawing {
-        let Self { page, boxes, colours, y, last } = self;
+        let Self { page, boxes, colours, y, last, .. } = self;
         let mut drawing = Drawing::default();
         for (area, group, colour) in frames::around(&boxes, colours) {
             drawing.rect(area, 8.0, format!("group g{colour}"));
@@ -336,6 +363,6 @@ fn shorter(name: String, face: Face, most: f64) -> String {
 /// What is shown of a function that is pointed at.
 fn title(branch: &Branch) -> String {
     let driver = branch.driver.as_ref().map_or_else(|| "no driver".to_owned(), ToString::to_string);
-    let group = branch.group.map_or_else(|| "no group".to_owned(), |group| format!("group {group}"));
+    let group = group_words(branch);
     format!("{}: {} ({}, {}), {driver}, {group}", branch.bdf, branch.name, branch.class_name, branch.id)
 }
