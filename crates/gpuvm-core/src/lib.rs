@@ -24,5 +24,6 @@ pub mod qemu;
 pub mod redact;
 pub mod reset;
 pub mod select;
+pub mod topology;
 pub mod trouble;
 pub mod units;

@@ -16,6 +16,7 @@ use crate::cmd::devices::DevicesArgs;
 use crate::cmd::doctor::DoctorArgs;
 use crate::cmd::explain::ExplainArgs;
 use crate::cmd::lock::LockArgs;
+use crate::cmd::topology::TopologyArgs;
 use crate::exit::Exit;
 use crate::locked::OnChanges;
 use crate::out;
@@ -81,6 +82,8 @@ pub(crate) enum Command {
     Up(UpArgs),
     /// List the devices that can be passed, and why others can't; or show everything about one
     Devices(DevicesArgs),
+    /// Show nodes, root complexes, ports, groups and devices as a tree, or as a picture
+    Topology(TopologyArgs),
     /// Bind devices to VFIO by hand, by whole IOMMU groups; they stay bound until `unbind`
     Bind(BindArgs),
     /// Give bound devices back to the drivers that they had

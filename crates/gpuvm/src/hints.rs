@@ -29,8 +29,8 @@ pub(crate) fn refusal(refusal: &Refusal) -> Option<String> {
 /// What to do about a device that can't be taken.
 fn of_device(refusal: &Refusal) -> Option<String> {
     Some(match refusal {
-        Refusal::UnknownDevice { .. } => "list the devices: lspci -D".to_owned(),
-        Refusal::NoneFits { .. } => "list the devices with their ids and classes: lspci -Dnn".to_owned(),
+        Refusal::UnknownDevice { .. } => "list the devices: gpuvm devices --all".to_owned(),
+        Refusal::NoneFits { .. } => "list the devices with their ids and classes: gpuvm devices --all".to_owned(),
         Refusal::SeveralFit { .. } => {
             "say more of the one that is meant (node, slot, serial), or which of these it is: nth = 0 is the first".to_owned()
         }

@@ -27,6 +27,8 @@ const CARDS: [[&str; 2]; 8] = [
     ["0000:83:00.0", "0000:83:00.1"],
     ["0000:84:00.0", "0000:84:00.1"],
 ];
+/// The network card whose virtual functions there are.
+const PHYSICAL: &str = "0000:a1:00.0";
 /// The first group of the virtual functions.
 const FIRST_GROUP: u32 = 100;
 
@@ -68,6 +70,10 @@ pub fn host(size: Size) -> FakeHost {
         host.device(&FakeDevice { class: 0x04_0300, ..gpu(audio, group, node) });
     }
     host.file("/usr/bin/qemu-system-x86_64", "");
+    if size.vfs > 0 {
+        host.device(&FakeDevice { class: 0x02_0000, driver: Some("mlx5_core"), ..gpu(PHYSICAL, 99, 1) });
+        host.file(&format!("/sys/bus/pci/devices/{PHYSICAL}/sriov_numvfs"), format!("{}\n", size.vfs));
+    }
     for index in 0..size.vfs {
         virtual_function(&host, index);
     }
@@ -87,10 +93,15 @@ fn virtual_function(host: &FakeHost, index: usize) {
         ("numa_node", "1\n"),
         ("driver_override", "(null)\n"),
         ("reset_method", "flr\n"),
+        ("resource", "0x0000020000000000 0x00000200000fffff 0x000000000014220c\n"),
+        ("revision", "0x00\n"),
+        ("subsystem_device", "0x0058\n"),
+        ("subsystem_vendor", "0x15b3\n"),
     ] {
         host.file(&format!("{real}/{name}"), text);
     }
-    host.link(&format!("{real}/physfn"), "/sys/devices/pci0001:00/0001:00:00.0");
+    host.link(&format!("{real}/driver"), "/sys/bus/pci/drivers/mlx5_core");
+    host.link(&format!("{real}/physfn"), &format!("/sys/bus/pci/devices/{PHYSICAL}"));
     host.link(&format!("/sys/bus/pci/devices/{bdf}"), &real);
     host.link(&format!("/sys/kernel/iommu_groups/{group}/devices/{bdf}"), &real);
     host.link(&format!("{real}/iommu_group"), &format!("/sys/kernel/iommu_groups/{group}"));

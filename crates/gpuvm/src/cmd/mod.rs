@@ -12,6 +12,7 @@ pub(crate) mod lock;
 mod plan;
 mod report;
 mod schema;
+pub(crate) mod topology;
 mod up;
 
 use crate::cli::{Cli, Command};
@@ -43,6 +44,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Devices(args) => devices::run(cli, args),
         Command::Bind(args) => bind::run(cli, args),
         Command::Unbind(args) => bind::run_unbind(cli, args),
+        Command::Topology(args) => topology::run(cli, args),
         Command::Cleanup(args) => cleanup::run(cli, args),
         Command::Lock(args) => lock::run(cli, args),
         Command::Init(args) => init::run(cli, args),

@@ -62,6 +62,7 @@ fn each_wrong_call_is_refused_as_it_was() {
         ("unbind-on-a-recorded-host", 64, &["unbind", "--host-root", &host, "81:00.0"]),
         ("doctor-of-a-profile-and-a-device", 64, &["doctor", dev, "0000:81:00.0"]),
         ("doctor-of-a-wrong-profile", 78, &["doctor", dev, "--set", "memory.sice=1G"]),
+        ("devices-all-of-one", 64, &["devices", "--all", "81:00.0"]),
         ("up-on-a-recorded-host", 64, &["up", "--host-root", &host, dev]),
         ("cleanup-on-facts", 64, &["cleanup", "--facts", &other]),
         ("plan-on-a-host-and-on-facts", 64, &["plan", "--host-root", &host, "--facts", &other, dev]),

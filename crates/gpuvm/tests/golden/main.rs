@@ -9,6 +9,7 @@ mod calls;
 mod doctor;
 mod explain;
 mod init;
+mod inventory;
 mod lock;
 mod plans;
 mod profiles;
@@ -62,6 +63,7 @@ const FOLDERS: &[&str] = &[
     "argv-matrix",
     "bind",
     "calls",
+    "devices",
     "doctor",
     "errors",
     "explain",
@@ -75,6 +77,8 @@ const FOLDERS: &[&str] = &[
     "profile-errors",
     "refusals",
     "schema",
+    "topology",
+    "topology-svg",
 ];
 
 #[test]
