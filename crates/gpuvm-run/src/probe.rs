@@ -70,7 +70,22 @@ pub fn probe(facts: &HostFacts, places: &Places) -> QemuProbe {
             }
             QemuProbe::Answered(facts)
         }
-        Err(why) => QemuProbe::Failed { why },
+        Err(NoAnswer::Late) => QemuProbe::Late { seconds: WITHIN.as_secs() },
+        Err(NoAnswer::Failed(why)) => QemuProbe::Failed { why },
+    }
+}
+
+/// Why there is no answer.
+enum NoAnswer {
+    /// The deadline has come.
+    Late,
+    /// Something else, in words.
+    Failed(String),
+}
+
+impl From<String> for NoAnswer {
+    fn from(why: String) -> Self {
+        Self::Failed(why)
     }
 }
 
@@ -119,7 +134,7 @@ fn keep(file: &Path, cached: Cached) -> io::Result<()> {
 }
 
 /// Starts QEMU without a machine, asks it, and sees to its end.
-fn ask(binary: &Path) -> Result<QemuFacts, String> {
+fn ask(binary: &Path) -> Result<QemuFacts, NoAnswer> {
     let begun = Instant::now();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("start tokio: {error}"))?;
@@ -133,15 +148,17 @@ fn ask(binary: &Path) -> Result<QemuFacts, String> {
             let (qmp, _events) = Qmp::handshake(monitor, EACH).await.map_err(|error| error.to_string())?;
             let facts = questions(&qmp).await.map_err(|error| error.to_string())?;
             qmp.quit(ENDING).await.map_err(|error| error.to_string())?;
-            Ok(facts)
+            Ok::<_, String>(facts)
         };
-        let late = || Err(format!("it has not answered within {} s", WITHIN.as_secs()));
-        tokio::time::timeout(WITHIN.saturating_sub(begun.elapsed()), asked).await.unwrap_or_else(|_| late())
+        let asked = tokio::time::timeout(WITHIN.saturating_sub(begun.elapsed()), asked).await;
+        asked.map_or(Err(NoAnswer::Late), |asked| asked.map_err(NoAnswer::Failed))
     });
     end(&mut child, answer.is_ok());
-    answer.map_err(|why| match words(&mut said) {
-        said if said.is_empty() => why,
-        said => format!("{why}; it said: {said}"),
+    answer.map_err(|no_answer| match (no_answer, words(&mut said)) {
+        (NoAnswer::Failed(why), said) if !said.is_empty() => {
+            NoAnswer::Failed(format!("{why}; it said: {said}"))
+        }
+        (no_answer, _) => no_answer,
     })
 }
 

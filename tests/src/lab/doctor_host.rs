@@ -57,6 +57,9 @@ impl Examination {
 /// The usual host is fit for the usual profile; what it is not fit for, `up` refuses; and who may nothing is told so.
 pub(super) fn doctor_host() -> Outcome {
     leaving_no_trace(|| {
+        // The first start of QEMU reads it through the file system from outside, and on a busy machine that can take longer
+        // than the doctor waits.
+        Examination::of(&[PROFILE])?.ends_with(0)?;
         let fit = Examination::of(&[PROFILE])?;
         fit.ends_with(0)?;
         fit.says("iommu-tables", "ok", "VT-d")?;

@@ -15,6 +15,11 @@ pub enum QemuProbe {
     NotAsked,
     /// It answered.
     Answered(QemuFacts),
+    /// It hadn't answered by the deadline: it hangs, or the host is very slow just now.
+    Late {
+        /// The deadline in seconds.
+        seconds: u64,
+    },
     /// It gave no answer.
     Failed {
         /// Why, in words.

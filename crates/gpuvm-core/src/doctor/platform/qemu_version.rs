@@ -26,6 +26,12 @@ fn judge(case: &Case<'_>) -> Vec<Judgement> {
         QemuProbe::NotAsked => {
             Judgement::of_host(Verdict::Unknown, format!("{binary} is there, and wasn't asked what it is"))
         }
+        QemuProbe::Late { seconds } => {
+            let found = format!(
+                "{binary} has not answered within {seconds} s: it hangs, or this host is very slow now"
+            );
+            Judgement::of_host(Verdict::Unknown, found).remedy(Remedy::new("try again"))
+        }
         QemuProbe::Failed { why } => {
             Judgement::of_host(Verdict::Failed, format!("{binary} doesn't answer: {why}")).remedy(
                 install().command(format!("{binary} -machine none -nodefaults -display none -monitor stdio")),
@@ -73,7 +79,8 @@ mod tests {
     #[case::newer(answered((10, 0, 0), Presence::Present), Verdict::Ok)]
     #[case::old(answered((7, 1, 0), Presence::Present), Verdict::Failed)]
     #[case::without_kvm(answered((9, 0, 0), Presence::Absent), Verdict::Failed)]
-    #[case::silent(QemuProbe::Failed { why: "it has not greeted".to_owned() }, Verdict::Failed)]
+    #[case::dead(QemuProbe::Failed { why: "it died".to_owned() }, Verdict::Failed)]
+    #[case::late(QemuProbe::Late { seconds: 5 }, Verdict::Unknown)]
     #[case::not_asked(QemuProbe::NotAsked, Verdict::Unknown)]
     fn qemu_is_judged_by_its_answer(#[case] qemu_probe: QemuProbe, #[case] expected: Verdict) {
         let qemu = Some("/usr/bin/qemu-system-x86_64".into());
