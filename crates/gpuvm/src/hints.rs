@@ -23,22 +23,16 @@ const EXPLANATIONS: usize = 3;
 
 /// What to do about a refusal of the plan.
 pub(crate) fn refusal(refusal: &Refusal) -> Option<String> {
-    of_device(refusal).or_else(|| of_size(refusal)).or_else(|| of_host(refusal))
+    of_device(refusal)
+        .or_else(|| of_choice(refusal))
+        .or_else(|| of_size(refusal))
+        .or_else(|| of_host(refusal))
 }
 
 /// What to do about a device that can't be taken.
 fn of_device(refusal: &Refusal) -> Option<String> {
     Some(match refusal {
         Refusal::UnknownDevice { .. } => "list the devices: gpuvm devices --all".to_owned(),
-        Refusal::NoneFits { .. } => "list the devices with their ids and classes: gpuvm devices --all".to_owned(),
-        Refusal::SeveralFit { .. } => {
-            "say more of the one that is meant (node, slot, serial), or which of these it is: nth = 0 is the first".to_owned()
-        }
-        Refusal::TooFewFit { fit, .. } => format!("write nth = {} or less", fit.len().saturating_sub(1)),
-        Refusal::ChosenTwice { .. } => "say more of the one that is meant, or take one of the two out".to_owned(),
-        Refusal::ChosenForOnePlace { .. } => {
-            "write one guest-address for all functions of a card, and one card at each".to_owned()
-        }
         Refusal::Bridge { .. } => "list what is behind it instead: lspci -tv".to_owned(),
         Refusal::ExpanderThere { .. } => {
             "write another guest-address: expander bridges have the last device numbers, from 1e down".to_owned()
@@ -108,6 +102,22 @@ fn in_use(holder: &Holder) -> Option<String> {
             "end that process: see what it is with ps -fp {pid}, then stop its service, or kill {pid}",
             pid = process.pid
         ),
+        _ => return None,
+    })
+}
+
+/// What to do about a device that is described and not named.
+fn of_choice(refusal: &Refusal) -> Option<String> {
+    Some(match refusal {
+        Refusal::NoneFits { .. } => "list the devices with their ids and classes: gpuvm devices --all".to_owned(),
+        Refusal::SeveralFit { .. } => {
+            "say more of the one that is meant (node, slot, serial), or which of these it is: nth = 0 is the first".to_owned()
+        }
+        Refusal::TooFewFit { fit, .. } => format!("write nth = {} or less", fit.len().saturating_sub(1)),
+        Refusal::ChosenTwice { .. } => "say more of the one that is meant, or take one of the two out".to_owned(),
+        Refusal::ChosenForOnePlace { .. } => {
+            "write one guest-address for all functions of a card, and one card at each".to_owned()
+        }
         _ => return None,
     })
 }

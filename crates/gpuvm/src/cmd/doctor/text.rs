@@ -138,6 +138,10 @@ fn summary(examination: &Examination) -> String {
             verdict => format!("{count} {verdict}"),
         })
         .collect();
-    let fit = if examination.is_fit() { "fit" } else { "unfit" };
+    let fit = match (examination.is_fit(), examination.count(Verdict::Unknown)) {
+        (true, 0) => "fit",
+        (true, _) => "fit, as far as could be read",
+        (false, _) => "unfit",
+    };
     format!("{fit}: {}", counts.join(", "))
 }
