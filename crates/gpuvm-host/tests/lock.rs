@@ -71,6 +71,21 @@ fn a_config_space_without_the_capability_is_no_serial_number_and_one_that_sleeps
 }
 
 #[test]
+fn of_a_card_that_a_write_hangs_on_nothing_is_read_that_takes_its_lock() {
+    let host = host();
+    with_serial(&host, "0000:81:00.0", 7);
+    let asked = BTreeSet::from([bdf("0000:81:00.0")]);
+    let root = host.root().sparing([(bdf("0000:81:00.0"), 1)].into());
+    let facts = facts::for_lock(&root, &asked, None).unwrap();
+    assert_eq!(facts.devices[&bdf("0000:81:00.0")].config, None);
+    assert!(
+        facts.unread.iter().any(|what| what.contains("in the hands of the kernel")),
+        "{:?}",
+        facts.unread
+    );
+}
+
+#[test]
 fn a_card_that_is_not_where_it_was_locked_is_looked_for_by_its_ids() {
     let host = host();
     let asked = BTreeSet::from([bdf("0000:81:00.0")]);

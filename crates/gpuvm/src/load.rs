@@ -96,7 +96,7 @@ fn index(cli: &Cli, profile: &Profile) -> Result<FunctionIndex, Failure> {
     }
     check_host_root(cli)?;
     let selectors: Vec<&Selector> = profile.choices.iter().map(|choice| &choice.select).collect();
-    Ok(facts::index(&cli.host_root(), &selectors)?)
+    Ok(facts::index(&host_root(cli), &selectors)?)
 }
 
 /// Returns where relative paths of a profile start on the host that is looked at: with recorded facts, where they started there.
@@ -252,7 +252,7 @@ pub(crate) fn devices(cli: &Cli, asked: BTreeSet<Bdf>) -> Result<HostFacts, Fail
 }
 
 /// Returns the host to read, with what hangs in it left alone.
-fn host_root(cli: &Cli) -> HostRoot {
+pub(crate) fn host_root(cli: &Cli) -> HostRoot {
     let root = cli.host_root();
     if cli.is_recorded() {
         return root;

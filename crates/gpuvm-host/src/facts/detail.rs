@@ -47,7 +47,8 @@ pub(super) fn read(
         wakes = wakes || asleep(&root.device(*bridge))?;
     }
     if !wakes {
-        facts.config = reading.take(config(&folder))?;
+        // A reset that doesn't come back keeps config space to itself (pci_cfg_access_lock), and a reader waits for it.
+        facts.config = reading.take(root.lockable(bdf).and_then(|()| config(&folder)))?;
     }
     Ok(())
 }
