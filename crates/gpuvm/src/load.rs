@@ -257,7 +257,8 @@ pub(crate) fn host_root(cli: &Cli) -> HostRoot {
     if cli.is_recorded() {
         return root;
     }
-    let spared = facts::boot_id(&root).and_then(|boot_id| reservation::in_flight(&root, &cli.places(), &boot_id));
+    let spared =
+        facts::boot_id(&root).and_then(|boot_id| reservation::in_flight(&root, &cli.places(), &boot_id));
     root.sparing(spared.unwrap_or_else(|error| {
         tracing::debug!("what hangs isn't known: {error}");
         BTreeMap::new()

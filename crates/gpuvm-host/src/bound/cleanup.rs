@@ -40,6 +40,13 @@ pub struct BoundReport {
     pub left: Vec<HostError>,
 }
 
+impl BoundReport {
+    /// Says that nobody knows what is left: the records can't be read.
+    pub fn failed(error: HostError) -> Self {
+        report(Vec::new(), Vec::new(), vec![error])
+    }
+}
+
 /// Gives back what is leaving and nobody sees to: binds that were cut short, unbinds that were, and functions that are stranded. What
 /// is bound and stands is left alone.
 ///
