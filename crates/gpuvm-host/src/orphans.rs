@@ -57,12 +57,25 @@ pub fn check(root: &HostRoot, records: &[Record]) -> Result<(), HostError> {
     Ok(())
 }
 
-/// Finds the functions that are being bound or unbound this moment by a child of any gpuvm, with the child: its device's lock is
-/// held as long as that takes, whether or not there was time to note it.
+/// How long a write may take that is none to be told of: a reset at bind takes 100 ms.
+const ORDINARY: Duration = Duration::from_millis(300);
+
+/// Finds the functions that are being bound or unbound by a child of any gpuvm, with the child, where that takes longer than it
+/// mostly does: the device's lock is held until it comes back, whether or not there was time to note it.
 ///
 /// # Errors
 /// Returns that processes can't be listed.
-pub fn writers(root: &HostRoot) -> Result<BTreeMap<Bdf, i32>, HostError> {
+pub(crate) fn lasting_writers(root: &HostRoot) -> Result<BTreeMap<Bdf, i32>, HostError> {
+    let mut found = writers(root)?;
+    if !found.is_empty() {
+        sleep(ORDINARY);
+        let later = writers(root)?;
+        found.retain(|bdf, pid| later.get(bdf) == Some(pid));
+    }
+    Ok(found)
+}
+
+fn writers(root: &HostRoot) -> Result<BTreeMap<Bdf, i32>, HostError> {
     let Ok(bus) = fs::canonicalize(root.path("/sys/bus/pci")) else { return Ok(BTreeMap::new()) };
     let probe = Path::new(ops::adopt::PROBE).file_name();
     let takes_lock = |file: &Path| {

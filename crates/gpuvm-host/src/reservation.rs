@@ -365,7 +365,7 @@ fn is_of_bind(name: &str) -> bool {
 pub fn in_flight(root: &HostRoot, places: &Places, boot_id: &str) -> Result<BTreeMap<Bdf, i32>, HostError> {
     let records = all(places, boot_id)?;
     // Nothing is written for nobody; most hosts have no record, and no process is looked at.
-    let mut found = if records.is_empty() { BTreeMap::new() } else { orphans::writers(root)? };
+    let mut found = if records.is_empty() { BTreeMap::new() } else { orphans::lasting_writers(root)? };
     for record in records {
         if let Some(child) = record.in_flight.iter().find(|child| child.is_alive()) {
             found.extend(record.devices.iter().map(|bdf| (*bdf, child.pid)));

@@ -11,6 +11,7 @@ use gpuvm_core::plan::files::named;
 use gpuvm_core::plan::{Plan, plan};
 use gpuvm_core::profile::{Problem, Profile, Selector, Sources, parse};
 use gpuvm_core::select::{FunctionIndex, Hold, needs_index, resolve};
+use gpuvm_host::HostError;
 use gpuvm_host::archive;
 use gpuvm_host::errno::EACCES;
 use gpuvm_host::facts::{self, Depth, Scope};
@@ -148,7 +149,7 @@ pub(crate) fn facts_for(cli: &Cli, profile: &Profile) -> Result<HostFacts, Failu
         }
         None => facts::read(&host_root(cli), profile)?,
     };
-    with_own(cli, facts, Some(profile))
+    with_own(cli, facts, Some(profile), Unreadable::Refused)
 }
 
 /// Reads what there is to know of the host and of the devices in scope, and goes on where something can't be read.
@@ -166,7 +167,7 @@ pub(crate) fn survey(
         }
         None => facts::survey(&host_root(cli), scope, depth, profile)?,
     };
-    with_own(cli, facts, profile)
+    with_own(cli, facts, profile, Unreadable::Noted)
 }
 
 /// Reads the file of facts, where one is given instead of a host.
@@ -215,11 +216,29 @@ fn check_host_root(cli: &Cli) -> Result<(), Failure> {
     Err(Failure::one(Exit::Usage, message, None))
 }
 
+/// What is done about records of gpuvm's own that make no sense.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unreadable {
+    /// A plan isn't made without them.
+    Refused,
+    /// A survey goes on, and says so.
+    Noted,
+}
+
 /// Adds what gpuvm itself knows: its folders, its other VMs and the CPUs that they have.
-fn with_own(cli: &Cli, mut facts: HostFacts, profile: Option<&Profile>) -> Result<HostFacts, Failure> {
+fn with_own(
+    cli: &Cli,
+    mut facts: HostFacts,
+    profile: Option<&Profile>,
+    unreadable: Unreadable,
+) -> Result<HostFacts, Failure> {
     if !cli.is_recorded() {
         name_vms(cli, &mut facts);
-        facts.bound = bound(cli, &facts)?;
+        match (bound(cli, &facts), unreadable) {
+            (Ok(bound), _) => facts.bound = bound,
+            (Err(error), Unreadable::Noted) => facts.unread.push(error.to_string()),
+            (Err(error), Unreadable::Refused) => return Err(error.into()),
+        }
     }
     let Some(profile) = profile else { return Ok(facts) };
     facts.state_dir = cli.places().state(&profile.name);
@@ -237,10 +256,10 @@ fn with_own(cli: &Cli, mut facts: HostFacts, profile: Option<&Profile>) -> Resul
 }
 
 /// Reads what `gpuvm bind` has bound. Its records are for root; who may read them needs them whole.
-fn bound(cli: &Cli, facts: &HostFacts) -> Result<BTreeMap<Bdf, BoundFacts>, Failure> {
+fn bound(cli: &Cli, facts: &HostFacts) -> Result<BTreeMap<Bdf, BoundFacts>, HostError> {
     match gpuvm_host::bound::bound(&cli.places(), &facts.kernel.boot_id) {
         Err(error) if error.errno() == Some(EACCES) => Ok(BTreeMap::new()),
-        bound => Ok(bound?),
+        bound => bound,
     }
 }
 
@@ -248,7 +267,7 @@ fn bound(cli: &Cli, facts: &HostFacts) -> Result<BTreeMap<Bdf, BoundFacts>, Fail
 pub(crate) fn devices(cli: &Cli, asked: BTreeSet<Bdf>) -> Result<HostFacts, Failure> {
     check_host_root(cli)?;
     let facts = facts::read_devices(&host_root(cli), asked)?;
-    with_own(cli, facts, None)
+    with_own(cli, facts, None, Unreadable::Refused)
 }
 
 /// Returns the host to read, with what hangs in it left alone.

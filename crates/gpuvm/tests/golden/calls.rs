@@ -99,4 +99,8 @@ fn cleanup_tells_of_vms_although_what_was_bound_is_unreadable() {
         told.contains("what was bound is NOT given back") && told.contains("set.json holds `{`"),
         "{told}"
     );
+    // Nor does it keep anybody from looking at the host.
+    let prefix = folder.path().display().to_string();
+    let doctor = transcript(&gpuvm(&["doctor", "--prefix", &prefix]), &prefix);
+    assert!(doctor.contains("HOST/run/bound/0000:81:00.0/set.json holds `{`"), "{doctor}");
 }
