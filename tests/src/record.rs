@@ -55,16 +55,21 @@ const CPU: [&str; 3] = ["core_id", "physical_package_id", "thread_siblings_list"
 /// Attributes of a node.
 const NODE: [&str; 3] = ["cpulist", "distance", "meminfo"];
 /// Files that are taken down as they are.
-const PLAIN: [&str; 9] = [
+const PLAIN: [&str; 14] = [
+    "/etc/os-release",
     "/proc/cmdline",
     "/proc/swaps",
     "/proc/sys/kernel/osrelease",
     "/sys/devices/system/cpu/isolated",
+    "/sys/devices/system/cpu/offline",
     "/sys/devices/system/cpu/online",
+    "/sys/devices/system/cpu/smt/control",
     "/sys/devices/system/node/online",
+    "/sys/kernel/mm/transparent_hugepage/enabled",
     "/sys/module/kvm_amd/parameters/nested",
     "/sys/module/kvm_intel/parameters/nested",
     "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts",
+    "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit",
 ];
 /// Stands for the boot's id, which names one boot of one machine.
 const BOOT_ID: &str = "00000000-0000-4000-8000-000000000000\n";
@@ -99,6 +104,8 @@ pub fn record(root: &HostRoot, scope: Scope, profiles: &[PathBuf]) -> Result<Rec
         concerned.extend(facts.devices.into_keys());
     }
     recorder.kernel()?;
+    recorder.tables()?;
+    recorder.interrupts()?;
     recorder.cpus()?;
     recorder.nodes()?;
     recorder.vfio()?;
@@ -198,6 +205,25 @@ impl Recorder<'_> {
         let cpuinfo = read_text(&self.root.path("/proc/cpuinfo")).map_err(|error| error.to_string())?;
         if let Some(first) = cpuinfo.as_deref().and_then(|text| text.split("\n\n").next()) {
             self.put("/proc/cpuinfo", first.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Takes down which tables the firmware describes itself by, without what is in them.
+    fn tables(&mut self) -> Result<()> {
+        let folder = "/sys/firmware/acpi/tables";
+        for table in self.list(folder)? {
+            self.size(&format!("{folder}/{table}"));
+        }
+        Ok(())
+    }
+
+    /// Takes down the first lines of the interrupts, where those of the machine itself are.
+    fn interrupts(&mut self) -> Result<()> {
+        const LINES: usize = 8;
+        let path = "/proc/interrupts";
+        if let Some(text) = read_text(&self.root.path(path)).map_err(|error| error.to_string())? {
+            self.put(path, text.lines().take(LINES).map(|line| format!("{line}\n")).collect());
         }
         Ok(())
     }

@@ -19,7 +19,7 @@ fn tier3_slow_lab_host_survives_a_fallen_card() {
 #[case::compute("default", &["compute", "deviations"])]
 #[case::isolation("default", &["isolation"])]
 #[case::endings("default", &["sigterm", "sigkill", "panic"])]
-#[case::refusals("default", &["refusals", "native-driver", "aperture"])]
+#[case::refusals("default", &["refusals", "native-driver", "aperture", "first-profile", "report"])]
 #[case::bad_hosts("default", &["bad-hosts", "prefer"])]
 #[case::kill_matrix("default", &["kill-matrix"])]
 #[case::two_vms("switch", &["two-vms"])]
@@ -29,8 +29,10 @@ fn tier3_slow_lab_host_survives_a_fallen_card() {
 #[case::lock("default", &["lock-same"])]
 #[case::lock_moved("moved", &["lock-moved"])]
 #[case::lock_grown("grown", &["lock-grown"])]
-#[case::no_iommu("no-iommu", &["no-iommu"])]
-#[case::no_intremap("no-intremap", &["no-intremap"])]
+#[case::messages("default", &["messages"])]
+#[case::doctor("default", &["doctor-host", "doctor-card", "doctor-refusals", "doctor-boot", "doctor-errors"])]
+#[case::no_iommu("no-iommu", &["no-iommu", "messages-no-iommu", "doctor-no-iommu"])]
+#[case::no_intremap("no-intremap", &["no-intremap", "messages-intremap", "doctor-no-intremap"])]
 #[ignore = "tier 3: boots the lab; scripts/test runs it"]
 fn tier3_lab_host_holds(#[case] host: &str, #[case] scenarios: &[&str]) {
     scenarios_hold(host, scenarios);

@@ -258,7 +258,7 @@ impl PoolClaims {
     }
 
     fn grown(&self) -> u64 {
-        self.claims.values().sum::<u64>().saturating_sub(self.spare)
+        self.claims.values().copied().fold(0, u64::saturating_add).saturating_sub(self.spare)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::config_space::PortType;
 use crate::facts::{DeviceFacts, HostFacts, LinkFacts, Presence};
 use crate::pci::Bdf;
 
@@ -75,6 +76,16 @@ impl std::fmt::Display for Kind {
     }
 }
 
+/// Tells whether the link that a function tells of is the one below it: that of root ports and of a switch's downstream ports. Where
+/// the config space wasn't read, the place tells: ports that lead down and ports that lead up take turns.
+fn leads_down(device: &DeviceFacts) -> bool {
+    let told = device.config.as_ref().and_then(|config| config.capabilities.express);
+    match told {
+        Some(port) => matches!(port, PortType::RootPort | PortType::DownstreamPort),
+        None => device.class.class() == 0x0604 && device.upstream.len().is_multiple_of(2),
+    }
+}
+
 /// A link as it is, and as both of its ends could have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct LinkState {
@@ -85,9 +96,9 @@ pub struct LinkState {
 }
 
 impl LinkState {
-    /// Puts the two ends of a device's link together; nothing for what has no link.
+    /// Puts the two ends of a device's link together; nothing for what has no link, or has it towards what is below it.
     pub fn of(device: &DeviceFacts, facts: &HostFacts) -> Option<Self> {
-        let now = device.link?;
+        let now = device.link.filter(|_| !leads_down(device))?;
         let port = device.upstream.last().and_then(|port| facts.devices.get(port)?.link);
         let least = |own: Option<u64>, other: Option<u64>| own.min(other.or(own));
         let speed = |link: LinkFacts| link.max_speed.map(|speed| u64::from(speed.0));

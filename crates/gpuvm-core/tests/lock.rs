@@ -39,6 +39,7 @@ impl Host {
         facts.kernel.release = "6.12.1".to_owned();
         facts.kernel.cmdline = "quiet intel_iommu=on".to_owned();
         facts.iommus = vec!["dmar0".to_owned(), "dmar1".to_owned()];
+        facts.platform.interrupt_chips = Some(["IR-PCI-MSI".to_owned()].into());
         facts.platform.system = SystemFacts {
             product: Some("R760".to_owned()),
             bios_version: Some("2.1".to_owned()),
@@ -238,6 +239,14 @@ fn told(changes: &[Change]) -> Vec<String> {
     |host: &mut Host| drop(host.0.iommus.pop()),
     &["may matter: the kernel used the IOMMU units dmar0, dmar1, and uses dmar0"]
 )]
+#[case::interrupts_no_longer_remapped(
+    |host: &mut Host| host.0.platform.interrupt_chips = Some(["PCI-MSI".to_owned()].into()),
+    &["matters: the IOMMU remapped interrupts, and doesn't now"]
+)]
+#[case::who_handles_interrupts_is_not_told(
+    |host: &mut Host| host.0.platform.interrupt_chips = None,
+    &["may matter: the host: who handles interrupts was read when it was locked, and can't be read now"]
+)]
 #[case::revision_unreadable(
     |host: &mut Host| host.device("0000:81:00.0").revision = None,
     &["may matter: 0000:81:00.0: its revision was read when it was locked, and can't be read now"]
@@ -359,6 +368,7 @@ iommus = [
     "dmar0",
     "dmar1",
 ]
+interrupt-remapping = true
 
 [host.firmware]
 product = "R760"

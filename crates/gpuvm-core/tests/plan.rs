@@ -11,6 +11,7 @@ use gpuvm_core::facts::{
     HugepagePool, NodeFacts, Presence, VfioFacts,
 };
 use gpuvm_core::host_ops::HostOp;
+use gpuvm_core::init::{Choices, NoDraft, draft};
 use gpuvm_core::pci::{Bdf, ClassCode, DriverName, GroupId, PciId};
 use gpuvm_core::plan::{Ownership, Plan, Role, SlotUse, Topic, plan};
 use gpuvm_core::profile::{Pin, Profile, Sources, parse};
@@ -443,6 +444,36 @@ proptest! {
                 command_line_holds(&plan)?;
                 let text = serde_json::to_string(&plan).unwrap();
                 prop_assert_eq!(&serde_json::from_str::<Plan>(&text).unwrap(), &plan, "it isn't what was kept");
+            }
+        }
+    }
+}
+
+/// How the host of a draft must be: all that is mended without another profile is mended.
+fn made_ready(facts: &HostFacts) -> HostFacts {
+    let mut ready = facts.clone();
+    (ready.vfio.container, ready.vfio.pci_driver) = (Access::Usable, Presence::Present);
+    ready.kvm = Access::Usable;
+    ready.qemu = Some("/usr/bin/qemu-system-x86_64".into());
+    ready
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn a_first_profile_is_planned_or_refused_with_reasons(facts in host()) {
+        for device in facts.devices.keys() {
+            match draft(&facts, *device, &Choices::default()) {
+                Ok(draft) => {
+                    let profile = parse(&Sources::new("x", &draft.text), Path::new("/"));
+                    let profile = profile.map_err(|problems| TestCaseError::fail(format!("{problems:?}\n{}", draft.text)))?;
+                    let planned = plan(&profile, &made_ready(&facts));
+                    prop_assert!(planned.is_ok(), "{:?}\n{}", planned, draft.text);
+                    prop_assert_eq!(plan(&profile, &facts).err().unwrap_or_default(), draft.not_ready);
+                }
+                Err(NoDraft::Refused(refusals)) => prop_assert!(!refusals.is_empty()),
+                Err(other) => prop_assert!(false, "{other:?}"),
             }
         }
     }

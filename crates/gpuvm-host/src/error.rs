@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use gpuvm_core::pci::{Bdf, DriverName, GroupId};
 use gpuvm_core::units::PageSize;
 
+use crate::kernel_log::KernelSaid;
 use crate::reservation::{Owner, ProcessRole};
 
 /// Something that went wrong while reading or changing the host.
@@ -32,7 +33,7 @@ pub enum HostError {
         problem: String,
     },
     /// The kernel refused a write to one of its attributes.
-    #[error("{doing}: writing `{value}` to {path}: {source}", path = path.display())]
+    #[error("{doing}: writing `{value}` to {path}: {source}{said}", path = path.display())]
     Refused {
         /// The operation in words.
         doing: String,
@@ -42,9 +43,11 @@ pub enum HostError {
         value: String,
         /// Why not.
         source: io::Error,
+        /// What the kernel said in its log meanwhile.
+        said: Box<KernelSaid>,
     },
     /// A write to an attribute has not come back by its deadline. It goes on in the child, which is never signalled.
-    #[error("{doing}: {} in process {pid} ({state})", in_flight_words(path, value, *seconds))]
+    #[error("{doing}: {} in process {pid} ({state}){said}", in_flight_words(path, value, *seconds))]
     InFlight {
         /// The operation in words.
         doing: String,
@@ -58,6 +61,8 @@ pub enum HostError {
         pid: i32,
         /// The child's state and wait channel, as /proc shows them.
         state: String,
+        /// What the kernel said in its log meanwhile.
+        said: Box<KernelSaid>,
     },
     /// A device that a write to the kernel has not come back for: looking at it closer would hang too.
     #[error(
@@ -72,7 +77,7 @@ pub enum HostError {
         state: String,
     },
     /// A write succeeded and changed nothing.
-    #[error("{doing}: the kernel took the write, but {bdf} now has {now}")]
+    #[error("{doing}: the kernel took the write, but {bdf} now has {now}{said}")]
     NoEffect {
         /// The operation in words.
         doing: String,
@@ -80,6 +85,8 @@ pub enum HostError {
         bdf: Bdf,
         /// What it has now, in words.
         now: String,
+        /// What the kernel said in its log meanwhile.
+        said: Box<KernelSaid>,
     },
     /// Somebody else has changed what we changed.
     #[error("{doing}: {what} is now {now}, and gpuvm left it as {ours}: somebody else has changed it")]
@@ -191,7 +198,7 @@ pub enum HostError {
         holder: String,
     },
     /// A VFIO call failed.
-    #[error("IOMMU group {group}: {call}: {source}")]
+    #[error("IOMMU group {group}: {call}: {source}{said}")]
     Vfio {
         /// The group.
         group: GroupId,
@@ -199,6 +206,8 @@ pub enum HostError {
         call: &'static str,
         /// Why.
         source: io::Error,
+        /// What the kernel said in its log meanwhile.
+        said: Box<KernelSaid>,
     },
     /// The IOMMU can't remap interrupts, so a guest could forge them.
     #[error(
@@ -278,6 +287,41 @@ impl HostError {
     pub fn content(path: &Path, value: &str, problem: impl ToString) -> Self {
         let value = value.trim().chars().take(60).collect();
         Self::Content { path: path.to_owned(), value, problem: problem.to_string() }
+    }
+
+    /// Makes an error about a device's folder that lacks what every device has.
+    pub(crate) fn nameless(folder: &Path) -> Self {
+        Self::content(folder, "", "vendor, device or class is missing")
+    }
+
+    /// Makes the error for a write that the kernel took and that changed nothing.
+    pub(crate) fn no_effect(doing: &str, bdf: Bdf, now: String) -> Self {
+        Self::NoEffect { doing: doing.to_owned(), bdf, now, said: Box::default() }
+    }
+
+    /// Adds what the kernel said, to an error that has a place for it and knows nothing yet.
+    #[must_use]
+    pub fn with_said(mut self, hear: impl FnOnce() -> KernelSaid) -> Self {
+        if let Self::Refused { said, .. }
+        | Self::InFlight { said, .. }
+        | Self::NoEffect { said, .. }
+        | Self::Vfio { said, .. } = &mut self
+            && said.0.is_empty()
+        {
+            **said = hear();
+        }
+        self
+    }
+
+    /// Returns what the kernel said meanwhile, as far as it was heard.
+    pub fn said(&self) -> &[String] {
+        match self {
+            Self::Refused { said, .. }
+            | Self::InFlight { said, .. }
+            | Self::NoEffect { said, .. }
+            | Self::Vfio { said, .. } => &said.0,
+            _ => &[],
+        }
     }
 
     /// Returns the errno, where the kernel gave one.

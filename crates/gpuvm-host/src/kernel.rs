@@ -9,6 +9,7 @@ use gpuvm_core::pci::GroupId;
 use gpuvm_sys::watched::{WriteOutcome, write_watched};
 
 use crate::HostError;
+use crate::kernel_log::{About, listening};
 use crate::root::HostRoot;
 
 /// Writes an attribute within a deadline.
@@ -51,6 +52,7 @@ impl Kernel {
             path: path.to_owned(),
             value: value.trim_end().to_owned(),
             source,
+            said: Box::default(),
         };
         match (self.write_attr)(path, value.as_bytes(), deadline).map_err(refused)? {
             WriteOutcome::Done => Ok(()),
@@ -62,6 +64,7 @@ impl Kernel {
                 seconds: deadline.as_secs(),
                 pid,
                 state: crate::process::describe(pid),
+                said: Box::default(),
             }),
         }
     }
@@ -71,6 +74,6 @@ impl Kernel {
     /// # Errors
     /// Returns why a group can't be used.
     pub fn check_groups(&self, groups: &[GroupId], top: u64) -> Result<(), HostError> {
-        (self.check_groups)(&self.root, groups, top)
+        listening(&self.root, About::groups(groups), || (self.check_groups)(&self.root, groups, top))
     }
 }

@@ -4,13 +4,16 @@
 //! The kernel is acted upon through [`kernel::Kernel`] alone, which a test replaces.
 
 pub mod apply;
+pub mod archive;
 pub mod bound;
 pub mod claims;
+pub mod collect;
 pub mod config;
 pub mod error;
 pub mod facts;
 pub mod journal;
 pub mod kernel;
+pub mod kernel_log;
 pub mod lock;
 mod ops;
 pub mod orphans;

@@ -49,6 +49,7 @@ pub fn check(root: &HostRoot, records: &[Record]) -> Result<(), HostError> {
                 seconds: PATIENCE.as_secs(),
                 pid,
                 state: crate::process::describe(pid),
+                said: Box::default(),
             });
         }
         sleep(Duration::from_millis(50));

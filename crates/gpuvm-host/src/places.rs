@@ -27,18 +27,13 @@ impl Default for Places {
 impl Places {
     /// Keeps everything below a folder: `PREFIX/run`, `PREFIX/lib`, `PREFIX/log`, `PREFIX/cache`.
     pub fn below(prefix: &Path) -> Self {
-        let below = |name| prefix.join(name);
-        Self { run: below("run"), lib: below("lib"), log: below("log"), cache: below("cache") }
+        let [run, lib, log, cache] = ["run", "lib", "log", "cache"].map(|name| prefix.join(name));
+        Self { run, lib, log, cache }
     }
 
     /// Returns the folder of what lives until the host reboots.
     pub fn run(&self) -> &Path {
         &self.run
-    }
-
-    /// Returns the folder of what was found out once and can be found out again.
-    pub fn cache(&self) -> &Path {
-        &self.cache
     }
 
     /// Returns the file that is locked while the tables below [`Self::run`] are edited.
@@ -60,7 +55,12 @@ impl Places {
     ///
     /// VMs have a folder of their own, so that a VM called `lock` is none of gpuvm's files.
     pub fn vm(&self, vm: &VmName) -> PathBuf {
-        self.run.join("vm").join(vm.as_str())
+        self.vms().join(vm.as_str())
+    }
+
+    /// Returns the folder that holds the folders of all VMs.
+    pub fn vms(&self) -> PathBuf {
+        self.run.join("vm")
     }
 
     /// Returns the folder of the sockets of a VM that a person runs by hand; no verb touches it.
@@ -96,6 +96,21 @@ impl Places {
     /// Returns the folder of what outlives a reboot, one folder per VM.
     pub fn states(&self) -> PathBuf {
         self.lib.join("vm")
+    }
+
+    /// Returns the folder that holds the folders of all VMs' logs.
+    pub fn all_logs(&self) -> PathBuf {
+        self.log.clone()
+    }
+
+    /// Returns the folder of what QEMUs have said of themselves, and what may be removed at any time.
+    pub fn probes(&self) -> PathBuf {
+        self.cache.join("qemu")
+    }
+
+    /// Returns the folder of what was found in initramfs images.
+    pub fn initramfs(&self) -> PathBuf {
+        self.cache.join("initramfs")
     }
 
     /// Returns a VM's folder of logs.

@@ -80,7 +80,7 @@ pub(crate) fn stay_awake(kernel: &Kernel, doing: &str, bdf: Bdf) -> Result<(), H
     if now.is_awake() {
         return Ok(());
     }
-    Err(HostError::NoEffect { doing: doing.to_owned(), bdf, now: words(now) })
+    Err(HostError::no_effect(doing, bdf, words(now)))
 }
 
 fn words(policy: PowerPolicy) -> String {

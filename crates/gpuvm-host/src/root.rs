@@ -132,7 +132,7 @@ pub fn link_name(path: &Path) -> Result<Option<OsString>, HostError> {
 /// Lists the names in a folder in order; none where there is no such folder.
 ///
 /// # Errors
-/// Returns any failure but ENOENT and ENOTDIR.
+/// Returns any failure but that it isn't there; something else of that name is one.
 pub fn list(path: &Path) -> Result<Vec<String>, HostError> {
     let names = || -> io::Result<Vec<String>> {
         fs::read_dir(path)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
@@ -142,12 +142,13 @@ pub fn list(path: &Path) -> Result<Vec<String>, HostError> {
             names.sort();
             Ok(names)
         }
-        Err(error) if is_absent(&error) => Ok(Vec::new()),
+        Err(error) if is_absent(&error) && fs::symlink_metadata(path).is_err() => Ok(Vec::new()),
         Err(error) => Err(HostError::file("list", path)(error)),
     }
 }
 
-fn is_absent(error: &io::Error) -> bool {
+/// Tells whether a failure means that there is no such file.
+pub(crate) fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 

@@ -184,5 +184,6 @@ fn still_in_flight(host: &Host<'_>, record: &Record, child: ProcessId) -> HostEr
         seconds: 0,
         pid: child.pid,
         state: crate::process::describe(child.pid),
+        said: Box::default(),
     }
 }

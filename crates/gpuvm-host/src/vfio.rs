@@ -31,7 +31,8 @@ pub fn check_groups(root: &HostRoot, groups: &[GroupId], top: u64) -> Result<(),
 }
 
 fn check_group(root: &HostRoot, id: GroupId, top: u64) -> Result<(), HostError> {
-    let call = |call: &'static str| move |source| HostError::Vfio { group: id, call, source };
+    let call =
+        |call: &'static str| move |source| HostError::Vfio { group: id, call, source, said: Box::default() };
     let path = root.path(format!("/dev/vfio/{id}"));
     let group = match Group::open(&path) {
         Ok(group) => group,
@@ -49,7 +50,7 @@ fn check_group(root: &HostRoot, id: GroupId, top: u64) -> Result<(), HostError> 
     container.set_iommu(IommuType::Type1v2).map_err(|source| match source.kind() {
         // drivers/vfio/vfio_iommu_type1.c: "No interrupt remapping support" is the one EPERM of attaching.
         io::ErrorKind::PermissionDenied => HostError::NoInterruptRemapping { group: id, source },
-        _ => HostError::Vfio { group: id, call: "VFIO_SET_IOMMU", source },
+        _ => call("VFIO_SET_IOMMU")(source),
     })?;
     let info = container.iommu_info().map_err(call("VFIO_IOMMU_GET_INFO"))?;
     let fits = maps_up_to(&info, top);

@@ -396,3 +396,38 @@ fn a_claim_that_was_noted_and_never_made_has_nothing_to_do_with_the_pool() {
     assert!(matches!(left[..], [HostError::ChangedByOthers { .. }]), "{left:?}");
     assert_eq!(pool_of(&bench), "500");
 }
+
+/// The kernel says in its log alone why a driver doesn't take a device.
+#[test]
+fn a_failed_bind_and_unbind_tell_what_the_kernel_said_about_the_device() {
+    const REFUSED: &str = "vfio-pci 0000:81:00.0: Cannot bind to PF with SR-IOV enabled";
+    let bench = Bench::new();
+    bench.fake.says("vfio-pci/bind", REFUSED).unwrap();
+    bench.fake.says("vfio-pci/bind", "nvme 0000:83:00.0: another device's business").unwrap();
+    bench.fake.fault("vfio-pci/bind", Fault::Errno(EBUSY));
+    let mut journal = bench.journal(&bench.vm);
+    let error = bench.apply(&mut journal, &take()).unwrap();
+    assert!(matches!(error, HostError::Refused { .. }), "{error}");
+    assert_eq!(error.said(), [REFUSED]);
+    assert!(error.to_string().ends_with(&format!("; the kernel said:\n{REFUSED}")), "{error}");
+
+    const BLOCKED: &str = "vfio-pci 0000:81:00.0: Relaying device request to user (#0)";
+    let bench = Bench::new();
+    bench.fake.says("nvidia/unbind", BLOCKED).unwrap();
+    bench.fake.fault("nvidia/unbind", Fault::Hang);
+    let mut journal = bench.journal(&bench.vm);
+    let error = bench.apply(&mut journal, &take()).unwrap();
+    assert!(matches!(error, HostError::InFlight { .. }), "{error}");
+    assert_eq!(error.said(), [BLOCKED]);
+    bench.fake.release();
+}
+
+#[test]
+fn a_bind_that_fails_on_a_host_whose_log_cannot_be_read_says_nothing_more() {
+    let bench = Bench::new();
+    bench.fake.fault("vfio-pci/bind", Fault::Errno(EBUSY));
+    let mut journal = bench.journal(&bench.vm);
+    let error = bench.apply(&mut journal, &take()).unwrap();
+    assert_eq!(error.said(), [""; 0]);
+    assert!(!error.to_string().contains("the kernel said"), "{error}");
+}

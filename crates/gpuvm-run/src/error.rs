@@ -8,6 +8,7 @@ use gpuvm_core::lifecycle::Exit;
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::reset::Finding;
 use gpuvm_host::HostError;
+use gpuvm_host::kernel_log::KernelSaid;
 
 /// What went wrong with QEMU between its start and the guest's first instruction.
 #[derive(Debug, thiserror::Error)]
@@ -31,20 +32,24 @@ pub enum LaunchError {
         source: io::Error,
     },
     /// QEMU ended before the guest ran.
-    #[error("QEMU ended before the guest ran ({exit}){stderr}", exit = exit_words(*exit), stderr = quoted(stderr))]
+    #[error("QEMU ended before the guest ran ({exit}){words}", exit = exit_words(*exit), words = quoted(stderr, said))]
     Died {
         /// How it ended.
         exit: Exit,
         /// The end of what it said.
         stderr: String,
+        /// What the kernel said in its log since QEMU was started.
+        said: Box<KernelSaid>,
     },
     /// QEMU doesn't speak.
-    #[error("QEMU has not greeted within {} s{stderr}", after.as_secs(), stderr = quoted(stderr))]
+    #[error("QEMU has not greeted within {} s{words}", after.as_secs(), words = quoted(stderr, said))]
     Silent {
         /// The deadline.
         after: Duration,
         /// The end of what it said on stderr.
         stderr: String,
+        /// What the kernel said in its log since QEMU was started.
+        said: Box<KernelSaid>,
     },
     /// QEMU refused a command.
     #[error(transparent)]
@@ -99,11 +104,16 @@ pub fn exit_words(exit: Exit) -> String {
     }
 }
 
-fn quoted(stderr: &str) -> String {
+fn quoted(stderr: &str, said: &KernelSaid) -> String {
     match stderr.trim() {
-        "" => String::new(),
-        text => format!("; it said:\n{text}"),
+        "" => said.to_string(),
+        text => format!("; it said:\n{text}{}", below(said)),
     }
+}
+
+/// Spells what the kernel said, below what QEMU said.
+pub(crate) fn below(said: &KernelSaid) -> String {
+    if said.0.is_empty() { String::new() } else { format!("\nthe kernel said:\n{}", said.0.join("\n")) }
 }
 
 /// Why a VM didn't come up.

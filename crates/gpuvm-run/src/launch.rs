@@ -13,8 +13,11 @@ use std::time::Duration;
 
 use gpuvm_core::lifecycle::Exit;
 use gpuvm_core::plan::{Firmware, Plan};
+use gpuvm_core::qemu::abilities::OLDEST;
 use gpuvm_core::qemu::cmdline::{Start, quote};
 use gpuvm_core::qemu::{Handle, Handles, argv};
+use gpuvm_host::kernel_log::{About, KernelLog};
+use gpuvm_host::root::HostRoot;
 use gpuvm_qmp::{Events, Qmp};
 use gpuvm_sys::process::{self, Child, Signal, SpawnSpec};
 use gpuvm_sys::socket::{listen_unix, stream_pair};
@@ -22,6 +25,7 @@ use tokio::net::UnixStream;
 use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
 
 use crate::error::LaunchError;
+use crate::report::LastWords;
 
 /// How long a command may take that QEMU answers from its main loop.
 pub(crate) const COMMAND: Duration = Duration::from_secs(30);
@@ -29,8 +33,6 @@ pub(crate) const COMMAND: Duration = Duration::from_secs(30);
 pub const UEFI_VARS: &str = "uefi-vars.fd";
 /// The socket of a virtual display, in the VM's folder.
 pub const VNC_SOCKET: &str = "vnc.sock";
-/// The oldest QEMU that has all that gpuvm's command line uses.
-const OLDEST: (u32, u32) = (7, 2);
 
 /// Where QEMU's sockets and logs are.
 #[derive(Debug)]
@@ -48,6 +50,8 @@ pub(crate) struct Process {
     stderr: PathBuf,
     /// Where in that file QEMU's own words begin.
     said_from: u64,
+    /// What the kernel says about the VM's devices since before QEMU was started.
+    kernel_log: KernelLog,
 }
 
 /// A QEMU that has greeted.
@@ -57,7 +61,12 @@ pub(crate) struct Greeted {
 }
 
 /// Starts QEMU. To be called on the main thread: QEMU dies with the thread that started it.
-pub(crate) fn spawn(plan: &Plan, paths: &Paths, sockets: Sockets) -> Result<Process, LaunchError> {
+pub(crate) fn spawn(
+    root: &HostRoot,
+    plan: &Plan,
+    paths: &Paths,
+    sockets: Sockets,
+) -> Result<Process, LaunchError> {
     let vars = paths.state.join(UEFI_VARS);
     if let Firmware::Uefi(firmware) = &plan.firmware {
         copy_vars(&firmware.vars_template, &vars)?;
@@ -80,6 +89,7 @@ pub(crate) fn spawn(plan: &Plan, paths: &Paths, sockets: Sockets) -> Result<Proc
     let stdout = stderr.try_clone().map_err(file("make", &stderr_path))?;
     tracing::debug!(?command, "starting QEMU");
     let ends = signal(SignalKind::child()).map_err(file("catch SIGCHLD for", &stderr_path))?;
+    let kernel_log = KernelLog::from_now(root, about(plan));
     let child = process::spawn(SpawnSpec {
         argv: command,
         env: Vec::new(),
@@ -91,7 +101,15 @@ pub(crate) fn spawn(plan: &Plan, paths: &Paths, sockets: Sockets) -> Result<Proc
         memlock: None,
     })
     .map_err(|source| LaunchError::Spawn { qemu: plan.qemu.clone(), source })?;
-    Ok(Process { child, ends, stderr: stderr_path, said_from })
+    Ok(Process { child, ends, stderr: stderr_path, said_from, kernel_log })
+}
+
+/// Returns whose lines in the kernel's log are a plan's.
+fn about(plan: &Plan) -> About {
+    About {
+        devices: plan.owned().map(|device| device.bdf).collect(),
+        groups: plan.groups.iter().map(|group| group.id).collect(),
+    }
 }
 
 /// Writes the command line at the head of QEMU's log, for whoever reads it later; a disk without room for it shows here, before a
@@ -218,7 +236,7 @@ impl Process {
     pub(crate) async fn explain(&mut self, error: LaunchError) -> LaunchError {
         match error {
             LaunchError::Qmp(gpuvm_qmp::Error::Timeout { command, after }) if command == "greeting" => {
-                LaunchError::Silent { after, stderr: self.stderr() }
+                LaunchError::Silent { after, stderr: self.stderr(), said: Box::new(self.kernel_log.said()) }
             }
             LaunchError::Qmp(error) if error.is_final() => {
                 match tokio::time::timeout(COMMAND, self.exited()).await {
@@ -231,16 +249,13 @@ impl Process {
     }
 
     /// Makes the error of an early end.
-    pub(crate) fn died(&self, exit: Exit) -> LaunchError {
-        LaunchError::Died { exit, stderr: self.stderr() }
+    pub(crate) fn died(&mut self, exit: Exit) -> LaunchError {
+        LaunchError::Died { exit, stderr: self.stderr(), said: Box::new(self.kernel_log.said()) }
     }
 
-    /// Tells what QEMU said, if it said anything.
-    pub(crate) fn words(&self) -> String {
-        match self.stderr() {
-            text if text.trim().is_empty() => "QEMU said nothing".to_owned(),
-            text => format!("QEMU said:\n{text}"),
-        }
+    /// Returns the end of what QEMU and the kernel said.
+    pub(crate) fn last_words(&mut self) -> LastWords {
+        LastWords { qemu: self.stderr(), kernel: self.kernel_log.said() }
     }
 
     /// Returns the end of what QEMU said on stderr.

@@ -1,5 +1,6 @@
 //! What a run tells: on its way, and at its end.
 
+use std::fmt;
 use std::time::Duration;
 
 use gpuvm_core::lifecycle::{Outcome, Stage};
@@ -8,7 +9,10 @@ use gpuvm_core::plan::Warning;
 use gpuvm_core::profile::VmName;
 use gpuvm_core::reset::Verdict;
 use gpuvm_host::HostError;
+use gpuvm_host::kernel_log::KernelSaid;
 use serde::Serialize;
+
+use crate::error::below;
 
 /// A step on the way, reported when it begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,9 +121,30 @@ pub struct Report {
     pub warnings: Vec<Warning>,
     /// How long each part took.
     pub timings: Vec<Timing>,
+    /// What QEMU and the kernel said, of a guest that ended badly.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_words: Option<LastWords>,
     /// What is not given back, for those who add remedies.
     #[serde(skip)]
     pub left: Vec<HostError>,
+}
+
+/// What was said before a guest ended badly.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LastWords {
+    /// The end of what QEMU said.
+    pub qemu: String,
+    /// What the kernel said about the VM's devices.
+    pub kernel: KernelSaid,
+}
+
+impl fmt::Display for LastWords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.qemu.trim() {
+            "" => write!(f, "QEMU said nothing{}", self.kernel),
+            text => write!(f, "QEMU said:\n{text}{}", below(&self.kernel)),
+        }
+    }
 }
 
 /// How one device came back.

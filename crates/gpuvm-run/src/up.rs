@@ -32,7 +32,7 @@ use crate::driver::{self, Running};
 use crate::error::{Cause, LaunchError, UpError};
 use crate::launch::{self, COMMAND, Connections, Paths};
 use crate::pin;
-use crate::report::{DeviceReport, Observer, Phase, Report, Timing};
+use crate::report::{DeviceReport, LastWords, Note, Observer, Phase, Report, Timing};
 use crate::signals::Signals;
 
 /// What is to be run, and where.
@@ -67,6 +67,8 @@ struct Session<'a> {
     /// What each device said of itself before anything was done: what it is judged against afterwards.
     baselines: BTreeMap<Bdf, Snapshot>,
     timings: Vec<Timing>,
+    /// What was said, if the guest ended badly.
+    last_words: Option<LastWords>,
 }
 
 /// Runs a VM from its reservation until the host is given back.
@@ -91,7 +93,14 @@ pub async fn up(
             return Err(UpError { cause: Box::new(error.into()), left });
         }
     };
-    let mut session = Session { run, journal, reservation, baselines: BTreeMap::new(), timings: Vec::new() };
+    let mut session = Session {
+        run,
+        journal,
+        reservation,
+        baselines: BTreeMap::new(),
+        timings: Vec::new(),
+        last_words: None,
+    };
     let outcome = session.live(signals, console, observer).await;
     session.give_back(outcome, observer)
 }
@@ -159,7 +168,7 @@ impl<'a> Session<'a> {
         observer.phase(&Phase::Starting);
         let paths = self.paths();
         let (listeners, connections) = launch::sockets(&paths)?;
-        let mut process = launch::spawn(self.run.plan, &paths, listeners)?;
+        let mut process = launch::spawn(&self.run.kernel.root, self.run.plan, &paths, listeners)?;
         let outcome = self.supervise(&mut process, connections, signals, console, observer).await;
         match &outcome {
             // It was waited for long enough, and still has the devices.
@@ -196,7 +205,9 @@ impl<'a> Session<'a> {
         self.timings.push(Timing::new("run", begun.elapsed()));
         observer.phase(&Phase::Ended);
         if matches!(outcome, Outcome::QemuDied { .. } | Outcome::InternalError) {
-            observer.note(&crate::report::Note(process.words()));
+            let words = process.last_words();
+            observer.note(&Note(words.to_string()));
+            self.last_words = Some(words);
         }
         console.finish().await;
         Ok(outcome)
@@ -301,6 +312,7 @@ impl<'a> Session<'a> {
                 not_given_back: left.iter().map(ToString::to_string).collect(),
                 warnings: self.run.plan.warnings.clone(),
                 timings: self.timings,
+                last_words: self.last_words,
                 left,
             }),
             Err(cause) => Err(UpError { cause: Box::new(cause), left }),

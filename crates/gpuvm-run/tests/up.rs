@@ -317,6 +317,55 @@ async fn qemu_that_refuses_its_arguments_is_quoted() {
     bench.assert_given_back();
 }
 
+/// Has the kernel say a line of each kind when a phase comes: about the VM's device, about another, about none.
+struct KernelSpeaks<'a> {
+    fake: &'a FakeHost,
+    at: &'static str,
+}
+
+const OF_OURS: &str = "vfio-pci 0000:81:00.0: not ready 1023ms after FLR; waiting";
+
+impl Observer for KernelSpeaks<'_> {
+    fn phase(&mut self, phase: &Phase) {
+        if format!("{phase:?}").starts_with(self.at) {
+            for line in
+                [OF_OURS, "nvme 0000:02:00.0: not ready 1023ms after FLR; waiting", "usb 1-1: new device"]
+            {
+                self.fake.says_now(line).unwrap();
+            }
+        }
+    }
+
+    fn note(&mut self, _note: &Note) {}
+}
+
+#[tokio::test]
+async fn what_the_kernel_said_is_told_of_a_qemu_that_dies_before_the_guest_runs() {
+    let bench = Bench::new(&Script {
+        replies: [("cont".to_owned(), Reply::Die { code: 1 })].into(),
+        ..Script::default()
+    });
+    bench.fake.says_now("vfio-pci 0000:81:00.0: long before").unwrap();
+    let mut speaks = KernelSpeaks { fake: &bench.fake, at: "Pinning" };
+    let error = up(&bench.run(), &mut nobody(), None, &mut speaks).await.unwrap_err();
+    match &*error.cause {
+        Cause::Launch(LaunchError::Died { said, .. }) => assert_eq!(said.0, [OF_OURS]),
+        other => panic!("{other}"),
+    }
+    assert!(error.cause.to_string().contains(OF_OURS), "{}", error.cause);
+    bench.assert_given_back();
+}
+
+#[tokio::test]
+async fn what_the_kernel_said_is_in_the_report_of_a_guest_that_ends_badly() {
+    let bench = Bench::new(&Script { after_cont: action(Action::Die { signal: 6 }), ..Script::default() });
+    bench.fake.says_now("vfio-pci 0000:81:00.0: long before").unwrap();
+    let mut speaks = KernelSpeaks { fake: &bench.fake, at: "Running" };
+    let report = up(&bench.run(), &mut nobody(), None, &mut speaks).await.unwrap();
+    assert_eq!(report.last_words.unwrap().kernel.0, [OF_OURS]);
+    bench.assert_given_back();
+}
+
 #[tokio::test]
 async fn an_old_qemu_is_refused_by_its_own_word() {
     let greeting = r#"{"QMP": {"version": {"qemu": {"micro": 0, "minor": 1, "major": 7}, "package": ""}, "capabilities": []}}"#;

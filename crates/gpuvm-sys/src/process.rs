@@ -251,6 +251,16 @@ impl Child {
         pidfd_send_signal(self.pidfd.as_fd(), signal)
     }
 
+    /// Sends a signal to the process and to all of its own children that stayed in its session's first group.
+    ///
+    /// The process must not have been collected: until then its number names this group and no other.
+    ///
+    /// # Errors
+    /// ESRCH when none of them is left, EPERM when none may be signalled (kill(2)).
+    pub fn kill_group(&self, signal: Signal) -> io::Result<()> {
+        Ok(nix::sys::signal::killpg(nix::unistd::Pid::from_raw(self.pid()), signal)?)
+    }
+
     /// The pidfd, which is readable once the process has ended.
     #[must_use]
     pub fn pidfd(&self) -> BorrowedFd<'_> {

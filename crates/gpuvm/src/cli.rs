@@ -11,10 +11,12 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::cmd::DoctorArgs;
 use crate::cmd::bind::BindArgs;
 use crate::cmd::devices::DevicesArgs;
+use crate::cmd::doctor::DoctorArgs;
+use crate::cmd::explain::ExplainArgs;
 use crate::cmd::lock::LockArgs;
+use crate::cmd::topology::TopologyArgs;
 use crate::exit::Exit;
 use crate::locked::OnChanges;
 use crate::out;
@@ -47,13 +49,17 @@ pub(crate) struct Cli {
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
 
-    /// Keep gpuvm's own files below DIR (DIR/run, DIR/lib, DIR/log) instead of /run/gpuvm, /var/lib/gpuvm and /var/log/gpuvm
+    /// Keep gpuvm's own files below DIR (DIR/run, DIR/lib, DIR/log, DIR/cache) instead of /run/gpuvm, /var/lib/gpuvm and so on
     #[arg(long, global = true, value_name = "DIR", env = "GPUVM_PREFIX")]
     prefix: Option<PathBuf>,
 
     /// Read the host's /sys, /proc and /dev below DIR, as recorded from another machine (verbs that only look)
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) host_root: Option<PathBuf>,
+
+    /// Use the facts in FILE, a report of another host or the facts.json in it; for verbs that only look
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "host_root")]
+    pub(crate) facts: Option<PathBuf>,
 
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -76,6 +82,8 @@ pub(crate) enum Command {
     Up(UpArgs),
     /// List the devices that can be passed, and why others can't; or show everything about one
     Devices(DevicesArgs),
+    /// Show nodes, root complexes, ports, groups and devices as a tree, or as a picture
+    Topology(TopologyArgs),
     /// Bind devices to VFIO by hand, by whole IOMMU groups; they stay bound until `unbind`
     Bind(BindArgs),
     /// Give bound devices back to the drivers that they had
@@ -84,6 +92,12 @@ pub(crate) enum Command {
     Cleanup(CleanupArgs),
     /// Take down what a profile rests on, or say what has changed since
     Lock(LockArgs),
+    /// Write a first profile for a device of this host
+    Init(crate::cmd::InitArgs),
+    /// Put what somebody else needs to see what is wrong into one archive
+    Report(crate::cmd::ReportArgs),
+    /// Say what a message of the kernel, of QEMU or of a guest means, and what to do about it
+    Explain(ExplainArgs),
 }
 
 /// A profile and changes to it.
@@ -141,7 +155,7 @@ impl Cli {
 
     /// Tells whether the host is a recorded one, which can't be acted upon.
     pub(crate) fn is_recorded(&self) -> bool {
-        self.host_root.is_some()
+        self.host_root.is_some() || self.facts.is_some()
     }
 
     /// Tells whether more is to be said.

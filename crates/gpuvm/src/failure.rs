@@ -110,6 +110,11 @@ fn spell(level: &str, item: &Item) -> String {
     format!("{level}: {}{}", item.message, hints.collect::<String>())
 }
 
+/// Describes a reason why the host can't run a profile.
+pub(crate) fn refused(refusal: &Refusal) -> Item {
+    Item::new(refusal, hints::refusal(refusal))
+}
+
 /// Describes what of the host could not be given back.
 pub(crate) fn left(error: &HostError) -> Item {
     Item::new(error, hints::host(error))
@@ -131,8 +136,7 @@ impl From<Vec<Refusal>> for Failure {
             Some(RefusalKind::Busy) => Exit::Busy,
             None => Exit::Internal,
         };
-        let item = |refusal: &Refusal| Item::new(refusal, hints::refusal(refusal));
-        Self { code, items: refusals.iter().map(item).collect(), profile: None }
+        Self { code, items: refusals.iter().map(refused).collect(), profile: None }
     }
 }
 

@@ -1,20 +1,25 @@
 //! What to do next, with the command: added here, at the edge, and nowhere else.
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::Path;
 
 use gpuvm_core::facts::Holder;
+use gpuvm_core::facts::file::FactsFileError;
 use gpuvm_core::lifecycle::Exit;
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::{FileRole, MemoryMeasure, Refusal};
 use gpuvm_core::profile::GUEST_MEMORY_MIN;
+use gpuvm_core::trouble::{self, Context, Explanation};
 use gpuvm_core::units::{ByteSize, PageSize};
 use gpuvm_host::HostError;
 use gpuvm_host::errno::ENODEV;
 use gpuvm_host::reservation::{Owner, ProcessRole};
-use gpuvm_run::LaunchError;
+use gpuvm_run::{LastWords, LaunchError};
 
 const SIGKILL: i32 = 9;
+/// The most meanings of messages that one error is told with.
+const EXPLANATIONS: usize = 3;
 
 /// What to do about a refusal of the plan.
 pub(crate) fn refusal(refusal: &Refusal) -> Option<String> {
@@ -24,8 +29,8 @@ pub(crate) fn refusal(refusal: &Refusal) -> Option<String> {
 /// What to do about a device that can't be taken.
 fn of_device(refusal: &Refusal) -> Option<String> {
     Some(match refusal {
-        Refusal::UnknownDevice { .. } => "list the devices: lspci -D".to_owned(),
-        Refusal::NoneFits { .. } => "list the devices with their ids and classes: lspci -Dnn".to_owned(),
+        Refusal::UnknownDevice { .. } => "list the devices: gpuvm devices --all".to_owned(),
+        Refusal::NoneFits { .. } => "list the devices with their ids and classes: gpuvm devices --all".to_owned(),
         Refusal::SeveralFit { .. } => {
             "say more of the one that is meant (node, slot, serial), or which of these it is: nth = 0 is the first".to_owned()
         }
@@ -48,6 +53,10 @@ fn of_device(refusal: &Refusal) -> Option<String> {
         }
         Refusal::ForeignMember { holder: Some(_), .. } => {
             "put the card in another slot, whose port has ACS, so that it gets a group of its own".to_owned()
+        }
+        Refusal::Unread { .. } => "see what the doctor couldn't read, and why: gpuvm doctor".to_owned(),
+        Refusal::UnreadMember { member, .. } => {
+            format!("see what the kernel says of it: ls /sys/bus/pci/devices/{member}; dmesg | grep {member}")
         }
         Refusal::HasVirtualFunctions { bdf, .. } => {
             format!(
@@ -188,8 +197,37 @@ fn of_host(refusal: &Refusal) -> Option<String> {
     })
 }
 
-/// What to do about a failure of the host.
+/// What to do about a failure of the host: what the kernel's own words mean, where it said any, and what gpuvm knows beside them.
 pub(crate) fn host(error: &HostError) -> Option<String> {
+    let known = messages(&error.said().join("\n"), &context(error));
+    match error {
+        // The kernel's word is better than a guess by the errno.
+        HostError::Refused { .. } | HostError::NoEffect { .. } | HostError::Vfio { .. } => {
+            known.or_else(|| of_error(error))
+        }
+        error => {
+            let all: Vec<String> = of_error(error).into_iter().chain(known).collect();
+            (!all.is_empty()).then(|| all.join("\n"))
+        }
+    }
+}
+
+/// What is known beside the words of an error.
+fn context(error: &HostError) -> Context {
+    let bdf = match error {
+        HostError::Refused { value, .. } | HostError::InFlight { value, .. } => value.parse().ok(),
+        HostError::NoEffect { bdf, .. } => Some(*bdf),
+        _ => None,
+    };
+    let group = match error {
+        HostError::Vfio { group, .. } | HostError::NoInterruptRemapping { group, .. } => Some(*group),
+        _ => None,
+    };
+    Context { bdf, group, ..Context::default() }
+}
+
+/// What to do about an error by its kind.
+fn of_error(error: &HostError) -> Option<String> {
     Some(match error {
         HostError::InFlight { pid, .. } => format!(
             "something holds the device; it is let go as soon as that ends. Look: cat /proc/{pid}/stack; dmesg | tail. \
@@ -211,20 +249,28 @@ pub(crate) fn host(error: &HostError) -> Option<String> {
              nr_hugepages; put them right by hand; then: rm -r {}",
             path.parent().unwrap_or(path).display()
         ),
-        HostError::NotViable { .. } => "each member that isn't a bridge must be on vfio-pci or without a driver".to_owned(),
+        HostError::NotViable { .. } => {
+            "each member that isn't a bridge must be on vfio-pci or without a driver".to_owned()
+        }
         HostError::GroupBusy { .. } => "end that process, or try later".to_owned(),
-        HostError::NoInterruptRemapping { .. } => "switch on interrupt remapping (x2APIC, VT-d) in the firmware's setup. \
-             vfio_iommu_type1.allow_unsafe_interrupts=1 goes without it, for guests that are trusted with the host"
-            .to_owned(),
+        HostError::NoInterruptRemapping { .. } => {
+            told(&trouble::known("no-interrupt-remapping", &context(error))?)
+        }
         HostError::AlreadyUp { vm, role: ProcessRole::Qemu | ProcessRole::InFlight, .. } => {
             format!("its gpuvm is gone: gpuvm cleanup {vm}")
         }
         HostError::LeftBehind { vm } => format!("gpuvm cleanup {vm}"),
         HostError::QemuStuck { pid, .. } => {
-            format!("see what it waits for: cat /proc/{pid}/task/*/stack; dmesg | tail. Once it is gone: gpuvm cleanup")
+            format!(
+                "see what it waits for: cat /proc/{pid}/task/*/stack; dmesg | tail. Once it is gone: gpuvm cleanup"
+            )
         }
-        HostError::AlreadyUp { .. } => "each name runs once; --set name=OTHER runs another beside it".to_owned(),
-        HostError::Aperture { .. } => "write a smaller [memory] size, which fits below the gap or the end".to_owned(),
+        HostError::AlreadyUp { .. } => {
+            "each name runs once; --set name=OTHER runs another beside it".to_owned()
+        }
+        HostError::Aperture { .. } => {
+            "write a smaller [memory] size, which fits below the gap or the end".to_owned()
+        }
         HostError::PoolNotRestored { page, .. } => format!(
             "somebody uses pages of it still; see who: grep -l 'KernelPageSize: *{} kB' /proc/*/smaps. Once they are free: gpuvm cleanup",
             page.as_kib()
@@ -247,7 +293,9 @@ pub(crate) fn host(error: &HostError) -> Option<String> {
                  /sys/bus/pci/rescan; gpuvm cleanup"
             )
         }
-        HostError::File { source, .. } | HostError::Refused { source, .. } | HostError::Vfio { source, .. }
+        HostError::File { source, .. }
+        | HostError::Refused { source, .. }
+        | HostError::Vfio { source, .. }
             if source.kind() == ErrorKind::PermissionDenied =>
         {
             "run gpuvm as root".to_owned()
@@ -255,6 +303,26 @@ pub(crate) fn host(error: &HostError) -> Option<String> {
         HostError::File { path, source, .. } if source.kind() == ErrorKind::StorageFull => disk_full(path),
         _ => return None,
     })
+}
+
+/// What to do on a host without a GPU that can be passed.
+pub(crate) fn no_gpu() -> String {
+    "name any other device: gpuvm init BDF; list them: lspci -D".to_owned()
+}
+
+/// What to do about a file that holds no facts which can be read.
+pub(crate) fn facts(error: &FactsFileError) -> String {
+    match error {
+        FactsFileError::Newer { gpuvm, .. } => format!("use gpuvm {gpuvm} or newer"),
+        _ => "make one on that host: gpuvm report".to_owned(),
+    }
+}
+
+/// What to do about facts that were taken for other files.
+pub(crate) fn foreign_files() -> String {
+    "make the report with this profile on that host: gpuvm report PROFILE. In a redacted report, the files have the names that \
+     the profile.toml beside the facts gives them"
+        .to_owned()
 }
 
 /// What to do about a QEMU that didn't get to run the guest.
@@ -269,11 +337,13 @@ pub(crate) fn launch(error: &LaunchError) -> Option<String> {
         LaunchError::NotPinned { .. } => {
             "a cpuset holds gpuvm back; look: cat /proc/self/status | grep Cpus_allowed_list".to_owned()
         }
-        LaunchError::Died { exit: Exit::Signal(SIGKILL), .. } => {
-            "somebody killed it; if that was the kernel for want of memory: dmesg | grep -i oom".to_owned()
-        }
-        LaunchError::Died { stderr, .. } if stderr.contains("memory") && stderr.contains("allocate") => {
-            "less memory.size, or free some on that node".to_owned()
+        LaunchError::Died { exit: Exit::Signal(SIGKILL), stderr, said } => words(stderr, &said.0)
+            .unwrap_or_else(|| {
+                "somebody killed it; if that was the kernel for want of memory: dmesg | grep -i oom"
+                    .to_owned()
+            }),
+        LaunchError::Died { stderr, said, .. } | LaunchError::Silent { stderr, said, .. } => {
+            return words(stderr, &said.0);
         }
         _ => return None,
     })
@@ -299,6 +369,31 @@ pub(crate) fn bad_lock(profile: &Path) -> String {
         "put back the one that you have kept, or lock the host as it is now: gpuvm lock {}",
         profile.display()
     )
+}
+
+/// What to do about what QEMU and the kernel said when a guest ended badly.
+pub(crate) fn last_words(words: &LastWords) -> Option<String> {
+    self::words(&words.qemu, &words.kernel.0)
+}
+
+fn words(qemu: &str, kernel: &[String]) -> Option<String> {
+    messages(&format!("{qemu}\n{}", kernel.join("\n")), &Context::default())
+}
+
+/// What messages of the kernel and of QEMU mean, as far as something can be done about them.
+fn messages(text: &str, context: &Context) -> Option<String> {
+    let mut told_of = BTreeSet::new();
+    let mut all = trouble::explain_all(text, context);
+    all.retain(|found| found.none.is_none() && told_of.insert(found.id));
+    all.truncate(EXPLANATIONS);
+    let all: Vec<String> = all.iter().map(told).collect();
+    (!all.is_empty()).then(|| all.join("\n"))
+}
+
+/// Spells what a message means: why, then the commands, a line each.
+fn told(found: &Explanation) -> String {
+    let commands = found.commands.iter().map(|command| format!("\n  {command}"));
+    format!("{}{}", found.cause, commands.collect::<String>())
 }
 
 fn disk_full(path: &Path) -> String {

@@ -1,14 +1,17 @@
 //! Loads a profile and plans it on a host: what check, plan, argv and up begin with.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use gpuvm_core::facts::file::FactsFile;
 use gpuvm_core::facts::{BoundFacts, Holder, HostFacts};
 use gpuvm_core::lock::Lock;
 use gpuvm_core::pci::Bdf;
+use gpuvm_core::plan::files::named;
 use gpuvm_core::plan::{Plan, plan};
 use gpuvm_core::profile::{Problem, Profile, Selector, Sources, parse};
 use gpuvm_core::select::{FunctionIndex, Hold, needs_index, resolve};
+use gpuvm_host::archive;
 use gpuvm_host::errno::EACCES;
 use gpuvm_host::facts::{self, Depth, Scope};
 use gpuvm_host::reservation::{self, Reservation, pinned_cpus};
@@ -17,7 +20,11 @@ use gpuvm_host::root::HostRoot;
 use crate::cli::{Cli, ProfileArgs};
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::hints;
 use crate::locked::{self, LockFile};
+
+/// How many things that couldn't be read are told one by one.
+const UNREAD_SHOWN: usize = 3;
 
 /// A profile that was read.
 #[derive(Debug)]
@@ -47,7 +54,7 @@ pub(crate) struct BadProfile {
 
 /// Reads and checks a profile, and its lock where it has one, and finds the devices that it describes.
 pub(crate) fn profile(cli: &Cli, args: &ProfileArgs) -> Result<Loaded, Failure> {
-    let (text, described) = parsed(args)?;
+    let (text, described) = parsed(args, base_there(cli)?)?;
     let lock = locked::read(&args.profile)?;
     let profile = resolved(cli, &described, lock.lock.as_ref(), Hold::Always)?;
     Ok(Loaded { text, profile, described, lock })
@@ -55,14 +62,14 @@ pub(crate) fn profile(cli: &Cli, args: &ProfileArgs) -> Result<Loaded, Failure> 
 
 /// Reads and checks a profile, and looks at no host: devices that it describes are not looked for.
 pub(crate) fn unresolved(args: &ProfileArgs) -> Result<Profile, Failure> {
-    let (_, profile) = parsed(args)?;
+    let (_, profile) = parsed(args, None)?;
     locked::read(&args.profile)?;
     Ok(profile)
 }
 
 /// The same for a lock that is to be written anew: of one that can't be used, only what is wrong with it is of interest.
 pub(crate) fn to_lock(cli: &Cli, args: &ProfileArgs) -> Result<(Loaded, Option<Failure>), Failure> {
-    let (text, described) = parsed(args)?;
+    let (text, described) = parsed(args, base_there(cli)?)?;
     let (lock, damaged) = match locked::read(&args.profile) {
         Ok(lock) => (lock, None),
         Err(failure) if failure.code == Exit::Profile => {
@@ -76,17 +83,28 @@ pub(crate) fn to_lock(cli: &Cli, args: &ProfileArgs) -> Result<(Loaded, Option<F
 
 /// Finds the devices that a profile describes. Where it names all of them, nothing is read.
 fn resolved(cli: &Cli, profile: &Profile, lock: Option<&Lock>, hold: Hold) -> Result<Profile, Failure> {
-    let index = if needs_index(profile, lock, hold) {
-        check_host_root(cli)?;
-        let selectors: Vec<&Selector> = profile.choices.iter().map(|choice| &choice.select).collect();
-        facts::index(&cli.host_root(), &selectors)?
-    } else {
-        FunctionIndex::default()
+    let index = match needs_index(profile, lock, hold) {
+        false => FunctionIndex::default(),
+        true => index(cli, profile)?,
     };
     Ok(resolve(profile.clone(), lock, hold, &index)?)
 }
 
-fn parsed(args: &ProfileArgs) -> Result<(String, Profile), Failure> {
+fn index(cli: &Cli, profile: &Profile) -> Result<FunctionIndex, Failure> {
+    if let Some(recorded) = recorded(cli)? {
+        return Ok(FunctionIndex::of(&recorded.facts));
+    }
+    check_host_root(cli)?;
+    let selectors: Vec<&Selector> = profile.choices.iter().map(|choice| &choice.select).collect();
+    Ok(facts::index(&cli.host_root(), &selectors)?)
+}
+
+/// Returns where relative paths of a profile start on the host that is looked at: with recorded facts, where they started there.
+fn base_there(cli: &Cli) -> Result<Option<PathBuf>, Failure> {
+    Ok(recorded(cli)?.and_then(|recorded| recorded.base))
+}
+
+fn parsed(args: &ProfileArgs, base: Option<PathBuf>) -> Result<(String, Profile), Failure> {
     let path = &args.profile;
     let unreadable = |error: std::io::Error| {
         let code = match error.kind() {
@@ -96,14 +114,20 @@ fn parsed(args: &ProfileArgs) -> Result<(String, Profile), Failure> {
         Failure::one(code, format!("read {}: {error}", path.display()), None)
     };
     let text = std::fs::read_to_string(path).map_err(unreadable)?;
-    let base = std::path::absolute(path).map_err(unreadable)?;
-    let base = base.parent().unwrap_or(Path::new("/"));
+    let own = folder_of(path).map_err(unreadable)?;
+    let base = base.as_deref().unwrap_or(&own);
     let sources = Sources::new(path.display().to_string(), &text);
     let sources = args.set.iter().fold(sources, |sources, set| sources.with_override(set));
     match parse(&sources, base) {
         Ok(profile) => Ok((text, profile)),
         Err(problems) => Err(BadProfile { sources, problems }.into()),
     }
+}
+
+/// Returns the folder that relative paths of a profile start from.
+pub(crate) fn folder_of(profile: &Path) -> std::io::Result<PathBuf> {
+    let absolute = std::path::absolute(profile)?;
+    Ok(absolute.parent().unwrap_or(Path::new("/")).to_owned())
 }
 
 /// Reads the host and plans the profile on it.
@@ -116,7 +140,14 @@ pub(crate) fn planned(cli: &Cli, profile: &Profile) -> Result<(Plan, HostFacts),
 /// Reads what a plan for a profile needs to know; a plan isn't made of half the facts.
 pub(crate) fn facts_for(cli: &Cli, profile: &Profile) -> Result<HostFacts, Failure> {
     check_host_root(cli)?;
-    let facts = facts::read(&host_root(cli), profile)?;
+    let facts = match recorded(cli)? {
+        Some(recorded) => {
+            tell_of_unread(cli, &recorded.facts);
+            tells_of_files(cli, profile, &recorded.facts)?;
+            facts::narrow(recorded.facts, &Scope::Devices(facts::asked(profile)), Depth::Sysfs)
+        }
+        None => facts::read(&host_root(cli), profile)?,
+    };
     with_own(cli, facts, Some(profile))
 }
 
@@ -128,8 +159,52 @@ pub(crate) fn survey(
     profile: Option<&Profile>,
 ) -> Result<HostFacts, Failure> {
     check_host_root(cli)?;
-    let facts = facts::survey(&host_root(cli), scope, depth, profile)?;
+    let facts = match recorded(cli)? {
+        Some(recorded) => {
+            profile.map_or(Ok(()), |profile| tells_of_files(cli, profile, &recorded.facts))?;
+            facts::narrow(recorded.facts, scope, depth)
+        }
+        None => facts::survey(&host_root(cli), scope, depth, profile)?,
+    };
     with_own(cli, facts, profile)
+}
+
+/// Reads the file of facts, where one is given instead of a host.
+pub(crate) fn recorded(cli: &Cli) -> Result<Option<FactsFile>, Failure> {
+    let Some(path) = &cli.facts else { return Ok(None) };
+    let told = |problem: String| format!("--facts {}: {problem}", path.display());
+    let bytes = archive::facts(path).map_err(|error| {
+        let code = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => Exit::Permission,
+            _ => Exit::Usage,
+        };
+        Failure::one(code, told(error.to_string()), None)
+    })?;
+    let file = FactsFile::parse(&bytes)
+        .map_err(|error| Failure::one(Exit::Usage, told(error.to_string()), Some(hints::facts(&error))))?;
+    Ok(Some(file))
+}
+
+/// Checks that recorded facts tell of each file that a profile names: those that were looked at are another profile's, maybe.
+fn tells_of_files(cli: &Cli, profile: &Profile, facts: &HostFacts) -> Result<(), Failure> {
+    let unknown = named(profile).into_iter().filter(|(_, path)| facts.file(path).is_none());
+    let unknown: Vec<_> = unknown.map(|(role, path)| format!("{role} {}", path.display())).collect();
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let file = cli.facts.as_deref().unwrap_or(Path::new("")).display();
+    let message =
+        format!("--facts {file}: they don't tell of files that the profile names: {}", unknown.join(", "));
+    Err(Failure::one(Exit::Usage, message, Some(hints::foreign_files())))
+}
+
+/// Tells what a plan on recorded facts has to do without: on the host itself it would have ended there.
+fn tell_of_unread(cli: &Cli, facts: &HostFacts) {
+    let shown = facts.unread.iter().take(UNREAD_SHOWN);
+    shown.for_each(|what| tracing::warn!("when the facts were taken, this couldn't be read: {what}"));
+    if let (Some(more @ 1..), false) = (facts.unread.len().checked_sub(UNREAD_SHOWN), cli.json) {
+        tracing::warn!("and {more} more");
+    }
 }
 
 fn check_host_root(cli: &Cli) -> Result<(), Failure> {

@@ -62,7 +62,10 @@ pub(crate) fn read(profile: &Path) -> Result<LockFile, Failure> {
 
 /// Reads of the host what a lock of this profile is about.
 pub(crate) fn facts_for(cli: &Cli, profile: &Profile, lock: Option<&Lock>) -> Result<HostFacts, Failure> {
-    Ok(facts::for_lock(&cli.host_root(), &asked(profile), lock)?)
+    match load::recorded(cli)? {
+        Some(recorded) => Ok(recorded.facts),
+        None => Ok(facts::for_lock(&cli.host_root(), &asked(profile), lock)?),
+    }
 }
 
 /// Says what has changed on the host since it was locked; nothing where it wasn't.

@@ -46,6 +46,12 @@ pub(crate) fn note(line: &str) {
     writeln!(stderr, "{line}").ok();
 }
 
+/// Asks on standard error, and leaves the line open for the answer.
+pub(crate) fn ask(question: &str) {
+    let mut stderr = anstream::stderr().lock();
+    write!(stderr, "{question}").and_then(|()| stderr.flush()).ok();
+}
+
 /// Tells whether standard error is a terminal.
 pub(crate) fn stderr_is_terminal() -> bool {
     std::io::stderr().is_terminal()

@@ -57,3 +57,28 @@ fn tier2_uefi_comes_up_from_its_descriptor_with_variables_of_its_own() {
     let vars = std::fs::read(prefix.path().join("lib/vm/dev/uefi-vars.fd")).unwrap();
     assert!(vars.windows(8).any(|bytes| bytes == "B\0o\0o\0t\0".as_bytes()), "OVMF has stored no boot entry");
 }
+
+#[test]
+#[ignore = "tier 2: needs QEMU; scripts/test runs it"]
+fn tier2_the_doctor_asks_qemu_once_and_finds_all_that_is_used() {
+    let prefix = tempfile::tempdir().unwrap();
+    let examine = || {
+        let args = ["doctor", "--json", "--prefix"];
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_gpuvm")).args(args).arg(prefix.path()).output().unwrap();
+        let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let checks = document["checks"].as_array().unwrap().clone();
+        let verdict = |name: &str| {
+            let check = checks.iter().find(|check| check["name"] == name).unwrap();
+            (check["verdict"].as_str().unwrap().to_owned(), check["found"].as_str().unwrap().to_owned())
+        };
+        (verdict("qemu"), verdict("qemu-abilities"))
+    };
+    let first = examine();
+    assert_eq!((first.0.0.as_str(), first.1.0.as_str()), ("ok", "ok"), "{first:?}");
+    let kept = std::fs::read_dir(prefix.path().join("cache/qemu")).unwrap().next().unwrap().unwrap().path();
+    // What is kept is what is told: the second time QEMU isn't started.
+    let text = std::fs::read_to_string(&kept).unwrap().replace("\"version\":[", "\"version\":[9");
+    std::fs::write(&kept, text).unwrap();
+    assert!(examine().0.1.starts_with("QEMU 9"), "{first:?}");
+}

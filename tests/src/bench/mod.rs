@@ -1,6 +1,7 @@
 //! What gpuvm costs: the time from `up` to the running guest over that of a bare QEMU, the time of a plan, and its size.
 
 pub mod figures;
+pub mod look_time;
 pub mod overhead;
 pub mod plan_time;
 

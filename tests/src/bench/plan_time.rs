@@ -27,6 +27,8 @@ const CARDS: [[&str; 2]; 8] = [
     ["0000:83:00.0", "0000:83:00.1"],
     ["0000:84:00.0", "0000:84:00.1"],
 ];
+/// The network card whose virtual functions there are.
+const PHYSICAL: &str = "0000:a1:00.0";
 /// The first group of the virtual functions.
 const FIRST_GROUP: u32 = 100;
 
@@ -55,6 +57,8 @@ pub struct PlanTime {
     pub plan: Figures,
     /// The whole of `gpuvm plan`, from the start of the process to its end.
     pub process: Figures,
+    /// The whole of `gpuvm doctor` for the same profile.
+    pub doctor: Figures,
 }
 
 /// Makes a host of files.
@@ -66,6 +70,10 @@ pub fn host(size: Size) -> FakeHost {
         host.device(&FakeDevice { class: 0x04_0300, ..gpu(audio, group, node) });
     }
     host.file("/usr/bin/qemu-system-x86_64", "");
+    if size.vfs > 0 {
+        host.device(&FakeDevice { class: 0x02_0000, driver: Some("mlx5_core"), ..gpu(PHYSICAL, 99, 1) });
+        host.file(&format!("/sys/bus/pci/devices/{PHYSICAL}/sriov_numvfs"), format!("{}\n", size.vfs));
+    }
     for index in 0..size.vfs {
         virtual_function(&host, index);
     }
@@ -85,10 +93,15 @@ fn virtual_function(host: &FakeHost, index: usize) {
         ("numa_node", "1\n"),
         ("driver_override", "(null)\n"),
         ("reset_method", "flr\n"),
+        ("resource", "0x0000020000000000 0x00000200000fffff 0x000000000014220c\n"),
+        ("revision", "0x00\n"),
+        ("subsystem_device", "0x0058\n"),
+        ("subsystem_vendor", "0x15b3\n"),
     ] {
         host.file(&format!("{real}/{name}"), text);
     }
-    host.link(&format!("{real}/physfn"), "/sys/devices/pci0001:00/0001:00:00.0");
+    host.link(&format!("{real}/driver"), "/sys/bus/pci/drivers/mlx5_core");
+    host.link(&format!("{real}/physfn"), &format!("/sys/bus/pci/devices/{PHYSICAL}"));
     host.link(&format!("/sys/bus/pci/devices/{bdf}"), &real);
     host.link(&format!("/sys/kernel/iommu_groups/{group}/devices/{bdf}"), &real);
     host.link(&format!("{real}/iommu_group"), &format!("/sys/kernel/iommu_groups/{group}"));
@@ -123,7 +136,7 @@ pub fn measure(gpuvm: &Path, size: Size, runs: usize) -> Result<PlanTime> {
     let profile = profile(size)?;
     let file = host.path("/bench.toml");
     std::fs::write(&file, profile_text(size)).map_err(doing("write the profile"))?;
-    let (mut reading, mut deciding, mut processes) = (Vec::new(), Vec::new(), Vec::new());
+    let [mut reading, mut deciding, mut processes, mut examining] = [const { Vec::new() }; 4];
     // The first of each fills the caches and doesn't count.
     for run in 0..=runs {
         let begun = Instant::now();
@@ -132,23 +145,28 @@ pub fn measure(gpuvm: &Path, size: Size, runs: usize) -> Result<PlanTime> {
         let begun = Instant::now();
         plan(&profile, &facts).map_err(|refusals| format!("{refusals:?}"))?;
         let decided = begun.elapsed();
-        let process = run_plan(gpuvm, &host, &file)?;
+        // A host of files has no firmware and no memory to speak of, so that the doctor finds it unfit: EX_UNAVAILABLE.
+        let process = run_verb(gpuvm, "plan", &host, &file, &[0])?;
+        let doctor = run_verb(gpuvm, "doctor", &host, &file, &[0, 69])?;
         if run > 0 {
             reading.push(read);
             deciding.push(decided);
             processes.push(process);
+            examining.push(doctor);
         }
     }
-    let [facts, plan, process] = [reading, deciding, processes].map(|times| Figures::of(&times));
-    Ok(PlanTime { size, facts, plan, process })
+    let figures = [reading, deciding, processes, examining].map(|times| Figures::of(&times));
+    let [facts, plan, process, doctor] = figures;
+    Ok(PlanTime { size, facts, plan, process, doctor })
 }
 
-fn run_plan(gpuvm: &Path, host: &FakeHost, profile: &Path) -> Result<Duration> {
+fn run_verb(gpuvm: &Path, verb: &str, host: &FakeHost, profile: &Path, codes: &[i32]) -> Result<Duration> {
     let mut command = Command::new(gpuvm);
-    command.args(["plan", "--host-root"]).arg(host.path("/")).arg(profile).env("PATH", "/usr/bin:/bin");
+    command.args([verb, "--host-root"]).arg(host.path("/")).arg(profile).env("PATH", "/usr/bin:/bin");
     let begun = Instant::now();
-    let status =
-        command.stdin(Stdio::null()).stdout(Stdio::null()).status().map_err(doing("start gpuvm plan"))?;
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
+    let status = status.map_err(doing("start gpuvm"))?;
     let took = begun.elapsed();
-    if status.success() { Ok(took) } else { Err(format!("gpuvm plan ended with {status}")) }
+    let ended = status.code().is_some_and(|code| codes.contains(&code));
+    if ended { Ok(took) } else { Err(format!("gpuvm {verb} ended with {status}")) }
 }

@@ -36,6 +36,9 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("kill-matrix", super::kills::kill_matrix),
     ("two-vms", super::shared::two_vms),
     ("no-iommu", no_iommu),
+    ("doctor-host", super::doctor_host::doctor_host),
+    ("doctor-no-iommu", super::doctor_host::doctor_no_iommu),
+    ("doctor-no-intremap", super::doctor_host::doctor_no_intremap),
     ("no-intremap", no_intremap),
     ("uefi", super::uefi::uefi),
     ("two-gpus", super::two_gpus::two_gpus),
@@ -48,6 +51,15 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("lock-same", super::lock::same),
     ("lock-moved", super::lock::moved),
     ("lock-grown", super::lock::grown),
+    ("messages", super::messages::messages),
+    ("messages-intremap", super::messages::messages_intremap),
+    ("messages-no-iommu", super::messages::messages_no_iommu),
+    ("doctor-card", super::doctor::doctor_card),
+    ("doctor-refusals", super::doctor::doctor_refusals),
+    ("doctor-boot", super::doctor::doctor_boot),
+    ("doctor-errors", super::doctor::doctor_errors),
+    ("first-profile", super::init::first_profile),
+    ("report", super::init::report),
 ];
 
 pub(super) const GPU: &str = "0000:81:00.0";
@@ -370,7 +382,7 @@ fn aperture() -> Outcome {
     })
 }
 
-fn check_group_of(bdf: &str, top: u64) -> Result<Result<(), HostError>, String> {
+pub(super) fn check_group_of(bdf: &str, top: u64) -> Result<Result<(), HostError>, String> {
     let link =
         fs::read_link(format!("/sys/bus/pci/devices/{bdf}/iommu_group")).map_err(doing("the group"))?;
     let id = link.file_name().and_then(|name| name.to_str()?.parse().ok()).ok_or("no group")?;
@@ -379,6 +391,7 @@ fn check_group_of(bdf: &str, top: u64) -> Result<Result<(), HostError>, String> 
 
 /// A host without an IOMMU.
 fn no_iommu() -> Outcome {
+    super::doctor::without_iommu()?;
     refused_with(&[], 69, &["no IOMMU", GPU])
 }
 
@@ -387,12 +400,12 @@ fn no_intremap() -> Outcome {
     refused_with(&[], 69, &["interrupt remapping", "group"])
 }
 
-fn write(path: &str, value: &str) -> Outcome {
+pub(super) fn write(path: &str, value: &str) -> Outcome {
     fs::write(Path::new(path), value).map_err(doing(&format!("write {value:?} to {path}")))
 }
 
 /// Returns a node's memory in KiB.
-fn node_kib(node: u32) -> Result<u64, String> {
+pub(super) fn node_kib(node: u32) -> Result<u64, String> {
     let path = format!("/sys/devices/system/node/node{node}/meminfo");
     let text = fs::read_to_string(&path).map_err(doing(&path))?;
     let line = text.lines().find(|line| line.contains("MemTotal:")).ok_or("no MemTotal")?;

@@ -165,6 +165,13 @@ impl Examination {
         self.checks.iter().all(|check| check.verdict != Verdict::Failed)
     }
 
+    /// Takes failures for warnings where they are about what nobody has asked for.
+    pub fn only_warn_of(&mut self, subjects: &[Subject]) {
+        let failed =
+            |check: &&mut Check| check.verdict == Verdict::Failed && subjects.contains(&check.subject);
+        self.checks.iter_mut().filter(failed).for_each(|check| check.verdict = Verdict::Warning);
+    }
+
     /// Counts the findings of a kind.
     pub fn count(&self, verdict: Verdict) -> usize {
         self.checks.iter().filter(|check| check.verdict == verdict).count()
@@ -245,6 +252,21 @@ impl Judgement {
         self.remedy = Some(remedy);
         self
     }
+
+    /// Takes back what rests on something that couldn't be read: a survey takes it for absent, and that may look healthy.
+    fn without_what_is_unread(mut self, facts: &HostFacts) -> Self {
+        if !matches!(self.verdict, Verdict::Ok | Verdict::NotApplicable) {
+            return self;
+        }
+        let paths =
+            self.read.iter().map(|read| read.split_once(": ").map_or(read.as_str(), |(path, _)| path));
+        let unread = paths.filter(|path| path.starts_with('/')).find_map(|path| facts.unread_about(path));
+        if let Some(unread) = unread {
+            self.verdict = Verdict::Unknown;
+            self.found = format!("can't be told: {unread}");
+        }
+        self
+    }
 }
 
 /// Examines a host, for a profile if one is given, and for the functions that are to be passed.
@@ -253,15 +275,18 @@ pub fn examine(facts: &HostFacts, profile: Option<&Profile>, targets: &[Bdf]) ->
     let case = Case { facts, profile, targets, outline: outline.as_ref() };
     let mut checks = Vec::new();
     for definition in CHECKS.iter().copied().flatten() {
-        checks.extend((definition.judge)(&case).into_iter().map(|judgement| Check {
-            name: definition.name,
-            layer: definition.layer,
-            subject: judgement.subject,
-            verdict: judgement.verdict,
-            found: judgement.found,
-            read: judgement.read,
-            why: definition.why,
-            remedy: judgement.remedy,
+        let judgements = (definition.judge)(&case).into_iter();
+        checks.extend(judgements.map(|judgement| judgement.without_what_is_unread(facts)).map(|judgement| {
+            Check {
+                name: definition.name,
+                layer: definition.layer,
+                subject: judgement.subject,
+                verdict: judgement.verdict,
+                found: judgement.found,
+                read: judgement.read,
+                why: definition.why,
+                remedy: judgement.remedy,
+            }
         }));
     }
     checks.sort_by_key(|check| check.layer);
@@ -271,4 +296,33 @@ pub fn examine(facts: &HostFacts, profile: Option<&Profile>, targets: &[Bdf]) ->
 /// Lists the names of all checks with their layers, in order.
 pub fn names() -> impl Iterator<Item = (Layer, &'static str)> {
     CHECKS.iter().copied().flatten().map(|definition| (definition.layer, definition.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_has_asked_for_is_only_warned_about() {
+        let [asked, other] = ["0000:81:00.0", "0000:82:00.0"].map(|bdf| bdf.parse().unwrap());
+        let mut examination = examine(&HostFacts::default(), None, &[asked, other]);
+        let verdicts = |examination: &Examination, bdf| -> Vec<Verdict> {
+            let about = examination.checks.iter().filter(|check| check.subject == Subject::Device { bdf });
+            about.map(|check| check.verdict).collect()
+        };
+        assert!(verdicts(&examination, other).contains(&Verdict::Failed));
+        examination.only_warn_of(&[Subject::Device { bdf: other }]);
+        assert!(!verdicts(&examination, other).contains(&Verdict::Failed));
+        assert!(verdicts(&examination, other).contains(&Verdict::Warning));
+        assert!(verdicts(&examination, asked).contains(&Verdict::Failed));
+    }
+
+    #[test]
+    fn each_check_has_a_name_of_its_own() {
+        let mut names: Vec<&str> = names().map(|(_, name)| name).collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
 }

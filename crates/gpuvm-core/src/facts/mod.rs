@@ -2,6 +2,7 @@
 
 mod boot;
 mod device;
+pub mod file;
 mod holder;
 mod platform;
 mod qemu;
@@ -257,8 +258,45 @@ impl HostFacts {
         self.files.get(path).copied()
     }
 
+    /// Returns what couldn't be read of a path, if anything; of a folder, also what is in it. But what is wrong with one attribute
+    /// of a device says nothing about whether the device is there.
+    pub fn unread_about(&self, path: &str) -> Option<&str> {
+        let of_device = path.strip_prefix("/sys/bus/pci/devices/").is_some_and(|rest| !rest.contains('/'));
+        let about = |unread: &&String| {
+            unread.match_indices(path).any(|(at, _)| match unread[at + path.len()..].chars().next() {
+                None | Some(':' | ' ') => true,
+                Some('/') => !of_device,
+                Some(_) => false,
+            })
+        };
+        self.unread.iter().find(about).map(String::as_str)
+    }
+
     /// Returns the functions of the slot that a device sits in, itself included.
     pub fn slot_of(&self, bdf: Bdf) -> impl Iterator<Item = Bdf> + '_ {
         self.devices.range(bdf.slot().functions()).map(|(other, _)| *other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::itself("read /x/sys/class/iommu: Too many levels", "/sys/class/iommu", true)]
+    #[case::its_content("/x/proc/swaps holds `a`: no", "/proc/swaps", true)]
+    #[case::something_in_it("read /sys/class/iommu/dmar0/cap: no", "/sys/class/iommu", true)]
+    #[case::another("read /sys/class/iommu2: no", "/sys/class/iommu", false)]
+    #[case::the_device(
+        "list /sys/bus/pci/devices/0000:01:00.0: no",
+        "/sys/bus/pci/devices/0000:01:00.0",
+        true
+    )]
+    #[case::of_it("read /sys/bus/pci/devices/0000:01:00.0/x: no", "/sys/bus/pci/devices/0000:01:00.0", false)]
+    fn what_is_unread_is_about_a_path(#[case] unread: &str, #[case] path: &str, #[case] about: bool) {
+        let facts = HostFacts { unread: vec![unread.to_owned()], ..HostFacts::default() };
+        assert_eq!(facts.unread_about(path).is_some(), about);
     }
 }

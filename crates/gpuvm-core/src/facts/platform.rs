@@ -67,6 +67,17 @@ pub struct PlatformFacts {
     pub smt: Option<String>,
 }
 
+/// What the kernel's names of interrupt chips begin with where an IOMMU remaps (arch/x86/kernel/apic/msi.c, io_apic.c).
+const REMAPPED: &str = "IR-";
+
+impl PlatformFacts {
+    /// Tells whether the IOMMU remaps interrupts; nothing where nothing tells who handles them.
+    pub fn remaps_interrupts(&self) -> Option<bool> {
+        let chips = self.interrupt_chips.as_ref().filter(|chips| !chips.is_empty())?;
+        Some(chips.iter().any(|chip| chip.starts_with(REMAPPED)))
+    }
+}
+
 /// What the firmware says of the machine and of itself (SMBIOS, by `/sys/class/dmi/id`); nothing where it doesn't say.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]

@@ -238,6 +238,12 @@ pub enum Change {
         /// Those that it uses.
         is: Vec<String>,
     },
+    /// The IOMMU no longer remaps interrupts, without which VFIO gives no device out.
+    #[error("the IOMMU remapped interrupts, and doesn't now")]
+    InterruptRemappingLost,
+    /// The IOMMU remaps interrupts now.
+    #[error("the IOMMU didn't remap interrupts, and does now")]
+    InterruptRemappingFound,
     /// What was read then can't be read now.
     #[error("{of}: {what} was read when it was locked, and can't be read now", of = of(*bdf))]
     Unreadable {
@@ -305,6 +311,8 @@ pub enum Attribute {
     Firmware,
     /// The kernel's release.
     Kernel,
+    /// Whether interrupts are remapped.
+    InterruptRemapping,
     /// What is at an address.
     Function(Bdf),
 }
@@ -317,6 +325,7 @@ impl std::fmt::Display for Attribute {
             Self::Serial => "its serial number",
             Self::Firmware => "what the firmware says of itself (/sys/class/dmi/id)",
             Self::Kernel => "the kernel's release",
+            Self::InterruptRemapping => "who handles interrupts",
             Self::Function(bdf) => return write!(f, "what {bdf} is"),
         })
     }
@@ -374,13 +383,15 @@ impl Change {
             | Self::ResetShrank { .. }
             | Self::Bar { .. }
             | Self::Node { .. }
-            | Self::Path { .. } => Severity::Matters,
+            | Self::Path { .. }
+            | Self::InterruptRemappingLost => Severity::Matters,
             Self::NotAsked { .. }
             | Self::GroupNumber { .. }
             | Self::Revision { .. }
             | Self::Host { .. }
             | Self::CommandLine { .. }
             | Self::Iommus { .. }
+            | Self::InterruptRemappingFound
             | Self::Unreadable { .. }
             | Self::Unread { .. } => Severity::May,
             Self::Unknown { .. } | Self::UnreadThen { .. } => Severity::Unknown,
@@ -413,6 +424,8 @@ impl Change {
             Self::Host { .. }
             | Self::CommandLine { .. }
             | Self::Iommus { .. }
+            | Self::InterruptRemappingLost
+            | Self::InterruptRemappingFound
             | Self::Unread { .. }
             | Self::UnreadThen { .. } => None,
         }

@@ -228,6 +228,12 @@ fn host(was: &LockedHost, is: &LockedHost, changes: &mut Vec<Change>) {
             |from: &[String], of: &[String]| of.iter().filter(|word| !from.contains(word)).cloned().collect();
         changes.push(Change::CommandLine { gone: lacking(&after, &before), new: lacking(&before, &after) });
     }
+    let remapping = (was.interrupt_remapping, is.interrupt_remapping);
+    match unread(None, Attribute::InterruptRemapping, remapping.0, remapping.1, changes) {
+        Some((true, false)) => changes.push(Change::InterruptRemappingLost),
+        Some((false, true)) => changes.push(Change::InterruptRemappingFound),
+        _ => {}
+    }
     if was.iommus != is.iommus {
         changes.push(Change::Iommus { was: was.iommus.clone(), is: is.iommus.clone() });
     }

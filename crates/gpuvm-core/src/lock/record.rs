@@ -51,6 +51,9 @@ pub struct LockedHost {
     /// The IOMMU units that the kernel uses.
     #[serde(default)]
     pub iommus: Vec<String>,
+    /// Whether the IOMMU remaps interrupts; missing where nothing told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interrupt_remapping: Option<bool>,
     /// What the firmware says of the machine and of itself.
     #[serde(default)]
     pub firmware: LockedFirmware,
@@ -341,6 +344,7 @@ impl LockedHost {
             kernel: facts.kernel.release.clone(),
             cmdline: facts.kernel.cmdline.clone(),
             iommus: facts.iommus.clone(),
+            interrupt_remapping: facts.platform.remaps_interrupts(),
             firmware: LockedFirmware::of(&facts.platform.system),
         }
     }

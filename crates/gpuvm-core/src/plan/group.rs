@@ -266,7 +266,10 @@ fn members(
         }
         let mut members = Vec::new();
         for member in facts.groups.get(&group).into_iter().flatten() {
-            let Some(device) = facts.devices.get(member) else { continue };
+            let Some(device) = facts.devices.get(member) else {
+                obstacles.refuse(Refusal::UnreadMember { bdf: *bdf, group, member: *member });
+                continue;
+            };
             match (by_bdf.get(member), may_stay(device)) {
                 (Some(wanted), _) => {
                     members.push(Member { bdf: *member, role: wanted.role, reason: wanted.reason.clone() });

@@ -76,7 +76,9 @@ fn enough_at_all(cells: &[MemoryCell], facts: &HostFacts, obstacles: &mut Obstac
         cell.hugepages.is_none() && (cell.host_node.is_none() || cell.binding == NodeBinding::Preferred)
     };
     let need: u64 = cells.iter().filter(anywhere).map(|cell| cell.size.as_bytes()).sum();
-    let have: u64 = facts.nodes.values().map(|node| node.memory_free.as_bytes()).sum();
+    // A damaged meminfo may say anything.
+    let free = facts.nodes.values().map(|node| node.memory_free.as_bytes());
+    let have = free.fold(0, u64::saturating_add);
     // A kernel that shows no nodes doesn't tell.
     if need > have && !facts.nodes.is_empty() {
         let (need, have) = (ByteSize::bytes(need), ByteSize::bytes(have));

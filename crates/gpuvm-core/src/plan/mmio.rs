@@ -112,7 +112,9 @@ pub(super) fn addresses(
     };
     let (low_end, high) = layout(profile.memory.size, vendor);
     let bars = bars(facts, devices);
-    let need = |kind| bars.iter().filter(|bar| bar.kind == kind).map(|bar| bar.size.as_bytes()).sum::<u64>();
+    // Facts may come from a file, which may say anything.
+    let sizes = |kind| bars.iter().filter(move |bar| bar.kind == kind).map(|bar| bar.size.as_bytes());
+    let need = |kind| sizes(kind).fold(0, u64::saturating_add);
     let (low_need, high_need) = (need(BarKind::Low), need(BarKind::High));
     let ovmf = ovmf_window(profile, phys_bits, high_need, obstacles);
     let reason = reason(profile, phys_bits, high_need, ovmf);
@@ -155,7 +157,8 @@ fn ovmf_window(
 ) -> Option<u64> {
     match profile.firmware {
         FirmwareKind::Uefi if need > ovmf_least(phys_bits) => {
-            Some((need * 2).next_power_of_two().min(OVMF_LARGEST))
+            let twice = need.saturating_mul(2).checked_next_power_of_two();
+            Some(twice.map_or(OVMF_LARGEST, |twice| twice.min(OVMF_LARGEST)))
         }
         FirmwareKind::Bios if need > HOLE64 => {
             let need = ByteSize::bytes(need);

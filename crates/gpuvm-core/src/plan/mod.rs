@@ -13,6 +13,7 @@ mod outline;
 mod passable;
 mod pcie;
 mod refusal;
+mod unread;
 mod variant;
 mod vfio;
 
@@ -314,6 +315,7 @@ pub fn plan(profile: &Profile, facts: &HostFacts) -> Result<Plan, Vec<Refusal>> 
     let firmware = firmware(profile, facts, &mut obstacles);
     files::check(profile, facts, &mut obstacles);
     machine(profile, facts, &mut obstacles);
+    unread::check(facts, &profile.devices.iter().map(|device| device.bdf).collect(), &mut obstacles);
     for choice in &profile.choices {
         obstacles.refuse(Refusal::NotResolved { selector: choice.select.clone() });
     }

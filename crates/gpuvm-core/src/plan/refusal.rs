@@ -140,6 +140,24 @@ pub enum Refusal {
         /// The slot.
         slot: Slot,
     },
+    /// A group has a member that nothing is known about, so that nobody can tell whether the host needs it.
+    #[error(
+        "IOMMU group {group} of {bdf} also holds {member}, of which nothing could be read; a group can only be given whole"
+    )]
+    UnreadMember {
+        /// The device asked for.
+        bdf: Bdf,
+        /// The group.
+        group: GroupId,
+        /// The other member.
+        member: Bdf,
+    },
+    /// Something that the plan rests on couldn't be read when the facts were taken down.
+    #[error("a plan rests on what couldn't be read: {what}")]
+    Unread {
+        /// What, with its path.
+        what: String,
+    },
     /// A physical function whose virtual functions are in use: vfio-pci refuses it.
     #[error("{bdf} ({driver}) has {count} virtual functions enabled", driver = driver_words(driver.as_ref()))]
     HasVirtualFunctions {

@@ -64,6 +64,21 @@ pub fn argv(plan: &Plan, handles: &Handles) -> Vec<OsString> {
     argv
 }
 
+/// Renders the arguments of a QEMU without a machine, that is only asked what it can do by a socket that it inherits connected.
+pub fn probe_argv(monitor: i32) -> Vec<OsString> {
+    let mut argv = Vec::new();
+    let plain = [
+        Arg::bare("-nodefaults"),
+        Arg::bare("-no-user-config"),
+        Arg::plain("-display", "none"),
+        Arg::plain("-machine", "none"),
+    ];
+    for arg in plain.into_iter().chain(monitor::connected_monitor(monitor)) {
+        arg.render_to(&mut argv);
+    }
+    argv
+}
+
 /// Builds the arguments one by one, for those who print them line by line.
 pub fn args(plan: &Plan, handles: &Handles) -> Vec<Arg> {
     let mut args = machine::args(plan);

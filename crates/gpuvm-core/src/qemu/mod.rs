@@ -14,4 +14,4 @@ mod pcie;
 mod vfio;
 
 pub use arg::Arg;
-pub use cmdline::{Handle, Handles, argv};
+pub use cmdline::{Handle, Handles, argv, probe_argv};

@@ -32,6 +32,12 @@ pub(super) fn monitor(handle: &Handle) -> [Arg; 2] {
     [socket(MONITOR, handle, FdState::Listening), Arg::opts("-mon", mode)]
 }
 
+/// Renders the monitor of a QEMU that inherits a connected socket.
+pub(super) fn connected_monitor(fd: i32) -> [Arg; 2] {
+    let mode = Opts::new().with("chardev", MONITOR).with("mode", "control");
+    [socket(MONITOR, &Handle::Fd(fd), FdState::Connected), Arg::opts("-mon", mode)]
+}
+
 /// Renders the first serial port.
 pub(super) fn serial(handle: &Handle) -> [Arg; 2] {
     [socket(SERIAL, handle, FdState::Connected), Arg::plain("-serial", format!("chardev:{SERIAL}"))]

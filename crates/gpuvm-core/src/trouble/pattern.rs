@@ -72,6 +72,8 @@ enum Piece {
 pub(super) struct Pattern {
     /// Parts between the stars, each to be found behind the one before.
     parts: Vec<Vec<Piece>>,
+    /// The longest text in it: a line without it needs no closer look.
+    longest: String,
 }
 
 impl FromStr for Pattern {
@@ -82,7 +84,8 @@ impl FromStr for Pattern {
         if parts.iter().any(Vec::is_empty) {
             return Err(format!("`{text}`: a star stands between two parts, neither of them empty"));
         }
-        let pattern = Self { parts };
+        let longest = texts(&parts).max_by_key(|text| text.len()).unwrap_or_default().to_owned();
+        let pattern = Self { parts, longest };
         match pattern.weight() {
             weight if weight < LEAST_TEXT => {
                 Err(format!("`{text}` has {weight} characters of text, and {LEAST_TEXT} are the least"))
@@ -112,18 +115,25 @@ fn pieces(part: &str) -> Result<Vec<Piece>, String> {
     Ok(pieces)
 }
 
+/// Lists the literal texts of a pattern's parts.
+fn texts(parts: &[Vec<Piece>]) -> impl Iterator<Item = &str> {
+    parts.iter().flatten().filter_map(|piece| match piece {
+        Piece::Text(text) => Some(text.as_str()),
+        Piece::Capture(_) => None,
+    })
+}
+
 impl Pattern {
     /// Returns how much literal text it has: of two patterns that match a line, the one with more says more about it.
     pub(super) fn weight(&self) -> usize {
-        let text = |piece: &Piece| match piece {
-            Piece::Text(text) => text.len(),
-            Piece::Capture(_) => 0,
-        };
-        self.parts.iter().flatten().map(text).sum()
+        texts(&self.parts).map(str::len).sum()
     }
 
     /// Returns the captures of the first place where it matches.
     pub(super) fn find(&self, line: &str) -> Option<Captures> {
+        if !line.contains(&self.longest) {
+            return None;
+        }
         let mut captures = Captures::new();
         let mut rest = line;
         for part in &self.parts {

@@ -133,7 +133,7 @@ fn a_prefix_does_not_matter(#[case] line: &str) {
 )]
 #[case::minus_one(
     "vfio-pci 0000:83:00.0: probe with driver vfio-pci failed with error -1",
-    "vfio-probe-denied"
+    "driver-probe-failed"
 )]
 fn the_most_specific_meaning_is_taken(#[case] line: &str, #[case] expected: &str) {
     assert_eq!(explained(line).id, expected);

@@ -13,7 +13,7 @@ use gpuvm_core::units::ByteSize;
 
 use super::Reading;
 use crate::HostError;
-use crate::root::{self, HostRoot, list, read_text};
+use crate::root::{self, HostRoot, is_absent, list, read_text};
 
 /// Adds link, power, names and config space.
 pub(super) fn read(
@@ -102,7 +102,11 @@ fn nodes(folder: &Path, reading: &Reading) -> Result<Vec<String>, HostError> {
 fn config(folder: &Path) -> Result<Option<ConfigFacts>, HostError> {
     let path = folder.join("config");
     let mut bytes = Vec::new();
-    let Ok(expected) = fs::metadata(&path).map(|data| data.len()) else { return Ok(None) };
+    let expected = match fs::metadata(&path) {
+        Ok(data) => data.len(),
+        Err(error) if is_absent(&error) => return Ok(None),
+        Err(error) => return Err(HostError::file("look at", &path)(error)),
+    };
     let read = File::open(&path).and_then(|file| file.take(4096).read_to_end(&mut bytes));
     read.map_err(HostError::file("read", &path))?;
     let complete = if bytes.len() as u64 >= expected.min(256) && bytes.len() > 64 {

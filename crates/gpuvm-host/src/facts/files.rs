@@ -15,14 +15,18 @@ use crate::root::HostRoot;
 
 /// Looks at each file that the profile names and at the firmware's.
 pub(super) fn read(root: &HostRoot, profile: &Profile, facts: &mut HostFacts) {
-    let mut files = named(profile);
-    let uefi = choose_uefi(&facts.firmware);
-    if let Some(uefi) = &uefi {
-        files.push((FileRole::Firmware, &uefi.code));
-        files.push((FileRole::Firmware, &uefi.vars_template));
+    let named = named(profile).into_iter();
+    facts.files = named.map(|(role, path)| (path.to_owned(), look(role, &root.path(path)))).collect();
+    read_firmware(root, facts);
+}
+
+/// Looks at the files of the firmware that a guest with UEFI would get.
+pub(super) fn read_firmware(root: &HostRoot, facts: &mut HostFacts) {
+    let Some(uefi) = choose_uefi(&facts.firmware) else { return };
+    for path in [uefi.code, uefi.vars_template] {
+        let found = look(FileRole::Firmware, &root.path(&path));
+        facts.files.insert(path, found);
     }
-    facts.files =
-        files.into_iter().map(|(role, path)| (path.to_owned(), look(role, &root.path(path)))).collect();
 }
 
 fn look(role: FileRole, path: &Path) -> FileFacts {

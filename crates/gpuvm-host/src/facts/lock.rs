@@ -22,7 +22,11 @@ pub fn for_lock(root: &HostRoot, asked: &BTreeSet<Bdf>, lock: Option<&Lock>) -> 
     let mut facts = HostFacts {
         kernel: reading.take(super::kernel(root))?,
         iommus: reading.take(list(&root.path("/sys/class/iommu")))?,
-        platform: PlatformFacts { system: platform::system(root, &reading)?, ..PlatformFacts::default() },
+        platform: PlatformFacts {
+            system: platform::system(root, &reading)?,
+            interrupt_chips: reading.take(platform::interrupt_chips(&root.path("/proc/interrupts")))?,
+            ..PlatformFacts::default()
+        },
         ..HostFacts::default()
     };
     let index = names(root, &reading)?;

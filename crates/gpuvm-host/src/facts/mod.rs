@@ -14,6 +14,7 @@ mod index;
 mod lock;
 pub(crate) mod memory;
 mod names;
+mod narrow;
 mod pci;
 mod platform;
 mod reading;
@@ -21,6 +22,7 @@ mod reading;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use gpuvm_core::doctor::Distribution;
 use gpuvm_core::facts::{Access, HostFacts, KernelFacts, Presence, VfioFacts};
 use gpuvm_core::pci::{Bdf, DriverName};
 use gpuvm_core::profile::{FirmwareKind, Profile};
@@ -31,6 +33,8 @@ use crate::root::{HostRoot, list, read_text};
 pub use boot::add_initramfs;
 pub use index::index;
 pub use lock::for_lock;
+pub use narrow::narrow;
+pub use pci::asked;
 pub(crate) use reading::Reading;
 
 /// Which devices a survey is about.
@@ -55,6 +59,11 @@ pub enum Depth {
     Sysfs,
     /// Its config space too, where that wakes nobody.
     Config,
+}
+
+/// Finds out whose commands to give, by os-release(5); nobody's in particular where it can't be read.
+pub fn distribution(root: &HostRoot) -> Distribution {
+    platform::distribution_of(root)
 }
 
 /// Reads what a plan for this profile needs to know.
@@ -99,7 +108,10 @@ pub fn survey(
     pci::read(root, scope, depth, &reading, &mut facts)?;
     match profile {
         Some(profile) => for_profile(root, profile, &reading, &mut facts)?,
-        None => facts.firmware = reading.take(firmware::read(root))?,
+        None => {
+            facts.firmware = reading.take(firmware::read(root))?;
+            files::read_firmware(root, &mut facts);
+        }
     }
     facts.names = names::read(root, &reading, &facts)?;
     facts.platform = platform::read(root, &reading, &facts)?;

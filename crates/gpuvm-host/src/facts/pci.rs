@@ -15,7 +15,7 @@ use crate::HostError;
 use crate::root::{self, HostRoot, link_name, list, read_hex, read_text};
 
 /// Returns the functions that a profile names.
-pub(super) fn asked(profile: &Profile) -> BTreeSet<Bdf> {
+pub fn asked(profile: &Profile) -> BTreeSet<Bdf> {
     let named = |device: &DeviceRequest| std::iter::once(device.bdf).chain(device.hold.clone());
     profile.devices.iter().flat_map(named).collect()
 }
@@ -127,14 +127,15 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Reads one device, or `None` if it went away meanwhile.
+    /// Reads one device, or `None` if it went away meanwhile; one that is there and says not what it is counts as unread.
     fn device(&self, bdf: Bdf) -> Result<Option<DeviceFacts>, HostError> {
         let (root, reading) = (self.root, self.reading);
         let folder = root.device(bdf);
         let hex = |name: &str| reading.take(read_hex(&folder.join(name)));
         let (Some(vendor), Some(device), Some(class)) = (hex("vendor")?, hex("device")?, hex("class")?)
         else {
-            return Ok(None);
+            let gone = if folder.exists() { Err(HostError::nameless(&folder)) } else { Ok(()) };
+            return reading.take(gone).map(|()| None);
         };
         let class = ClassCode::new(class).ok_or_else(|| {
             HostError::content(&folder.join("class"), &format!("{class:#x}"), "no class code")
@@ -219,6 +220,8 @@ pub(super) fn upstream(real: &Path, own: Bdf) -> Vec<Bdf> {
 
 /// The base address registers are the first of a function's resources.
 const BARS: usize = 6;
+/// More than all addresses of any CPU: 52 bits.
+const LARGEST_BAR: u64 = 1 << 52;
 /// Flags of a resource (include/linux/ioport.h).
 const IORESOURCE_IO: u64 = 0x100;
 const IORESOURCE_MEM: u64 = 0x200;
@@ -245,8 +248,14 @@ fn bars(path: &Path) -> Result<Vec<BarFacts>, HostError> {
         };
         if end > begin {
             let placed = begin != 0 && flags & IORESOURCE_UNSET == 0;
-            let size = ByteSize::bytes((end - begin).saturating_add(1));
-            bars.push(BarFacts { index, size, address: placed.then_some(begin), kind });
+            let size = (end - begin).checked_add(1).filter(|size| *size <= LARGEST_BAR);
+            let size = size.ok_or_else(|| HostError::content(path, line, "no size of a register"))?;
+            bars.push(BarFacts {
+                index,
+                size: ByteSize::bytes(size),
+                address: placed.then_some(begin),
+                kind,
+            });
         }
     }
     Ok(bars)

@@ -7,6 +7,7 @@ use super::{changed, unbind};
 use crate::HostError;
 use crate::apply::{BIND_DEADLINE, Host};
 use crate::kernel::Kernel;
+use crate::kernel_log::{About, listening};
 use crate::{config, power, root};
 
 /// Gives a device to a VFIO driver, and keeps it awake if it was.
@@ -26,15 +27,17 @@ pub(crate) fn apply(kernel: &Kernel, doing: &str, bdf: Bdf, driver: &DriverName)
 
 /// Gives a device to a driver, by that driver's own `bind`: unlike `drivers_probe` it tells why not.
 pub(super) fn bind(kernel: &Kernel, doing: &str, bdf: Bdf, driver: &DriverName) -> Result<(), HostError> {
-    let path = kernel.root.driver(driver).join("bind");
-    kernel.write(doing, &path, &bdf.to_string(), BIND_DEADLINE)?;
-    match root::driver_of(&kernel.root, bdf)? {
-        Some(now) if now == *driver => Ok(()),
-        now => {
-            let now = now.map_or_else(|| "no driver".to_owned(), |now| format!("driver {now}"));
-            Err(HostError::NoEffect { doing: doing.to_owned(), bdf, now })
+    listening(&kernel.root, About::device(bdf), || {
+        let path = kernel.root.driver(driver).join("bind");
+        kernel.write(doing, &path, &bdf.to_string(), BIND_DEADLINE)?;
+        match root::driver_of(&kernel.root, bdf)? {
+            Some(now) if now == *driver => Ok(()),
+            now => {
+                let now = now.map_or_else(|| "no driver".to_owned(), |now| format!("driver {now}"));
+                Err(HostError::no_effect(doing, bdf, now))
+            }
         }
-    }
+    })
 }
 
 /// Takes a device from the driver that it was given to.

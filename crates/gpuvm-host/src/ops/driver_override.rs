@@ -23,7 +23,7 @@ pub(crate) fn apply(
         now if now.as_ref() == driver => Ok(()),
         now => {
             let now = now.map_or_else(|| "no override".to_owned(), |now| format!("override {now}"));
-            Err(HostError::NoEffect { doing: doing.to_owned(), bdf, now })
+            Err(HostError::no_effect(doing, bdf, now))
         }
     }
 }

@@ -6,16 +6,19 @@ use super::{bind, changed};
 use crate::HostError;
 use crate::apply::{BIND_DEADLINE, Host};
 use crate::kernel::Kernel;
+use crate::kernel_log::{About, listening};
 use crate::root;
 
 /// Takes a device from a driver.
 pub(crate) fn apply(kernel: &Kernel, doing: &str, bdf: Bdf, driver: &DriverName) -> Result<(), HostError> {
-    let path = kernel.root.driver(driver).join("unbind");
-    kernel.write(doing, &path, &bdf.to_string(), BIND_DEADLINE)?;
-    match root::driver_of(&kernel.root, bdf)? {
-        None => Ok(()),
-        Some(now) => Err(HostError::NoEffect { doing: doing.to_owned(), bdf, now: format!("driver {now}") }),
-    }
+    listening(&kernel.root, About::device(bdf), || {
+        let path = kernel.root.driver(driver).join("unbind");
+        kernel.write(doing, &path, &bdf.to_string(), BIND_DEADLINE)?;
+        match root::driver_of(&kernel.root, bdf)? {
+            None => Ok(()),
+            Some(now) => Err(HostError::no_effect(doing, bdf, format!("driver {now}"))),
+        }
+    })
 }
 
 /// Gives a device back to the driver that it was taken from.

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,7 +15,7 @@ use gpuvm_host::root::{self, HostRoot};
 use gpuvm_sys::errno::{EBUSY, EINVAL, ENODEV, EPERM};
 use gpuvm_sys::watched::{WriteFailure, WriteOutcome, WriteStep};
 
-use super::{Fault, GroupFault, State};
+use super::{Fault, GroupFault, KERNEL_LOG, State};
 
 /// Takes a write as the kernel would.
 pub(super) fn write(
@@ -28,6 +28,7 @@ pub(super) fn write(
     let value = String::from_utf8_lossy(bytes).trim().to_owned();
     let shown = Path::new("/").join(path.strip_prefix(root.path("/")).unwrap_or(path));
     state.borrow_mut().writes.push(format!("{}={value}", shown.display()));
+    log(root, state, &shown)?;
     match take_fault(state, &shown) {
         Some(Fault::Errno(errno)) => return Ok(failed(errno)),
         Some(Fault::Lie) => return Ok(WriteOutcome::Done),
@@ -55,6 +56,18 @@ pub(super) fn write(
         _ => Err(EINVAL),
     };
     Ok(result.map_or_else(failed, |()| WriteOutcome::Done))
+}
+
+/// Says in the kernel's log what it is to say when an attribute is written, in the form of a record of /dev/kmsg.
+fn log(root: &HostRoot, state: &RefCell<State>, path: &Path) -> io::Result<()> {
+    let path = path.display().to_string();
+    let state = state.borrow();
+    let lines = state.sayings.iter().filter(|(part, _)| path.contains(part.as_str()));
+    for (_, line) in lines {
+        let mut file = fs::File::options().append(true).open(root.path(KERNEL_LOG))?;
+        writeln!(file, "4,{},1000,-;{line}\n SUBSYSTEM=pci", state.writes.len())?;
+    }
+    Ok(())
 }
 
 fn failed(errno: i32) -> WriteOutcome {

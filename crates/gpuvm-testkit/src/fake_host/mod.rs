@@ -16,6 +16,7 @@ pub mod tree;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::rc::Rc;
@@ -41,6 +42,9 @@ pub enum Fault {
     KillsDevice,
 }
 
+/// The kernel's log.
+const KERNEL_LOG: &str = "/dev/kmsg";
+
 /// A host made of files.
 #[derive(Debug)]
 pub struct FakeHost {
@@ -57,6 +61,8 @@ struct State {
     writes: Vec<String>,
     /// Processes that stand for writes that hang.
     hanging: Vec<Child>,
+    /// What the kernel logs when an attribute is written, by a part of its path.
+    sayings: Vec<(String, String)>,
     /// Groups that the kernel refuses to attach, by errno.
     group_faults: BTreeMap<u32, GroupFault>,
 }
@@ -109,6 +115,30 @@ impl FakeHost {
         self.state.borrow_mut().faults.push((part.to_owned(), fault));
     }
 
+    /// Makes the kernel say a line in its log (`/dev/kmsg`, a plain file here) whenever an attribute is written whose path holds this text.
+    ///
+    /// # Errors
+    /// Returns that the log can't be made.
+    pub fn says(&self, part: &str, line: &str) -> std::io::Result<()> {
+        self.kernel_log()?;
+        self.state.borrow_mut().sayings.push((part.to_owned(), line.to_owned()));
+        Ok(())
+    }
+
+    /// Says a line in the kernel's log now.
+    ///
+    /// # Errors
+    /// Returns that the log can't be written.
+    pub fn says_now(&self, line: &str) -> std::io::Result<()> {
+        writeln!(self.kernel_log()?, "4,1,1000,-;{line}")
+    }
+
+    /// Opens the kernel's log, and makes it first on a host that has none.
+    fn kernel_log(&self) -> std::io::Result<fs::File> {
+        fs::create_dir_all(self.path("/dev"))?;
+        fs::File::options().create(true).append(true).open(self.path(KERNEL_LOG))
+    }
+
     /// Makes the kernel refuse a group from now on.
     pub fn refuse_group(&self, group: u32, fault: GroupFault) {
         self.state.borrow_mut().group_faults.insert(group, fault);
@@ -139,7 +169,7 @@ impl FakeHost {
 
     /// Takes down the whole tree, gpuvm's own run folder included.
     ///
-    /// Left out is what is meant to stay: gpuvm's locks, a VM's state and logs; and a fake QEMU's recordings.
+    /// Left out is what is meant to stay: gpuvm's locks, a VM's state and logs; a fake QEMU's recordings; and the kernel's log.
     ///
     /// # Errors
     /// Returns failures to read the tree.
@@ -177,7 +207,8 @@ fn take_down(root: &Path, folder: &Path, files: &mut BTreeMap<String, String>) -
     for entry in fs::read_dir(folder)? {
         let (path, kind) = entry.map(|entry| (entry.path(), entry.file_type()))?;
         let (kind, shown) = (kind?, path.strip_prefix(root).unwrap_or(&path).display().to_string());
-        let stays = ["gpuvm/lib", "gpuvm/log", "fake-qemu", "gpuvm/run/lock"].contains(&shown.as_str());
+        let stays =
+            ["gpuvm/lib", "gpuvm/log", "fake-qemu", "gpuvm/run/lock", "dev/kmsg"].contains(&shown.as_str());
         if stays || shown.ends_with(".lock") {
             continue;
         }

@@ -46,6 +46,15 @@ pub(crate) struct State {
     unread: Vec<u8>,
 }
 
+/// Where the monitor's client comes from.
+#[derive(Debug)]
+pub(crate) enum Monitor {
+    /// Clients come one after the other.
+    Listening(UnixListener),
+    /// There is one, and no other comes.
+    Connected(UnixStream),
+}
+
 impl Machine {
     pub(crate) fn new(script: Script, args: Args, argv: &[OsString]) -> io::Result<Self> {
         let recorder = Recorder::new(script.record.as_deref(), argv)?;
@@ -103,11 +112,14 @@ impl Machine {
         thread::spawn(move || machine.linger());
     }
 
-    pub(crate) fn open_monitor(&self) -> io::Result<Option<UnixListener>> {
+    pub(crate) fn open_monitor(&self) -> io::Result<Option<Monitor>> {
         let Some(listen) = &self.args.monitor else { return Ok(None) };
+        if let Listen::Connected(fd) = listen {
+            return Ok(Some(Monitor::Connected(adopt_stream(*fd)?)));
+        }
         let listener = open(listen)?;
         self.state().listener = Some(listener.try_clone()?);
-        Ok(Some(listener))
+        Ok(Some(Monitor::Listening(listener)))
     }
 
     /// Takes console clients, one after the other.

@@ -1,23 +1,27 @@
 //! The monitor's side of QMP: greeting, negotiation, one client at a time.
 
 use super::commands::{After, Response, answer};
-use super::machine::Machine;
+use super::machine::{Machine, Monitor};
 use super::script::{Greeting, OnPowerdown, OnQuit};
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 /// Serves clients until the monitor is closed.
-pub(crate) fn serve(machine: &Arc<Machine>, listener: Option<UnixListener>) {
-    let Some(listener) = listener else { return };
+pub(crate) fn serve(machine: &Arc<Machine>, monitor: Option<Monitor>) {
+    let Some(monitor) = monitor else { return };
     if machine.script.greeting == Greeting::Never {
         return;
     }
     // QEMU's main loop, which accepts, begins once the machine is made.
     thread::sleep(Duration::from_millis(machine.script.greeting_after_ms));
+    let listener = match monitor {
+        Monitor::Connected(client) => return serve_client(machine, client),
+        Monitor::Listening(listener) => listener,
+    };
     for client in listener.incoming().map_while(Result::ok) {
         serve_client(machine, client);
         let mut state = machine.state();

@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use clap::Args;
-use gpuvm_core::doctor::{Check, Examination, Remedy, Verdict, examine};
+use gpuvm_core::doctor::{Check, Examination, Remedy, Subject, Verdict, examine};
 use gpuvm_core::facts::{DeviceFacts, HostFacts, Presence};
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::{card_of, plan, targets};
 use gpuvm_core::profile::Profile;
-use gpuvm_host::facts::{Depth, Scope};
+use gpuvm_host::facts::{Depth, Scope, add_initramfs, narrow};
+use gpuvm_host::vfio::viability;
 use serde::Serialize;
 
 use crate::cli::{Cli, ProfileArgs};
@@ -48,6 +49,10 @@ enum About {
 
 pub(super) fn run(cli: &Cli, args: &DoctorArgs) -> Result<Exit, Failure> {
     let about = about(args)?;
+    let screen = match about {
+        About::Cards => Screen::Unasked,
+        _ => Screen::Asked,
+    };
     let (facts, profile, targets) = match about {
         About::Profile(profile) => {
             let loaded = load::profile(cli, &ProfileArgs { profile, set: args.set.clone() })?;
@@ -66,8 +71,7 @@ pub(super) fn run(cli: &Cli, args: &DoctorArgs) -> Result<Exit, Failure> {
             (facts, None, targets)
         }
     };
-    let mut examination = examine(&facts, profile.as_ref(), &targets);
-    add_hints(&mut examination, profile.as_ref(), &facts);
+    let examination = examined(&facts, profile.as_ref(), &targets, screen);
     if cli.json {
         out::json(&Document::of(&examination))?;
     } else {
@@ -75,6 +79,37 @@ pub(super) fn run(cli: &Cli, args: &DoctorArgs) -> Result<Exit, Failure> {
         out::text(&text::text(&examination, detail))?;
     }
     Ok(if examination.is_fit() { Exit::Ok } else { Exit::Unfit })
+}
+
+/// Whether the host's screen was asked for, or is only one of the host's cards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Screen {
+    Asked,
+    Unasked,
+}
+
+fn examined(facts: &HostFacts, profile: Option<&Profile>, targets: &[Bdf], screen: Screen) -> Examination {
+    let mut examination = examine(facts, profile, targets);
+    if screen == Screen::Unasked {
+        examination.only_warn_of(&boot_display(facts));
+    }
+    add_hints(&mut examination, profile, facts);
+    examination
+}
+
+/// Examines facts of a whole host as `doctor` does without more words, or of a profile: as text, and as `--json` has it.
+pub(super) fn told(facts: &HostFacts, profile: Option<&Profile>) -> (String, serde_json::Value) {
+    let scope = profile.map_or(Scope::Cards, |profile| Scope::Devices(named(profile)));
+    let facts = narrow(facts.clone(), &scope, Depth::Config);
+    let targets = match profile {
+        Some(profile) => targets(profile, &facts),
+        None => whole_cards(cards(&facts), &facts),
+    };
+    let screen = if profile.is_some() { Screen::Asked } else { Screen::Unasked };
+    let examination = examined(&facts, profile, &targets, screen);
+    let document = serde_json::to_value(Document::of(&examination));
+    let document = document.unwrap_or_else(|error| serde_json::json!({ "error": error.to_string() }));
+    (text::text(&examination, text::Detail::All), document)
 }
 
 /// Tells a profile from devices.
@@ -102,15 +137,10 @@ fn named(profile: &Profile) -> BTreeSet<Bdf> {
     profile.devices.iter().flat_map(|device| std::iter::once(device.bdf).chain(device.hold.clone())).collect()
 }
 
-/// Returns the cards that a guest may be meant to get: not the host's screen, unless it is all there is.
+/// Returns the cards of a host.
 fn cards(facts: &HostFacts) -> BTreeSet<Bdf> {
     let is_card = |facts: &DeviceFacts| facts.class.is_card() && facts.virtual_function == Presence::Absent;
-    let of = |screen: Presence| -> BTreeSet<Bdf> {
-        let cards = facts.devices.iter().filter(|(_, facts)| is_card(facts) && facts.boot_display == screen);
-        cards.map(|(bdf, _)| *bdf).collect()
-    };
-    let others = of(Presence::Absent);
-    if others.is_empty() { of(Presence::Present) } else { others }
+    facts.devices.iter().filter(|(_, facts)| is_card(facts)).map(|(bdf, _)| *bdf).collect()
 }
 
 fn whole_cards(devices: BTreeSet<Bdf>, facts: &HostFacts) -> Vec<Bdf> {
@@ -118,8 +148,36 @@ fn whole_cards(devices: BTreeSet<Bdf>, facts: &HostFacts) -> Vec<Bdf> {
     all.into_iter().collect()
 }
 
+/// Returns what there is of the boot display, which most guests don't get: its card and their groups.
+fn boot_display(facts: &HostFacts) -> Vec<Subject> {
+    let boot = facts.devices.iter().filter(|(_, device)| device.boot_display == Presence::Present);
+    let card: Vec<Bdf> = boot.flat_map(|(bdf, _)| card_of(*bdf, facts)).collect();
+    let groups = card.iter().filter_map(|bdf| facts.devices.get(bdf)?.group);
+    let groups = groups.map(|group| Subject::Group { group }).collect::<Vec<_>>();
+    card.iter().map(|bdf| Subject::Device { bdf: *bdf }).chain(groups).collect()
+}
+
 fn survey(cli: &Cli, scope: Scope, profile: Option<&Profile>) -> Result<HostFacts, Failure> {
-    load::survey(cli, &scope, Depth::Config, profile)
+    let mut facts = load::survey(cli, &scope, Depth::Config, profile)?;
+    ask(cli, &mut facts);
+    Ok(facts)
+}
+
+/// Adds what isn't read of files alone: what QEMU can do, what the initramfs holds, what the kernel says of groups.
+///
+/// Another machine's QEMU and kernel can't be asked, what is in its initramfs isn't this one's to remember, and recorded facts
+/// have it all.
+pub(super) fn ask(cli: &Cli, facts: &mut HostFacts) {
+    let (root, places) = (cli.host_root(), cli.places());
+    match (&cli.facts, cli.is_recorded()) {
+        (Some(_), _) => {}
+        (None, true) => add_initramfs(&root, None, facts),
+        (None, false) => {
+            facts.qemu_probe = gpuvm_run::probe(facts, &places);
+            add_initramfs(&root, Some(&places.initramfs()), facts);
+            facts.viability = viability(&root, &places, facts);
+        }
+    }
 }
 
 /// Adds what to do about the refusals of the plan, which the core has no words for.

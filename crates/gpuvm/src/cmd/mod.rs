@@ -5,25 +5,31 @@ pub(crate) mod bind;
 mod check;
 mod cleanup;
 pub(crate) mod devices;
-mod doctor;
+pub(crate) mod doctor;
+pub(crate) mod explain;
+mod init;
 pub(crate) mod lock;
 mod plan;
+mod report;
 mod schema;
+pub(crate) mod topology;
 mod up;
-
-pub(crate) use doctor::DoctorArgs;
 
 use crate::cli::{Cli, Command};
 use crate::exit::Exit;
 use crate::failure::Failure;
+
+pub(crate) use init::InitArgs;
+pub(crate) use report::ReportArgs;
 
 /// Refuses to act on a host that is only a recording.
 fn refuse_recorded(cli: &Cli) -> Result<(), Failure> {
     if !cli.is_recorded() {
         return Ok(());
     }
-    let hint = Some("see what it would do there: gpuvm plan --host-root DIR PROFILE".to_owned());
-    Err(Failure::one(Exit::Usage, "a recorded host (--host-root) can't be acted upon", hint))
+    let (option, value) = if cli.facts.is_some() { ("--facts", "FILE") } else { ("--host-root", "DIR") };
+    let hint = Some(format!("see what it would do there: gpuvm plan {option} {value} PROFILE"));
+    Err(Failure::one(Exit::Usage, format!("a recorded host ({option}) can't be acted upon"), hint))
 }
 
 /// Runs a verb.
@@ -38,7 +44,11 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Devices(args) => devices::run(cli, args),
         Command::Bind(args) => bind::run(cli, args),
         Command::Unbind(args) => bind::run_unbind(cli, args),
+        Command::Topology(args) => topology::run(cli, args),
         Command::Cleanup(args) => cleanup::run(cli, args),
         Command::Lock(args) => lock::run(cli, args),
+        Command::Init(args) => init::run(cli, args),
+        Command::Report(args) => report::run(cli, args),
+        Command::Explain(args) => explain::run(cli, args),
     }
 }

@@ -16,7 +16,7 @@ use crate::cli::{Cli, UpArgs};
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
 use crate::load::Loaded;
-use crate::{load, locked, out};
+use crate::{hints, load, locked, out};
 
 pub(super) fn run(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
     super::refuse_recorded(cli)?;
@@ -155,13 +155,16 @@ fn summary(report: &Report) {
         Outcome::QemuDied { exit } => format!("ended because QEMU died ({})", exit_words(*exit)),
     };
     out::note(&format!("gpuvm: the guest {outcome}"));
+    for line in report.last_words.as_ref().and_then(hints::last_words).iter().flat_map(|hint| hint.lines()) {
+        out::note(&format!("  hint: {line}"));
+    }
     for device in &report.devices {
         match &device.verdict {
             Verdict::Alive => out::note(&format!("gpuvm: {} answers as before", device.bdf)),
             Verdict::Sick { findings } => {
                 for finding in findings {
                     let message = format!("{} is sick: {finding}", device.bdf);
-                    let hint = Some(crate::hints::sick(device.bdf));
+                    let hint = Some(hints::sick(device.bdf));
                     let kind = failure::kind(finding);
                     failure::print_item("error", &failure::Item { kind, message, hint });
                 }

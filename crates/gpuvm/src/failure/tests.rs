@@ -12,6 +12,7 @@ use gpuvm_core::profile::VmName;
 use gpuvm_core::reset::Finding;
 use gpuvm_core::units::PageSize;
 use gpuvm_host::errno::{EINVAL, EIO, ENODEV, ENOENT, ENOSPC, ESRCH};
+use gpuvm_host::kernel_log::KernelSaid;
 use gpuvm_host::reservation::{Owner, ProcessRole};
 use gpuvm_sys::process::{SpawnError, SpawnStep};
 
@@ -30,6 +31,14 @@ fn bdf() -> Bdf {
 
 fn driver(name: &str) -> DriverName {
     DriverName::new(name).unwrap()
+}
+
+fn unheard() -> Box<KernelSaid> {
+    Box::default()
+}
+
+fn heard(line: &str) -> Box<KernelSaid> {
+    Box::new(KernelSaid(vec![line.to_owned()]))
 }
 
 fn other() -> Owner {
@@ -67,29 +76,34 @@ fn host_errors() -> Vec<(&'static str, HostError)> {
         }
         Refused {
             "refused-bind-without-bars" => {
-                doing: "bind 0000:81:00.0 to vfio-pci".into(), path: bind.into(), value: "0000:81:00.0".into(), source: errno(ENODEV),
+                doing: "bind 0000:81:00.0 to vfio-pci".into(), path: bind.into(), value: "0000:81:00.0".into(), source: errno(ENODEV), said: unheard(),
             }
             "refused-unbind" => {
-                doing: "unbind 0000:81:00.0 from nvidia".into(), path: unbind.into(), value: "0000:81:00.0".into(), source: errno(EIO),
+                doing: "unbind 0000:81:00.0 from nvidia".into(), path: unbind.into(), value: "0000:81:00.0".into(), source: errno(EIO), said: unheard(),
             }
             "refused-denied" => {
-                doing: "unbind 0000:81:00.0 from nvidia".into(), path: unbind.into(), value: "0000:81:00.0".into(), source: errno(EACCES),
+                doing: "unbind 0000:81:00.0 from nvidia".into(), path: unbind.into(), value: "0000:81:00.0".into(), source: errno(EACCES), said: unheard(),
+            }
+            "refused-by-the-kernels-own-words" => {
+                doing: "bind 0000:81:00.0 to vfio-pci".into(), path: bind.into(), value: "0000:81:00.0".into(), source: errno(ENODEV),
+                said: heard("vfio-pci 0000:81:00.0: Cannot bind to PF with SR-IOV enabled"),
             }
             "refused-busy" => {
-                doing: "claim 256 hugepages of 2M on node 1".into(), path: pool.into(), value: "256".into(), source: errno(EBUSY),
+                doing: "claim 256 hugepages of 2M on node 1".into(), path: pool.into(), value: "256".into(), source: errno(EBUSY), said: unheard(),
             }
         }
         InFlight {
             "in-flight" => {
                 doing: "unbind 0000:81:00.0 from nvidia".into(), path: unbind.into(), value: "0000:81:00.0".into(), seconds: 60,
                 pid: 4242, state: "D in nv_pci_remove".into(),
+                said: heard("vfio-pci 0000:81:00.0: No device request channel registered, blocked until released by user"),
             }
         }
         Spared {
             "spared" => { bdf: bdf(), pid: 4242, state: "D in nv_pci_remove".into() }
         }
         NoEffect {
-            "no-effect" => { doing: "bind 0000:81:00.0 to vfio-pci".into(), bdf: bdf(), now: "no driver".into() }
+            "no-effect" => { doing: "bind 0000:81:00.0 to vfio-pci".into(), bdf: bdf(), now: "no driver".into(), said: unheard() }
         }
         ChangedByOthers {
             "changed-by-others" => {
@@ -128,8 +142,12 @@ fn host_errors() -> Vec<(&'static str, HostError)> {
             "group-busy" => { group: GROUP, holder: "4242 (qemu-system-x86)".into() }
         }
         Vfio {
-            "vfio" => { group: GROUP, call: "VFIO_GROUP_SET_CONTAINER", source: errno(EINVAL) }
-            "vfio-denied" => { group: GROUP, call: "open", source: errno(EPERM) }
+            "vfio" => { group: GROUP, call: "VFIO_GROUP_SET_CONTAINER", source: errno(EINVAL), said: unheard() }
+            "vfio-denied" => { group: GROUP, call: "open", source: errno(EPERM), said: unheard() }
+            "vfio-for-a-reserved-mapping" => {
+                group: GROUP, call: "VFIO_SET_IOMMU", source: errno(EINVAL),
+                said: heard("vfio-pci 0000:81:00.0: Firmware has requested this device have a 1:1 IOMMU mapping, rejecting configuring the device without a 1:1 mapping. Contact your platform vendor."),
+            }
         }
         NoInterruptRemapping {
             "no-interrupt-remapping" => { group: GROUP, source: errno(EPERM) }
@@ -173,17 +191,29 @@ fn launch_errors() -> Vec<(&'static str, LaunchError)> {
         }
         Died {
             "qemu-died" => {
-                exit: Ended::Code(1), stderr: "qemu-system-x86_64: -device vfio-pci,host=0000:81:00.0: Permission denied\n".into(),
+                exit: Ended::Code(1), stderr: "qemu-system-x86_64: -device vfio-pci,host=0000:81:00.0: Permission denied\n".into(), said: unheard(),
             }
-            "qemu-died-in-silence" => { exit: Ended::Code(1), stderr: String::new() }
+            "qemu-died-in-silence" => { exit: Ended::Code(1), stderr: String::new(), said: unheard() }
             "qemu-died-for-want-of-memory" => {
-                exit: Ended::Code(1), stderr: "qemu-system-x86_64: cannot set up guest memory 'mem0': Cannot allocate memory\n".into(),
+                exit: Ended::Code(1), stderr: "qemu-system-x86_64: cannot set up guest memory 'mem0': Cannot allocate memory\n".into(), said: unheard(),
             }
-            "qemu-killed" => { exit: Ended::Signal(9), stderr: String::new() }
-            "qemu-crashed" => { exit: Ended::Signal(11), stderr: String::new() }
+            "qemu-killed" => { exit: Ended::Signal(9), stderr: String::new(), said: unheard() }
+            "qemu-crashed" => { exit: Ended::Signal(11), stderr: String::new(), said: unheard() }
+            "qemu-died-of-locked-memory" => {
+                exit: Ended::Code(1),
+                stderr: "qemu-system-x86_64: -device vfio-pci,host=82:00.0: VFIO_MAP_DMA failed: Cannot allocate memory\n".into(),
+                said: heard("vfio_pin_pages_remote: RLIMIT_MEMLOCK (8388608) exceeded"),
+            }
+            "qemu-killed-for-want-of-memory" => {
+                exit: Ended::Signal(9), stderr: String::new(),
+                said: heard("Out of memory: Killed process 4242 (qemu-system-x86) total-vm:1kB, anon-rss:1kB"),
+            }
         }
         Silent {
-            "qemu-silent" => { after: Duration::from_secs(40), stderr: String::new() }
+            "qemu-silent" => { after: Duration::from_secs(40), stderr: String::new(), said: unheard() }
+            "qemu-silent-in-a-reset" => {
+                after: Duration::from_secs(40), stderr: String::new(), said: heard("vfio-pci 0000:81:00.0: not ready 32767ms after FLR; waiting"),
+            }
         }
         Qmp {
             "qmp-closed" => { 0: closed }

@@ -5,8 +5,10 @@ use std::fs;
 use crate::shared::golden::compare;
 use crate::{gpuvm, transcript};
 
-const VERBS: [&str; 12] =
-    ["", "check", "plan", "argv", "doctor", "schema", "up", "devices", "bind", "unbind", "cleanup", "lock"];
+const VERBS: &[&str] = &[
+    "", "check", "plan", "argv", "doctor", "devices", "topology", "bind", "unbind", "schema", "up",
+    "cleanup", "lock", "init", "report", "explain",
+];
 
 #[test]
 fn help_is_as_it_was() {
@@ -15,7 +17,7 @@ fn help_is_as_it_was() {
         let name = if verb.is_empty() { "gpuvm" } else { verb };
         (name.to_owned(), transcript(&gpuvm(&args), "\0"))
     };
-    compare("help", VERBS.into_iter().map(case));
+    compare("help", VERBS.iter().copied().map(case));
 }
 
 #[test]
@@ -30,14 +32,18 @@ fn each_wrong_call_is_refused_as_it_was() {
     let path = |name: &str| folder.path().join(name).display().to_string();
     let (missing, latin1, denied, host) =
         (path("none.toml"), path("latin1.toml"), path("denied.toml"), path(""));
+    let (other, newer) = (path("other.json"), path("newer.json"));
+    fs::write(&other, "{\"plan\": {}}").unwrap();
+    fs::write(&newer, "{\"gpuvm-facts\": 7, \"gpuvm\": \"9.0.0\", \"facts\": {}}").unwrap();
     fs::write(&latin1, b"name = \"\xe9\"\n").unwrap();
     std::os::unix::fs::symlink(crate::shared::hosts::NOT_READABLE, &denied).unwrap();
     let dev = "profiles/dev.toml";
-    let cases: [(&str, i32, &[&str]); 23] = [
+    let cases: &[(&str, i32, &[&str])] = &[
         ("no-verb", 64, &[]),
         ("unknown-verb", 64, &["upp"]),
         ("unknown-option", 64, &["plan", "--strict", dev]),
         ("no-profile", 64, &["plan"]),
+        ("no-message", 64, &["explain"]),
         ("two-profiles", 64, &["check", dev, dev]),
         ("set-without-value", 64, &["plan", "x.toml", "--set", "name"]),
         ("set-without-key", 64, &["plan", "x.toml", "--set", "=1"]),
@@ -56,7 +62,15 @@ fn each_wrong_call_is_refused_as_it_was() {
         ("unbind-on-a-recorded-host", 64, &["unbind", "--host-root", &host, "81:00.0"]),
         ("doctor-of-a-profile-and-a-device", 64, &["doctor", dev, "0000:81:00.0"]),
         ("doctor-of-a-wrong-profile", 78, &["doctor", dev, "--set", "memory.sice=1G"]),
+        ("devices-all-of-one", 64, &["devices", "--all", "81:00.0"]),
         ("up-on-a-recorded-host", 64, &["up", "--host-root", &host, dev]),
+        ("cleanup-on-facts", 64, &["cleanup", "--facts", &other]),
+        ("plan-on-a-host-and-on-facts", 64, &["plan", "--host-root", &host, "--facts", &other, dev]),
+        ("plan-on-facts-missing", 64, &["plan", "--facts", &missing, dev]),
+        ("plan-on-facts-unreadable", 77, &["plan", "--facts", &denied, dev]),
+        ("plan-on-facts-that-are-none", 64, &["plan", "--facts", dev, dev]),
+        ("plan-on-facts-of-another-kind", 64, &["plan", "--facts", &other, dev]),
+        ("plan-on-facts-of-a-newer-gpuvm", 64, &["plan", "--facts", &newer, dev]),
     ];
     let case = |(name, code, args): &(&str, i32, &[&str])| {
         let output = gpuvm(args);

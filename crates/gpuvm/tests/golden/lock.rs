@@ -42,6 +42,7 @@ impl Locked {
                 host.file(&format!("/sys/bus/pci/devices/{bdf}/{name}"), format!("{text}\n"));
             }
         }
+        host.file("/proc/interrupts", "      CPU0\n 24:  0  IR-PCI-MSI-0000:00:02.0  0-edge  xhci\n");
         host.file("/sys/class/dmi/id/sys_vendor", "Example\n");
         host.file("/sys/class/dmi/id/product_name", "R1\n");
         host.file("/sys/class/dmi/id/bios_version", "1.0\n");

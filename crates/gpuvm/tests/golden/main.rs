@@ -7,10 +7,14 @@
 mod bind;
 mod calls;
 mod doctor;
+mod explain;
+mod init;
+mod inventory;
 mod lock;
 mod plans;
 mod profiles;
 mod refusals;
+mod report;
 #[path = "../shared/mod.rs"]
 mod shared;
 
@@ -54,14 +58,17 @@ fn transcript(output: &Output, temporary: &str) -> String {
 }
 
 /// Folders of golden files, `errors` being that of the unit tests of `failure`.
-const FOLDERS: [&str; 15] = [
+const FOLDERS: &[&str] = &[
     "argv",
     "argv-matrix",
     "bind",
     "calls",
+    "devices",
     "doctor",
     "errors",
+    "explain",
     "help",
+    "init",
     "lock",
     "lock-file",
     "plan",
@@ -70,6 +77,8 @@ const FOLDERS: [&str; 15] = [
     "profile-errors",
     "refusals",
     "schema",
+    "topology",
+    "topology-svg",
 ];
 
 #[test]

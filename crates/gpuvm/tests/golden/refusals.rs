@@ -44,6 +44,18 @@ const DEVICES: &[Unfit] = &[
     ),
     ("bridge", 78, SAME, &[r#"device=[{bdf="0000:03:00.0"}]"#]),
     ("foreign-member", 69, SAME, &[r#"device=[{bdf="0000:04:01.0"}]"#]),
+    (
+        "member-that-is-not-there",
+        69,
+        |host| {
+            host.link(
+                "/sys/kernel/iommu_groups/17/devices/0000:86:00.0",
+                "/sys/devices/pci0000:80/0000:86:00.0",
+            );
+            host
+        },
+        &[],
+    ),
     ("audio-without-its-gpu", 69, SAME, &[r#"device=[{bdf="0000:81:00.1"}]"#]),
     ("mounted", 69, SAME, &[r#"device=[{bdf="0000:02:00.0"}]"#]),
     ("route-out", 69, SAME, &[r#"device=[{bdf="0000:01:00.0"}]"#]),

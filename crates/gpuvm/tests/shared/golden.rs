@@ -12,8 +12,8 @@ pub(crate) fn repository() -> PathBuf {
 }
 
 /// Compares with a golden file, or writes it.
-fn golden(folder: &str, name: &str, actual: &str) -> Result<(), String> {
-    let path = repository().join("tests/golden").join(folder).join(format!("{name}.txt"));
+fn golden(folder: &str, file: &str, actual: &str) -> Result<(), String> {
+    let path = repository().join("tests/golden").join(folder).join(file);
     if std::env::var_os("GPUVM_BLESS").is_some() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, actual).unwrap();
@@ -27,11 +27,17 @@ fn golden(folder: &str, name: &str, actual: &str) -> Result<(), String> {
 
 /// Compares all cases of a folder and reports all that differ, and all files that no case claims.
 pub(crate) fn compare(folder: &str, cases: impl IntoIterator<Item = (String, String)>) {
+    compare_as("txt", folder, cases);
+}
+
+/// The same, for files of another kind than text.
+pub(crate) fn compare_as(kind: &str, folder: &str, cases: impl IntoIterator<Item = (String, String)>) {
     let mut claimed = BTreeSet::new();
     let mut wrong = Vec::new();
     for (name, actual) in cases {
-        wrong.extend(golden(folder, &name, &actual).err());
-        assert!(claimed.insert(format!("{name}.txt")), "{name}: two cases of one name");
+        let file = format!("{name}.{kind}");
+        wrong.extend(golden(folder, &file, &actual).err());
+        assert!(claimed.insert(file), "{name}: two cases of one name");
     }
     for entry in fs::read_dir(repository().join("tests/golden").join(folder)).unwrap() {
         let name = entry.unwrap().file_name().to_string_lossy().into_owned();

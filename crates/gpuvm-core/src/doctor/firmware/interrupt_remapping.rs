@@ -10,9 +10,6 @@ pub(super) const CHECK: Definition = Definition {
     judge,
 };
 
-/// What the kernel's names of interrupt chips begin with where an IOMMU remaps (arch/x86/kernel/apic/msi.c, io_apic.c).
-const REMAPPED: &str = "IR-";
-
 fn judge(case: &Case<'_>) -> Vec<Judgement> {
     let platform = &case.facts.platform;
     if !case.passes_devices() {
@@ -21,18 +18,13 @@ fn judge(case: &Case<'_>) -> Vec<Judgement> {
     if case.facts.iommus.is_empty() {
         return Judgement::not_applicable("the kernel drives no IOMMU (see iommu-active)");
     }
-    let judgement = match (&platform.interrupt_chips, platform.vfio.unsafe_interrupts) {
-        (Some(chips), _) if chips.iter().any(|chip| chip.starts_with(REMAPPED)) => {
-            Judgement::of_host(Verdict::Ok, "the IOMMU remaps interrupts")
-        }
-        (Some(chips), _) if chips.is_empty() => {
-            Judgement::of_host(Verdict::Unknown, "nothing tells who handles interrupts")
-        }
-        (Some(_), Some(true)) => {
+    let judgement = match (platform.remaps_interrupts(), platform.vfio.unsafe_interrupts) {
+        (Some(true), _) => Judgement::of_host(Verdict::Ok, "the IOMMU remaps interrupts"),
+        (Some(false), Some(true)) => {
             let found = "the IOMMU doesn't remap interrupts, and VFIO was told to do without: a guest that isn't trusted can disturb the host";
             Judgement::of_host(Verdict::Warning, found).remedy(remedy(case))
         }
-        (Some(_), _) => Judgement::of_host(
+        (Some(false), _) => Judgement::of_host(
             Verdict::Failed,
             "the IOMMU doesn't remap interrupts: attaching a group fails with EPERM",
         )

@@ -53,7 +53,13 @@ fn judge(case: &Case<'_>) -> Vec<Judgement> {
             }
         }
     };
-    vec![judgement.read(format!("/sys/class/iommu/{narrowest}: {bits} address bits"))]
+    let judgement = judgement.read(format!("/sys/class/iommu/{narrowest}: {bits} address bits"));
+    // The narrowest may be one that says nothing.
+    let silent = case.facts.iommus.iter().filter(|name| !units.contains_key(*name));
+    vec![
+        silent
+            .fold(judgement, |judgement, name| judgement.read(format!("/sys/class/iommu/{name}: no width"))),
+    ]
 }
 
 #[cfg(test)]

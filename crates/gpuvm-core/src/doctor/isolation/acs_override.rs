@@ -10,6 +10,9 @@ pub(super) const CHECK: Definition = Definition {
 };
 
 fn judge(case: &Case<'_>) -> Vec<Judgement> {
+    if !case.passes_devices() {
+        return Judgement::not_applicable("the profile passes no device");
+    }
     let cmdline = &case.facts.kernel.cmdline;
     let word = cmdline.split_ascii_whitespace().find(|word| word.starts_with("pcie_acs_override="));
     let judgement = match word {

@@ -71,6 +71,9 @@ const BUGS: &[Bug] = &[
 const LARGE: u64 = 32 << 30;
 
 fn judge(case: &Case<'_>) -> Vec<Judgement> {
+    if !case.passes_devices() {
+        return Judgement::not_applicable("the profile passes no device");
+    }
     let kernel = &case.facts.kernel;
     let read = |judgement: Judgement| {
         judgement

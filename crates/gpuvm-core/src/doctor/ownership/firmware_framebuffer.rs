@@ -22,7 +22,7 @@ fn judge(case: &Case<'_>) -> Vec<Judgement> {
 
 fn judge_one(case: &Case<'_>, bdf: Bdf, device: &DeviceFacts) -> Judgement {
     let Some(screens) = &case.facts.boot.framebuffers else {
-        return of(bdf, Verdict::Unknown, "addresses in /proc/iomem are shown to root only");
+        return of(bdf, Verdict::Unknown, "/proc/iomem shows no addresses: they are for root alone");
     };
     if device.bars.is_empty() {
         return of(bdf, Verdict::NotApplicable, "it has no registers");

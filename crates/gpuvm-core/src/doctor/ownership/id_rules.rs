@@ -16,6 +16,9 @@ pub(super) const CHECK: Definition = Definition {
 };
 
 fn judge(case: &Case<'_>) -> Vec<Judgement> {
+    if !case.passes_devices() {
+        return Judgement::not_applicable("the profile passes no device");
+    }
     let boot = &case.facts.boot;
     let in_initramfs: &[Rule] = match &boot.initramfs {
         Some(InitramfsFacts::Read { rules, .. }) => rules,

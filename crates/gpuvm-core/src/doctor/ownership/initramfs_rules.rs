@@ -14,6 +14,9 @@ pub(super) const CHECK: Definition = Definition {
 };
 
 fn judge(case: &Case<'_>) -> Vec<Judgement> {
+    if !case.passes_devices() {
+        return Judgement::not_applicable("the profile passes no device");
+    }
     let boot = &case.facts.boot;
     let (path, rules, modules) = match &boot.initramfs {
         None => return vec![Judgement::of_host(Verdict::Unknown, "the initramfs wasn't looked at")],

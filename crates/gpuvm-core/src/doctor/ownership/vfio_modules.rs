@@ -14,6 +14,9 @@ pub(super) const CHECK: Definition = Definition {
 const MODULE: &str = "vfio_pci";
 
 fn judge(case: &Case<'_>) -> Vec<Judgement> {
+    if !case.passes_devices() {
+        return Judgement::not_applicable("the profile passes no device");
+    }
     let boot = &case.facts.boot;
     let loaded = case.facts.vfio.pci_driver == Presence::Present;
     let mut sources: Vec<&str> =

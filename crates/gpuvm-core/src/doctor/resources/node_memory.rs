@@ -46,7 +46,8 @@ fn judge_cell(facts: &HostFacts, policy: Policy, cell: &MemoryCell) -> Judgement
     let (subject, have, file, policy) = match node {
         Some((node, known)) => (Subject::Node { node }, known.memory_free, format!("node{node}"), policy),
         None => {
-            let all = facts.nodes.values().map(|node| node.memory_free.as_bytes()).sum();
+            let all = facts.nodes.values().map(|node| node.memory_free.as_bytes());
+            let all = all.fold(0, u64::saturating_add);
             (Subject::Host, ByteSize::bytes(all), "node*".to_owned(), Policy::Strict)
         }
     };

@@ -157,7 +157,8 @@ fn what_it_is(detail: &Detail<'_>, lines: &mut Lines) {
     let revision = facts.revision.map(|revision| format!(", revision {revision:02x}")).unwrap_or_default();
     lines.add("class", format!("{} ({}){revision}", row.class_name, row.class));
     lines.add("ids", row.id);
-    if let Some(card) = facts.subsystem {
+    // All zeros stand for no card: bridges say so.
+    if let Some(card) = facts.subsystem.filter(|card| (card.vendor, card.device) != (0, 0)) {
         let name = detail.card.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
         lines.add("card", format!("{card}{name}"));
     }
@@ -229,6 +230,10 @@ fn what_it_has(detail: &Detail<'_>, lines: &mut Lines) {
         let speed =
             if link.is_slower() { "; slower than both ends can, which an idle card may be" } else { "" };
         lines.add("link", format!("{now}{lanes}{speed}"));
+    } else if let Some(own) = detail.facts.link {
+        let label =
+            LinkState { now: own, most: own }.label().unwrap_or_else(|| "down, or not told".to_owned());
+        lines.add("link below it", label);
     }
     lines.list(
         "BARs",

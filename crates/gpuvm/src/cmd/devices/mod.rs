@@ -5,6 +5,7 @@ mod row;
 mod table;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use clap::Args;
 use gpuvm_core::facts::HostFacts;
@@ -62,6 +63,11 @@ fn one(cli: &Cli, bdf: Bdf) -> Result<Exit, Failure> {
 
 /// Lists the devices that a profile names, with their cards and groups.
 fn of_profile(cli: &Cli, profile: &str) -> Result<Exit, Failure> {
+    if !Path::new(profile).exists() {
+        let message =
+            format!("`{profile}` is neither a PCI address, like 0000:81:00.0, nor a profile that is there");
+        return Err(Failure::one(Exit::Usage, message, None));
+    }
     let loaded = load::profile(cli, &ProfileArgs { profile: profile.into(), set: Vec::new() })?;
     let named = loaded.profile.devices.iter().flat_map(|device| [&[device.bdf], &device.hold[..]].concat());
     let asked: BTreeSet<Bdf> = named.collect();

@@ -30,7 +30,7 @@ pub(super) struct Row {
     /// What has to be taken with it.
     pub(super) with: Vec<Bdf>,
     pub(super) reasons: Vec<Reason>,
-    /// The reasons in few words.
+    /// The first of the reasons, in few words.
     #[serde(skip)]
     pub(super) words: String,
 }
@@ -63,7 +63,14 @@ impl Row {
         let device = facts.devices.get(&bdf)?;
         let found = passable(bdf, facts);
         let virtual_function = device.virtual_function == Presence::Present;
-        let words = found.refusals.iter().map(|refusal| words(bdf, refusal)).collect::<Vec<_>>().join("; ");
+        // What is wrong with itself is said before what is wrong with its neighbours.
+        let own = |refusal: &&Refusal| !words(bdf, refusal).contains(COMES_ALONG);
+        let first = found.refusals.iter().find(own).or(found.refusals.first());
+        let words = first.map(|refusal| words(bdf, refusal)).unwrap_or_default();
+        let words = match found.refusals.len() {
+            0 | 1 => words,
+            count => format!("{words}; and {} more", count - 1),
+        };
         Some(Self {
             bdf,
             kind: Kind::of(bdf, device, facts),
@@ -99,10 +106,14 @@ impl Row {
     }
 }
 
+/// How a reason is told that lies with another function.
+const COMES_ALONG: &str = ", which has to come along: ";
+
 /// Says in few words why a function is refused; another than the one in question is named.
 fn words(bdf: Bdf, refusal: &Refusal) -> String {
-    let of =
-        |other: &Bdf| if *other == bdf { String::new() } else { format!("{other}, which comes along: ") };
+    let of = |other: &Bdf| {
+        if *other == bdf { String::new() } else { format!("{other}{COMES_ALONG}") }
+    };
     match refusal {
         Refusal::NoIommu { .. } => "no IOMMU is active".to_owned(),
         Refusal::NoGroup { bdf: other } => format!("{}no IOMMU covers it", of(other)),

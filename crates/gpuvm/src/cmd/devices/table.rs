@@ -71,7 +71,11 @@ pub(super) fn text(rows: Vec<Row>, missing: &[Bdf], fold: Fold) -> String {
     }
     if fold == Fold::Machine {
         let count = folded.iter().filter(|row| row.kind == Kind::Chipset).count();
-        let parts = if count == 0 { String::new() } else { format!(" and {count} parts of the machine") };
+        let parts = match count {
+            0 => String::new(),
+            1 => " and 1 part of the machine".to_owned(),
+            count => format!(" and {count} parts of the machine"),
+        };
         writeln!(text, "\nBridges{parts} are left out; --all lists every function.").ok();
     }
     text

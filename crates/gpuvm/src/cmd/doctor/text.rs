@@ -26,32 +26,81 @@ pub(super) fn text(examination: &Examination, detail: Detail) -> String {
     let mut text = String::new();
     let name = examination.checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
     let mut layer = None;
-    for check in &examination.checks {
-        if layer != Some(check.layer) {
-            line!(text, "{}{}", if layer.is_some() { "\n" } else { "" }, check.layer);
-            layer = Some(check.layer);
+    for finding in findings(&examination.checks, detail) {
+        let now = finding.check.layer;
+        if layer != Some(now) {
+            line!(text, "{}{now}", if layer.is_some() { "\n" } else { "" });
+            layer = Some(now);
         }
-        one(&mut text, check, name, detail);
+        one(&mut text, &finding, name, detail);
     }
     line!(text, "\n{}", summary(examination));
     text
 }
 
-fn one(text: &mut String, check: &Check, name: usize, detail: Detail) {
-    let subject = match &check.subject {
-        Subject::Host => String::new(),
-        subject => format!("{subject}: "),
-    };
+/// A finding, and all that it is about.
+struct Finding<'a> {
+    check: &'a Check,
+    subjects: Vec<&'a Subject>,
+}
+
+/// Puts together what a check found alike of several devices, unless all is to be told: a host with eight cards has hundreds.
+fn findings(checks: &[Check], detail: Detail) -> Vec<Finding<'_>> {
+    let mut findings: Vec<Finding<'_>> = Vec::new();
+    for check in checks {
+        let alike = |finding: &&mut Finding<'_>| {
+            let other = finding.check;
+            let same =
+                other.name == check.name && other.verdict == check.verdict && other.found == check.found;
+            same && (is_well(check) || reads(other) == reads(check) && other.remedy == check.remedy)
+        };
+        match findings.iter_mut().find(alike).filter(|_| detail == Detail::Findings) {
+            Some(finding) => finding.subjects.push(&check.subject),
+            None => findings.push(Finding { check, subjects: vec![&check.subject] }),
+        }
+    }
+    findings
+}
+
+/// Returns what was read, a path of each device's own with a star.
+fn reads(check: &Check) -> Vec<String> {
+    match &check.subject {
+        Subject::Device { bdf } => {
+            check.read.iter().map(|read| read.replace(&bdf.to_string(), "*")).collect()
+        }
+        _ => check.read.clone(),
+    }
+}
+
+fn is_well(check: &Check) -> bool {
+    matches!(check.verdict, Verdict::Ok | Verdict::NotApplicable)
+}
+
+/// Names what a finding is about: a few by name, and how many more.
+fn about(subjects: &[&Subject]) -> String {
+    const NAMED: usize = 4;
+    let named: Vec<String> = subjects.iter().take(NAMED).map(ToString::to_string).collect();
+    match subjects {
+        [Subject::Host] => String::new(),
+        _ if subjects.len() > NAMED + 1 => {
+            format!("{} and {} more: ", named.join(", "), subjects.len() - NAMED)
+        }
+        _ => format!("{}: ", subjects.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+fn one(text: &mut String, finding: &Finding<'_>, name: usize, detail: Detail) {
+    let (check, subject) = (finding.check, about(&finding.subjects));
     let (colour, plain) = colour(check.verdict);
     let verdict = check.verdict.to_string();
     line!(text, "  {colour}{verdict:VERDICT$}{plain}  {:name$}  {subject}{}", check.name, check.found);
-    let well = matches!(check.verdict, Verdict::Ok | Verdict::NotApplicable);
-    if well && detail == Detail::Findings {
+    if is_well(check) && detail == Detail::Findings {
         return;
     }
     let indent = " ".repeat(VERDICT + name + 6);
-    for read in &check.read {
-        line!(text, "{indent}read: {}", one_line(read));
+    let read = if finding.subjects.len() > 1 { reads(check) } else { check.read.clone() };
+    for read in read {
+        line!(text, "{indent}read: {}", one_line(&read));
     }
     line!(text, "{indent}why:  {}", check.why);
     if let Some(remedy) = &check.remedy {

@@ -8,6 +8,8 @@ use gpuvm_host::HostError;
 use gpuvm_host::reservation::{self, Reservation};
 use serde_json::json;
 
+pub(super) use text::text;
+
 use super::argv;
 use crate::cli::{Cli, ProfileArgs};
 use crate::exit::Exit;
@@ -27,7 +29,7 @@ pub(super) fn run(cli: &Cli, args: &ProfileArgs) -> Result<Exit, Failure> {
         let words: Vec<_> = command.words.iter().map(|word| word.to_string_lossy()).collect();
         out::json(&json!({ "plan": plan, "argv": words, "busy": busy.map(|error| error.to_string()) }))?;
     } else {
-        out::text(&text::text(&plan, &command.to_string()))?;
+        out::text(&text(&plan, &command.to_string()))?;
         if let Some(error) = busy {
             failure::print_item("note: `up` would refuse this now", &failure::left(&error));
         }

@@ -15,7 +15,7 @@ macro_rules! line {
 }
 
 /// Writes everything that is planned, each decision with its reason.
-pub(super) fn text(plan: &Plan, command: &str) -> String {
+pub(in crate::cmd) fn text(plan: &Plan, command: &str) -> String {
     let mut text = String::new();
     line!(text, "VM {} on {}, accel {}", plan.name, plan.qemu.display(), plan.accel);
     remarks(plan, &mut text);

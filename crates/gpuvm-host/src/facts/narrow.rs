@@ -1,0 +1,48 @@
+//! Facts of a whole host, cut down to what a survey of less would have read.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gpuvm_core::facts::{DeviceFacts, HostFacts, Presence};
+use gpuvm_core::pci::Bdf;
+
+use super::{Depth, Scope};
+
+/// Keeps the devices that a survey of this scope and depth would have found, with their groups.
+///
+/// What was read of each stays, even where the depth wouldn't have asked for it: more of a device is no other device.
+pub fn narrow(mut facts: HostFacts, scope: &Scope, depth: Depth) -> HostFacts {
+    let mut kept = BTreeMap::new();
+    let mut groups = BTreeMap::new();
+    let mut left: Vec<Bdf> = in_scope(&facts, scope);
+    while let Some(bdf) = left.pop() {
+        let Some(device) = facts.devices.remove(&bdf) else { continue };
+        if let Some((group, members)) = device.group.and_then(|group| facts.groups.remove_entry(&group)) {
+            left.extend(&members);
+            groups.insert(group, members);
+        }
+        if depth == Depth::Config {
+            left.extend(&device.upstream);
+        }
+        kept.insert(bdf, device);
+    }
+    HostFacts { devices: kept, groups, ..facts }
+}
+
+fn in_scope(facts: &HostFacts, scope: &Scope) -> Vec<Bdf> {
+    let physical = |device: &DeviceFacts| device.virtual_function == Presence::Absent;
+    let slots: BTreeSet<_> = match scope {
+        Scope::Devices(asked) => asked.iter().map(|bdf| bdf.slot()).collect(),
+        Scope::Cards => {
+            let card = |device: &DeviceFacts| device.class.is_card() && physical(device);
+            facts.devices.iter().filter(|(_, device)| card(device)).map(|(bdf, _)| bdf.slot()).collect()
+        }
+        _ => BTreeSet::new(),
+    };
+    let wanted = |bdf: &Bdf, device: &DeviceFacts| match scope {
+        Scope::All => true,
+        Scope::Devices(_) | Scope::Cards => slots.contains(&bdf.slot()),
+        Scope::Physical => physical(device),
+        Scope::Passable => physical(device) && !device.class.is_bridge(),
+    };
+    facts.devices.iter().filter(|(bdf, device)| wanted(bdf, device)).map(|(bdf, _)| *bdf).collect()
+}

@@ -1,0 +1,87 @@
+//! `devices` and `topology` on recorded hosts and on those that nobody here owns.
+
+use std::path::Path;
+
+use gpuvm_testkit::fake_host::FakeHost;
+use gpuvm_testkit::{hosts, recorded};
+
+use crate::shared::golden::{compare, compare_as};
+use crate::{gpuvm, transcript};
+
+/// Runs a verb on a host in files.
+fn run(root: &Path, args: &[&str]) -> String {
+    let root = root.display().to_string();
+    let root = root.trim_end_matches('/');
+    transcript(&gpuvm(&[&["--host-root", root], args].concat()), root)
+}
+
+/// Makes up a host whose devices have names.
+fn named(make: hosts::MakeHost) -> FakeHost {
+    let host = make();
+    host.file("/usr/share/misc/pci.ids", include_str!("../shared/pci.ids"));
+    host
+}
+
+/// What is asked of recorded hosts beyond the list of devices: name, host, words.
+const ASKED: &[(&str, &str, &[&str])] = &[
+    ("all", "default", &["devices", "--all"]),
+    ("json", "default", &["devices", "--json"]),
+    ("one-function-of-a-card", "default", &["devices", "0000:81:00.0"]),
+    ("one-function-of-a-card-json", "default", &["devices", "81:00.0", "--json"]),
+    ("one-member-of-a-group-of-three", "default", &["devices", "04:01.0"]),
+    ("one-mounted-disk", "default", &["devices", "02:00.0"]),
+    ("one-root-port", "default", &["devices", "80:00.0"]),
+    ("none-there", "default", &["devices", "99:00.0"]),
+    ("neither-address-nor-file", "default", &["devices", "99:00"]),
+    ("of-a-profile", "default", &["devices", "profiles/lab-compute.toml"]),
+    ("of-a-profile-whose-devices-are-elsewhere", "workstation", &["devices", "profiles/two-gpus.toml"]),
+];
+
+#[test]
+fn devices_are_listed_as_they_were() {
+    let mut cases = Vec::new();
+    for name in recorded::names().unwrap() {
+        let host = recorded::lay_out(&name).unwrap();
+        cases.push((name.clone(), run(host.path(), &["devices"])));
+        for (case, _, args) in ASKED.iter().filter(|(_, host, _)| *host == name) {
+            cases.push((format!("{name}-{case}"), run(host.path(), args)));
+        }
+    }
+    for (name, make) in hosts::ALL {
+        cases.push((name.replace('_', "-"), run(&named(*make).path("/"), &["devices"])));
+    }
+    let host = named(hosts::sriov);
+    let ask = |words: &[&str]| run(&host.path("/"), words);
+    cases.push(("sriov-all".to_owned(), ask(&["devices", "--all"])));
+    cases.push(("sriov-physical-function".to_owned(), ask(&["devices", "3b:00.0"])));
+    compare("devices", cases);
+}
+
+#[test]
+fn trees_are_as_they_were() {
+    let mut cases = Vec::new();
+    for name in recorded::names().unwrap() {
+        cases.push((name.clone(), run(recorded::lay_out(&name).unwrap().path(), &["topology"])));
+    }
+    for (name, make) in hosts::ALL {
+        cases.push((name.replace('_', "-"), run(&named(*make).path("/"), &["topology"])));
+    }
+    let host = recorded::lay_out("workstation").unwrap();
+    cases.push(("workstation-json".to_owned(), run(host.path(), &["topology", "--json"])));
+    let nowhere = ["topology", "--svg", "/proc/no/such/folder.svg"];
+    cases.push(("picture-to-nowhere".to_owned(), run(host.path(), &nowhere)));
+    compare("topology", cases);
+}
+
+/// README shows one of these.
+#[test]
+fn pictures_are_as_they_were() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("host.svg").display().to_string();
+    let draw = |name: String| {
+        let host = recorded::lay_out(&name).unwrap();
+        assert_eq!(run(host.path(), &["topology", "--svg", &file]), "exit 0\n");
+        (name, std::fs::read_to_string(&file).unwrap())
+    };
+    compare_as("svg", "topology-svg", recorded::names().unwrap().into_iter().map(draw));
+}
