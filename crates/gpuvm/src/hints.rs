@@ -51,9 +51,6 @@ fn of_device(refusal: &Refusal) -> Option<String> {
         Refusal::NoGroup { bdf } => {
             format!("see what the kernel said: dmesg | grep -e DMAR -e AMD-Vi -e {bdf}")
         }
-        Refusal::ForeignMember { holder: Some(_), .. } => {
-            "put the card in another slot, whose port has ACS, so that it gets a group of its own".to_owned()
-        }
         Refusal::Unread { .. } => "see what the doctor couldn't read, and why: gpuvm doctor".to_owned(),
         Refusal::UnreadMember { member, .. } => {
             format!("see what the kernel says of it: ls /sys/bus/pci/devices/{member}; dmesg | grep {member}")
@@ -64,17 +61,7 @@ fn of_device(refusal: &Refusal) -> Option<String> {
             )
         }
         Refusal::EmptySlot { .. } => "list the devices: lspci -D".to_owned(),
-        Refusal::ForeignMember { wanted, .. } if !wanted.is_empty() => {
-            let all: Vec<String> = wanted.iter().map(ToString::to_string).collect();
-            format!(
-                "take the whole group, if nobody needs the others: gpuvm bind {}; or put the card in another slot, whose port has ACS",
-                all.join(" ")
-            )
-        }
-        Refusal::ForeignMember { bdf, member, .. } => format!(
-            "if the guest may have {member}, list it as a [[device]] as well; if nobody needs it meanwhile, write \
-             hold = [\"{member}\"] beside bdf = \"{bdf}\"; or put the card in another slot, whose port has ACS"
-        ),
+        Refusal::ForeignMember { .. } => return foreign_member(refusal),
         Refusal::HeldElsewhere { bdf, held, .. } => {
             format!("leave {held} out of hold, or list it beside a device of its own group; see gpuvm plan, which lists the group of {bdf}")
         }
@@ -90,6 +77,27 @@ fn of_device(refusal: &Refusal) -> Option<String> {
         Refusal::Overridden { bdf, .. } => {
             format!("if that is no longer wanted: echo > /sys/bus/pci/devices/{bdf}/driver_override")
         }
+        _ => return None,
+    })
+}
+
+/// What to do about a group that isn't asked for whole.
+fn foreign_member(refusal: &Refusal) -> Option<String> {
+    Some(match refusal {
+        Refusal::ForeignMember { holder: Some(_), .. } => {
+            "put the card in another slot, whose port has ACS, so that it gets a group of its own".to_owned()
+        }
+        Refusal::ForeignMember { wanted, .. } if !wanted.is_empty() => {
+            let all: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+            format!(
+                "take the whole group, if nobody needs the others: gpuvm bind {}; or put the card in another slot, whose port has ACS",
+                all.join(" ")
+            )
+        }
+        Refusal::ForeignMember { bdf, member, .. } => format!(
+            "if the guest may have {member}, list it as a [[device]] as well; if nobody needs it meanwhile, write \
+             hold = [\"{member}\"] beside bdf = \"{bdf}\"; or put the card in another slot, whose port has ACS"
+        ),
         _ => return None,
     })
 }
