@@ -62,6 +62,7 @@ const PLAIN: [&str; 14] = [
     "/proc/sys/kernel/osrelease",
     "/sys/devices/system/cpu/isolated",
     "/sys/devices/system/cpu/offline",
+    "/sys/devices/system/cpu/present",
     "/sys/devices/system/cpu/online",
     "/sys/devices/system/cpu/smt/control",
     "/sys/devices/system/node/online",
@@ -70,6 +71,7 @@ const PLAIN: [&str; 14] = [
     "/sys/module/kvm_intel/parameters/nested",
     "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts",
     "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit",
+    "/sys/module/vfio_pci/parameters/disable_idle_d3",
 ];
 /// Stands for the boot's id, which names one boot of one machine.
 const BOOT_ID: &str = "00000000-0000-4000-8000-000000000000\n";

@@ -165,31 +165,46 @@ impl std::fmt::Display for Directive {
 pub struct IdRule {
     /// As it is spelt.
     pub text: String,
-    /// Vendor and device.
-    pub id: PciId,
-    /// The subsystem's vendor and device, as far as they are named.
-    pub subsystem: (Option<u16>, Option<u16>),
+    /// Vendor and device; nothing for any.
+    pub id: (Option<u32>, Option<u32>),
+    /// The subsystem's vendor and device; nothing for any.
+    pub subsystem: (Option<u32>, Option<u32>),
+    /// The class, and its bits that must fit.
+    pub class: (u32, u32),
 }
 
 impl IdRule {
     fn parse(text: &str) -> Option<Self> {
-        let mut fields = text.trim().split(':').map(|field| u32::from_str_radix(field, 16));
-        let mut next = || fields.next().map(|field| field.map_err(|_| ()));
-        let low = |value: u32| u16::try_from(value).ok();
-        let vendor = low(next()?.ok()?)?;
-        let device = low(next()?.ok()?)?;
+        let fields =
+            text.trim().split(':').map(|field| u32::from_str_radix(field.trim_start_matches("0x"), 16));
+        // The first field that is no number ends it, as sscanf does.
+        let fields: Vec<u32> = fields.map_while(Result::ok).collect();
         // An id of all ones is any (PCI_ANY_ID).
-        let mut sub = || next().and_then(Result::ok).filter(|id| *id != u32::MAX).and_then(low);
-        let subsystem = (sub(), sub());
-        Some(Self { text: text.trim().to_owned(), id: PciId { vendor, device }, subsystem })
+        let id = |at: usize| fields.get(at).copied().filter(|id| *id != u32::MAX);
+        let class = |at: usize| fields.get(at).copied().unwrap_or(0);
+        (fields.len() >= 2).then(|| Self {
+            text: text.trim().to_owned(),
+            id: (id(0), id(1)),
+            subsystem: (id(2), id(3)),
+            class: (class(4), class(5)),
+        })
     }
 
-    /// Tells whether it catches a device.
-    pub fn catches(&self, id: PciId, subsystem: Option<PciId>) -> bool {
-        let fits = |wanted: Option<u16>, have: Option<u16>| wanted.is_none_or(|wanted| have == Some(wanted));
-        self.id == id
+    /// Tells whether it may catch devices of a vendor.
+    pub fn is_about(&self, vendor: u16) -> bool {
+        self.id.0.is_none_or(|wanted| wanted == u32::from(vendor))
+    }
+
+    /// Tells whether it catches a device (pci_match_one_device of drivers/pci/pci.h); a class that isn't known is of any kind.
+    pub fn catches(&self, id: PciId, subsystem: Option<PciId>, class: Option<u32>) -> bool {
+        let fits = |wanted: Option<u32>, have: Option<u16>| {
+            wanted.is_none_or(|wanted| have.map(u32::from) == Some(wanted))
+        };
+        fits(self.id.0, Some(id.vendor))
+            && fits(self.id.1, Some(id.device))
             && fits(self.subsystem.0, subsystem.map(|id| id.vendor))
             && fits(self.subsystem.1, subsystem.map(|id| id.device))
+            && class.is_none_or(|class| (class ^ self.class.0) & self.class.1 == 0)
     }
 }
 
@@ -242,6 +257,12 @@ mod tests {
     #[case::another_subsystem("10de:2330:10de:16c1", "10de:2330", Some("10de:0001"), false)]
     #[case::an_unread_subsystem("10de:2330:10de:16c1", "10de:2330", None, false)]
     #[case::any_subsystem("10de:2330:ffffffff:ffffffff", "10de:2330", None, true)]
+    #[case::any_device("10de:ffffffff", "10de:2330", None, true)]
+    #[case::any_device_of_another("10de:ffffffff", "1002:2330", None, false)]
+    #[case::anything("ffffffff:ffffffff", "10de:2330", None, true)]
+    #[case::displays("10de:ffffffff:ffffffff:ffffffff:00030000:ffff0000", "10de:2330", None, true)]
+    #[case::sound_alone("10de:ffffffff:ffffffff:ffffffff:00040300:ffffff00", "10de:2330", None, false)]
+    #[case::class_of_no_weight("10de:2330:ffffffff:ffffffff:00040300", "10de:2330", None, true)]
     fn a_rule_by_id_catches_what_the_kernel_would(
         #[case] rule: &str,
         #[case] id: &str,
@@ -252,7 +273,7 @@ mod tests {
             Directive::Options { module: "vfio_pci".to_owned(), options: vec![format!("ids={rule}")] };
         let ids = directive.ids();
         let subsystem = subsystem.map(|id| id.parse().unwrap());
-        assert_eq!(ids[0].catches(id.parse().unwrap(), subsystem), expected);
+        assert_eq!(ids[0].catches(id.parse().unwrap(), subsystem, Some(0x03_0000)), expected);
     }
 
     proptest! {

@@ -67,7 +67,7 @@ impl Host {
             config: Some(ConfigFacts {
                 capabilities: Capabilities::default(),
                 complete: Presence::Present,
-                registers: Default::default(),
+                ..ConfigFacts::default()
             }),
             ..DeviceFacts::new(id.parse().unwrap(), class.parse().unwrap())
         };

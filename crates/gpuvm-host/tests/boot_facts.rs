@@ -83,6 +83,20 @@ fn rules_for_modules_are_read_where_they_hold_and_matched_with_all_devices() {
     assert_eq!((caught("10de:2330"), caught("144d:a80a"), caught("8086:1")), (Some(2), Some(1), None));
 }
 
+/// Any device of a vendor, and those of a class: how whole kinds of cards are given away.
+#[test]
+fn rules_by_vendor_and_class_catch_what_the_kernel_would() {
+    let host = FakeHost::new();
+    host.device(&FakeDevice { class: 0x03_0000, ..gpu(CARD, 7, 1) });
+    host.device(&FakeDevice { class: 0x04_0300, ..gpu("0000:81:00.1", 7, 1) });
+    let any = "10de:ffffffff:ffffffff:ffffffff";
+    let rule = format!("options vfio-pci ids={any}:00030000:ffff0000,{any}\n");
+    host.file("/etc/modprobe.d/vfio.conf", rule);
+    let boot = survey(&host).boot;
+    let caught = |id: &str| boot.caught_by(id).map(<[Bdf]>::len);
+    assert_eq!((caught(&format!("{any}:00030000:ffff0000")), caught(any)), (Some(1), Some(2)));
+}
+
 #[test]
 fn screens_of_the_firmware_are_read_and_hidden_addresses_are_not_taken_for_none() {
     let host = FakeHost::new();

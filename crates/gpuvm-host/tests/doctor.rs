@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
 
-use gpuvm_core::doctor::{Subject, Verdict, examine};
+use gpuvm_core::doctor::{Distribution, Subject, Verdict, examine};
 use gpuvm_core::facts::{HostFacts, Viability};
 use gpuvm_core::pci::{Bdf, GroupId};
 use gpuvm_host::facts::{self, Depth, Scope, add_initramfs};
@@ -114,8 +114,38 @@ fn verdict(facts: &HostFacts, check: &str) -> Verdict {
     judged.map(|found| found.verdict).max().unwrap()
 }
 
+/// Newer kernels wake a sleeping port to show the link of what is below it, and the buses behind a bridge.
+#[test]
+fn nothing_is_asked_of_what_sleeps() {
+    let host = fit();
+    host.file(&attribute(GPU, "secondary_bus_number"), "1\n");
+    host.file(&attribute(GPU, "subordinate_bus_number"), "1\n");
+    let gpu: Bdf = GPU.parse().unwrap();
+    let awake = survey(&host);
+    assert!(awake.devices[&gpu].link.is_some() && awake.devices[&gpu].buses.is_some());
+    host.file(&attribute(PORT, "power/runtime_status"), "suspended\n");
+    let asleep = survey(&host);
+    assert_eq!((asleep.devices[&gpu].link, asleep.devices[&gpu].buses), (None, None));
+    assert_eq!((&asleep.devices[&gpu].config, verdict(&asleep, "pcie-link")), (&None, Verdict::Unknown));
+}
+
 #[rstest]
 #[case::there("device-present", |_: &FakeHost| {}, Verdict::Ok)]
+#[case::silent("device-present", |host: &FakeHost| {
+    host.file(&attribute(GPU, "config"), vec![0xff; 4096]);
+}, Verdict::Failed)]
+#[case::silent_of_no_errors("error-counters", |host: &FakeHost| {
+    host.file(&attribute(GPU, "config"), vec![0xff; 4096]);
+    for file in ["correctable", "nonfatal", "fatal"] {
+        std::fs::remove_file(host.path(&attribute(GPU, &format!("aer_dev_{file}")))).unwrap();
+    }
+}, Verdict::Unknown)]
+#[case::silent_port("pci-bridge", |host: &FakeHost| {
+    host.file(&attribute(PORT, "config"), vec![0xff; 4096]);
+}, Verdict::Unknown)]
+#[case::silent_registers("bar-addresses", |host: &FakeHost| {
+    host.file(&attribute(GPU, "config"), vec![0xff; 4096]);
+}, Verdict::Unknown)]
 #[case::registers("bar-addresses", |_: &FakeHost| {}, Verdict::Ok)]
 #[case::registers_unplaced("bar-addresses", |host: &FakeHost| host.file(&attribute(GPU, "resource"),
     "0x0000000000000000 0x00000003ffffffff 0x000000002014220c\n"), Verdict::Failed)]
@@ -249,4 +279,58 @@ fn a_group_is_judged_by_the_kernels_word_alone() {
         facts.viability.insert(GroupId(7), said);
         assert_eq!(verdict(&facts, "group-viable"), expected);
     }
+}
+
+/// `iommu=off` is also the end of `intel_iommu=off`, which stays as it is.
+#[rstest]
+#[case("iommu=off", "\"quiet iommu=off intel_iommu=off\"", "\"quiet  intel_iommu=off\"")]
+#[case("iommu=off", "'iommu=off'", "''")]
+#[case(
+    "pcie_acs_override=downstream,multifunction",
+    "\"pcie_acs_override=downstream,multifunction ro\"",
+    "\" ro\""
+)]
+fn an_option_is_taken_off_the_command_line_as_a_whole_word(
+    #[case] option: &str,
+    #[case] before: &str,
+    #[case] after: &str,
+) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("grub");
+    std::fs::write(&file, format!("GRUB_CMDLINE_LINUX={before}\n")).unwrap();
+    let command = Distribution::Debian.without_kernel_option(option).remove(0);
+    let command = command.replace("/etc/default/grub", &file.display().to_string());
+    assert!(std::process::Command::new("sh").args(["-c", &command]).status().unwrap().success());
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), format!("GRUB_CMDLINE_LINUX={after}\n"));
+}
+
+/// A machine lists CPUs that it could have as offline; only those that are there count.
+#[rstest]
+#[case::there("0-7", "4-7")]
+#[case::half_of_them("0-5", "4-5")]
+#[case::none_of_them("0-3", "")]
+fn cpus_that_are_not_there_are_not_offline(#[case] present: &str, #[case] offline: &str) {
+    let host = fit();
+    host.file("/sys/devices/system/cpu/offline", "4-7\n");
+    host.file("/sys/devices/system/cpu/present", format!("{present}\n"));
+    assert_eq!(survey(&host).platform.offline_cpus.to_string(), offline);
+}
+
+/// A limit that isn't told is no missing limit.
+#[rstest]
+#[case::none("Max locked memory         unlimited            unlimited            bytes\n", Some(None))]
+#[case::some(
+    "Max locked memory         8388608              8388608              bytes\n",
+    Some(Some(8_388_608))
+)]
+#[case::cut("Max file locks            unlimited            unlimited            locks\n", None)]
+#[case::garbage("Max locked memory         ???\n", None)]
+fn the_limit_of_locked_memory_is_read(#[case] limits: &str, #[case] expected: Option<Option<u64>>) {
+    let host = fit();
+    host.file("/proc/self/status", "Uid:\t1000\t1000\t1000\t1000\nCapEff:\t0000000000000000\n");
+    host.file("/proc/self/limits", limits);
+    let facts = survey(&host);
+    let read = facts.platform.user.as_ref().map(|user| user.memlock.map(|size| size.as_bytes()));
+    assert_eq!(read, expected);
+    assert_eq!(verdict(&facts, "memory-lock") == Verdict::Unknown, expected.is_none());
 }

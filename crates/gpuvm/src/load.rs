@@ -74,7 +74,7 @@ pub(crate) fn to_lock(cli: &Cli, args: &ProfileArgs) -> Result<(Loaded, Option<F
     let (lock, damaged) = match locked::read(&args.profile) {
         Ok(lock) => (lock, None),
         Err(failure) if failure.code == Exit::Profile => {
-            (LockFile { path: locked::path_of(&args.profile), lock: None }, Some(failure))
+            (LockFile { path: locked::path_of(&args.profile), lock: None, text: None }, Some(failure))
         }
         Err(failure) => return Err(failure),
     };

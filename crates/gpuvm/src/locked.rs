@@ -25,6 +25,8 @@ pub(crate) struct LockFile {
     pub(crate) path: PathBuf,
     /// What it says.
     pub(crate) lock: Option<Lock>,
+    /// Its text.
+    pub(crate) text: Option<String>,
 }
 
 /// Names the lock of a profile: `vm.lock` beside `vm.toml`.
@@ -42,7 +44,9 @@ pub(crate) fn read(profile: &Path) -> Result<LockFile, Failure> {
     let path = path_of(profile);
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(LockFile { path, lock: None }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(LockFile { path, lock: None, text: None });
+        }
         Err(error) => {
             let code = match error.kind() {
                 io::ErrorKind::PermissionDenied => Exit::Permission,
@@ -52,7 +56,7 @@ pub(crate) fn read(profile: &Path) -> Result<LockFile, Failure> {
         }
     };
     match Lock::parse(&text) {
-        Ok(lock) => Ok(LockFile { path, lock: Some(lock) }),
+        Ok(lock) => Ok(LockFile { path, lock: Some(lock), text: Some(text) }),
         Err(error) => {
             let message = format!("{} can't be used: {error}", path.display());
             Err(Failure::one(Exit::Profile, message, Some(hints::bad_lock(profile))))

@@ -100,14 +100,21 @@ impl Distribution {
     pub fn kernel_option(self, option: &str) -> Vec<String> {
         let grub = format!("sed -i 's/^GRUB_CMDLINE_LINUX=\"/&{option} /' /etc/default/grub");
         match self {
-            Self::Debian => vec![grub, "update-grub".to_owned(), "reboot".to_owned()],
+            Self::Debian => {
+                vec![grub, "update-grub".to_owned(), self.other_loader(), "reboot".to_owned()]
+            }
             Self::Fedora => {
                 vec![format!("grubby --update-kernel=ALL --args=\"{option}\""), "reboot".to_owned()]
             }
             Self::Suse => {
                 vec![grub, "grub2-mkconfig -o /boot/grub2/grub.cfg".to_owned(), "reboot".to_owned()]
             }
-            Self::Arch => vec![grub, "grub-mkconfig -o /boot/grub/grub.cfg".to_owned(), "reboot".to_owned()],
+            Self::Arch => vec![
+                grub,
+                "grub-mkconfig -o /boot/grub/grub.cfg".to_owned(),
+                self.other_loader(),
+                "reboot".to_owned(),
+            ],
             Self::Nix => vec![
                 format!("# in configuration.nix: boot.kernelParams = [ \"{option}\" ];"),
                 "nixos-rebuild boot".to_owned(),
@@ -119,22 +126,51 @@ impl Distribution {
 
     /// Returns the commands that take an option off the kernel's command line for the next boots.
     pub fn without_kernel_option(self, option: &str) -> Vec<String> {
-        let grub = format!("sed -i '/^GRUB_CMDLINE_LINUX/s/ *{option}//' /etc/default/grub");
+        // Whole words only: `iommu=off` is also the end of `intel_iommu=off`.
+        let grub = format!(
+            "sed -i -E '/^GRUB_CMDLINE_LINUX/s/([\"\\x27 ]){option}([\"\\x27 ])/\\1\\2/g' /etc/default/grub"
+        );
         match self {
-            Self::Debian => vec![grub, "update-grub".to_owned(), "reboot".to_owned()],
+            Self::Debian => {
+                vec![grub, "update-grub".to_owned(), self.other_loader(), "reboot".to_owned()]
+            }
             Self::Fedora => {
                 vec![format!("grubby --update-kernel=ALL --remove-args=\"{option}\""), "reboot".to_owned()]
             }
             Self::Suse => {
                 vec![grub, "grub2-mkconfig -o /boot/grub2/grub.cfg".to_owned(), "reboot".to_owned()]
             }
-            Self::Arch => vec![grub, "grub-mkconfig -o /boot/grub/grub.cfg".to_owned(), "reboot".to_owned()],
+            Self::Arch => vec![
+                grub,
+                "grub-mkconfig -o /boot/grub/grub.cfg".to_owned(),
+                self.other_loader(),
+                "reboot".to_owned(),
+            ],
             Self::Nix => vec![
                 format!("# in configuration.nix: take \"{option}\" out of boot.kernelParams"),
                 "nixos-rebuild boot".to_owned(),
                 "reboot".to_owned(),
             ],
             Self::Other => Vec::new(),
+        }
+    }
+
+    /// Says where the command line is on hosts of the family that boot without GRUB, as Proxmox does from ZFS.
+    fn other_loader(self) -> String {
+        match self {
+            Self::Debian => {
+                "# without GRUB: edit /etc/kernel/cmdline instead, then proxmox-boot-tool refresh or kernel-install"
+            }
+            _ => "# without GRUB: edit the options in /boot/loader/entries/*.conf or /etc/kernel/cmdline instead",
+        }
+        .to_owned()
+    }
+
+    /// Returns the file that irqbalance takes its environment from.
+    pub fn irqbalance_settings(self) -> &'static str {
+        match self {
+            Self::Fedora | Self::Suse => "/etc/sysconfig/irqbalance",
+            _ => "/etc/default/irqbalance",
         }
     }
 

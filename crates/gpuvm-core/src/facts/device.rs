@@ -191,6 +191,9 @@ pub struct ConfigFacts {
     /// The base address registers as they stand, six of a device and none of a bridge: they show what the kernel has given up on.
     #[serde(default)]
     pub registers: Vec<u32>,
+    /// Whether the function answers nothing: all that was read is ones. What it can do isn't known then.
+    #[serde(default)]
+    pub silent: Presence,
 }
 
 /// Errors that Advanced Error Reporting has counted (`TOTAL_ERR_*` of `aer_dev_correctable`, `aer_dev_nonfatal`, `aer_dev_fatal`).

@@ -150,6 +150,9 @@ pub struct VfioParameters {
     pub unsafe_interrupts: Option<bool>,
     /// `dma_entry_limit` of `vfio_iommu_type1`: how many ranges a container maps.
     pub dma_entry_limit: Option<u64>,
+    /// `disable_idle_d3` of `vfio_pci`: whether idle devices stay awake.
+    #[serde(default)]
+    pub disable_idle_d3: Option<bool>,
 }
 
 /// A device node, and who may use it.

@@ -127,6 +127,14 @@ fn pairs(text: &str) -> Option<(usize, Kind)> {
     }
 }
 
+/// Reads eight pairs, as serial numbers of PCI Express are spelt, with what stands between them.
+pub(super) fn eight_pairs(text: &str) -> Option<(u64, &'static str)> {
+    let separator = [":", "-"].into_iter().find(|separator| text.contains(*separator))?;
+    let digits: Vec<&str> = text.split(separator).collect();
+    let number = (digits.len() == 8).then(|| u64::from_str_radix(&digits.concat(), 16).ok()).flatten()?;
+    Some((number, separator))
+}
+
 /// An interface that is named after its hardware address.
 fn interface(text: &str) -> Option<(usize, Kind)> {
     let address = text.strip_prefix("enx").or(text.strip_prefix("wlx"))?;

@@ -282,7 +282,7 @@ impl Redactor {
     }
 
     fn stand_in(&mut self, kind: Kind, thing: &str) -> String {
-        let number = self.number(kind, thing);
+        let number = if kind == Kind::Pairs { 0 } else { self.number(kind, thing) };
         let low = u32::try_from(number).unwrap_or(u32::MAX);
         match kind {
             Kind::Host => format!("host-{number}"),
@@ -293,7 +293,14 @@ impl Redactor {
                     None => format!("02:00:00:00:{high:02x}:{low:02x}"),
                 }
             }
-            Kind::Pairs => format!("id-{number}"),
+            Kind::Pairs => match forms::eight_pairs(thing) {
+                // The number that it has elsewhere: what reads serial numbers reads this one too.
+                Some((serial, separator)) => {
+                    let bytes = self.number(Kind::Serial, &serial.to_string()).to_be_bytes();
+                    bytes.map(|byte| format!("{byte:02x}")).join(separator)
+                }
+                None => format!("id-{}", self.number(kind, thing)),
+            },
             // For tests of network devices (RFC 2544), and for documentation (RFC 3849).
             Kind::Ip4 => Ipv4Addr::from_bits(0xc612_0000 | low & 0x1_ffff).to_string(),
             Kind::Ip6 => {

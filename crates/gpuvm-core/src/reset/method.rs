@@ -86,7 +86,7 @@ mod tests {
         facts.devices.insert(audio, device);
         let capabilities = Capabilities { no_soft_reset: Some(true), ..Capabilities::default() };
         facts.devices.get_mut(&card).unwrap().config =
-            Some(ConfigFacts { capabilities, complete: Presence::Present, registers: Vec::new() });
+            Some(ConfigFacts { capabilities, complete: Presence::Present, ..ConfigFacts::default() });
         let stale = Standing::Stale { others: vec![audio] };
         assert_eq!(standing(&facts), [Standing::Usable, Standing::KeepsState, stale]);
     }

@@ -15,6 +15,9 @@ use super::Reading;
 use crate::HostError;
 use crate::root::{self, HostRoot, is_absent, list, read_text};
 
+/// What everybody may read of a config space.
+const HEADER: usize = 64;
+
 /// Adds link, power, names and config space.
 pub(super) fn read(
     root: &HostRoot,
@@ -26,17 +29,16 @@ pub(super) fn read(
     let text = |name: &str| {
         Ok::<_, HostError>(reading.take(read_text(&folder.join(name)))?.map(|text| text.trim().to_owned()))
     };
-    facts.link = link(&folder, reading)?;
     facts.power = PowerFacts {
         policy: reading.take(crate::power::read(root, bdf))?,
         state: text("power_state")?,
         runtime: text("power/runtime_status")?,
     };
-    facts.buses = buses(&folder, reading)?;
     facts.nodes = nodes(&folder, reading)?;
     facts.errors = errors(&folder, reading)?;
     // The kernel wakes a device that is in D3cold, or below a port that sleeps, to read its config space or the sizes of its
-    // registers (pci_config_pm_runtime_get of drivers/pci/pci-sysfs.c).
+    // registers; newer ones also to show its link and the buses behind it, which are registers too (pci_config_pm_runtime_get of
+    // drivers/pci/pci-sysfs.c).
     let asleep = |folder: &Path| -> Result<bool, HostError> {
         let runtime = reading.take(read_text(&folder.join("power/runtime_status")))?;
         Ok(runtime.is_some_and(|text| text.trim() == "suspended"))
@@ -47,6 +49,8 @@ pub(super) fn read(
     }
     if !wakes {
         facts.resizable = resizable(&folder, reading)?;
+        facts.link = link(&folder, reading)?;
+        facts.buses = buses(&folder, reading)?;
         // A reset that doesn't come back keeps config space to itself (pci_cfg_access_lock), and a reader waits for it.
         facts.config = reading.take(root.lockable(bdf).and_then(|()| config(&folder)))?;
     }
@@ -110,13 +114,16 @@ fn config(folder: &Path) -> Result<Option<ConfigFacts>, HostError> {
     };
     let read = File::open(&path).and_then(|file| file.take(4096).read_to_end(&mut bytes));
     read.map_err(HostError::file("read", &path))?;
-    let complete = if bytes.len() as u64 >= expected.min(256) && bytes.len() > 64 {
+    // A function that has fallen off the bus is read as all ones, and has said nothing (PCI Express Base Specification 2.3.2).
+    let silent = if !bytes.is_empty() && bytes.iter().take(HEADER).all(|byte| *byte == u8::MAX) {
         Presence::Present
     } else {
         Presence::Absent
     };
+    let all = bytes.len() as u64 >= expected.min(256) && bytes.len() > HEADER;
+    let complete = if all && silent == Presence::Absent { Presence::Present } else { Presence::Absent };
     let registers = registers(&bytes);
-    Ok(Some(ConfigFacts { capabilities: Capabilities::parse(&bytes), complete, registers }))
+    Ok(Some(ConfigFacts { capabilities: Capabilities::parse(&bytes), complete, registers, silent }))
 }
 
 /// Takes the base address registers of a header of type 0; bridges have other things in their place.

@@ -41,6 +41,9 @@ pub(super) fn read(
         .groups
         .keys()
         .filter_map(|group| Some((*group, node(root, &format!("/dev/vfio/{group}"), &accounts)?)));
+    // The kernel lists as offline what could ever be there too; nothing can be done about a CPU that isn't.
+    let (offline, present) = (cpus("offline")?, cpus("present")?);
+    let offline_cpus = if present.is_empty() { offline } else { offline.intersection(&present) };
     Ok(PlatformFacts {
         distribution: distribution(root, reading)?,
         system: system(root, reading)?,
@@ -59,7 +62,7 @@ pub(super) fn read(
         swaps: swaps(&text("/proc/swaps")?.unwrap_or_default()),
         thp: text("/sys/kernel/mm/transparent_hugepage/enabled")?.as_deref().and_then(chosen),
         irqbalance: process(root, "irqbalance"),
-        offline_cpus: cpus("offline")?,
+        offline_cpus,
         isolated_cpus: cpus("isolated")?,
         smt: text("/sys/devices/system/cpu/smt/control")?.map(|text| text.trim().to_owned()),
     })
@@ -174,12 +177,16 @@ fn chips(text: &str) -> BTreeSet<String> {
 }
 
 fn vfio(root: &HostRoot, reading: &Reading) -> Result<VfioParameters, HostError> {
-    let parameter = |name: &str| {
-        reading.take(read_text(&root.path(format!("/sys/module/vfio_iommu_type1/parameters/{name}"))))
+    let parameter = |module: &str, name: &str| {
+        reading.take(read_text(&root.path(format!("/sys/module/{module}/parameters/{name}"))))
     };
-    let unsafe_interrupts = parameter("allow_unsafe_interrupts")?.map(|text| text.trim() == "Y");
-    let dma_entry_limit = parameter("dma_entry_limit")?.and_then(|text| text.trim().parse().ok());
-    Ok(VfioParameters { unsafe_interrupts, dma_entry_limit })
+    let type1 = |name: &str| parameter("vfio_iommu_type1", name);
+    let yes = |text: String| text.trim() == "Y";
+    Ok(VfioParameters {
+        unsafe_interrupts: type1("allow_unsafe_interrupts")?.map(yes),
+        dma_entry_limit: type1("dma_entry_limit")?.and_then(|text| text.trim().parse().ok()),
+        disable_idle_d3: parameter("vfio_pci", "disable_idle_d3")?.map(yes),
+    })
 }
 
 fn virtualization(cpuinfo: &str) -> Option<Presence> {
@@ -236,12 +243,21 @@ fn user(root: &HostRoot, reading: &Reading, accounts: &Accounts) -> Result<Optio
     let capabilities = field("CapEff").and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
     // `Max locked memory         8388608              8388608              bytes`
     let limit = limits.lines().find_map(|line| line.strip_prefix("Max locked memory"));
-    let limit = limit.and_then(|line| line.split_ascii_whitespace().next()).unwrap_or_default();
+    let limit = limit.and_then(|line| line.split_ascii_whitespace().next());
+    // What isn't told is no missing limit.
+    let memlock = match limit {
+        Some("unlimited") => None,
+        Some(limit) => match limit.parse() {
+            Ok(bytes) => Some(ByteSize::bytes(bytes)),
+            Err(_) => return Ok(None),
+        },
+        None => return Ok(None),
+    };
     Ok(Some(UserFacts {
         uid,
         name: accounts.user(uid),
         ipc_lock: presence(capabilities >> CAP_IPC_LOCK & 1 == 1),
-        memlock: limit.parse().ok().map(ByteSize::bytes),
+        memlock,
     }))
 }
 

@@ -97,7 +97,7 @@ fn examined(facts: &HostFacts, profile: Option<&Profile>, targets: &[Bdf], scree
     examination
 }
 
-/// Examines facts of a whole host as `doctor` does without more words, or of a profile: as text, and as `--json` has it.
+/// Examines facts of a whole host as `doctor` does without more words, or of a profile: as text without colours, and as `--json` has it.
 pub(super) fn told(facts: &HostFacts, profile: Option<&Profile>) -> (String, serde_json::Value) {
     let scope = profile.map_or(Scope::Cards, |profile| Scope::Devices(named(profile)));
     let facts = narrow(facts.clone(), &scope, Depth::Config);
@@ -109,7 +109,8 @@ pub(super) fn told(facts: &HostFacts, profile: Option<&Profile>) -> (String, ser
     let examination = examined(&facts, profile, &targets, screen);
     let document = serde_json::to_value(Document::of(&examination));
     let document = document.unwrap_or_else(|error| serde_json::json!({ "error": error.to_string() }));
-    (text::text(&examination, text::Detail::All), document)
+    let text = text::text(&examination, text::Detail::All);
+    (anstream::adapter::strip_str(&text).to_string(), document)
 }
 
 /// Tells a profile from devices.

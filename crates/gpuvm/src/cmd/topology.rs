@@ -4,9 +4,10 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use clap::Args;
+use gpuvm_core::facts::HostFacts;
 use gpuvm_core::inventory::Kind;
 use gpuvm_core::topology::{Branch, Room, Topology, svg};
-use gpuvm_host::facts::{Depth, Scope};
+use gpuvm_host::facts::{Depth, Scope, narrow};
 
 use crate::cli::Cli;
 use crate::exit::Exit;
@@ -42,6 +43,11 @@ pub(super) fn run(cli: &Cli, args: &TopologyArgs) -> Result<Exit, Failure> {
         out::note(&format!("note: couldn't be read, so it is left out: {unread}"));
     }
     Ok(Exit::Ok)
+}
+
+/// Writes the tree of facts of a whole host.
+pub(super) fn told(facts: &HostFacts) -> String {
+    text(&Topology::of(&narrow(facts.clone(), &Scope::Physical, Depth::Config)))
 }
 
 /// Writes the tree: what is below something is indented.

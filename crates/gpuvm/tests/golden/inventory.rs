@@ -37,6 +37,27 @@ const ASKED: &[(&str, &str, &[&str])] = &[
     ("of-a-profile-whose-devices-are-elsewhere", "workstation", &["devices", "profiles/two-gpus.toml"]),
 ];
 
+/// A profile may describe its devices: those that fit are listed, as if it named them.
+#[test]
+fn devices_of_a_profile_are_those_that_it_describes() {
+    let host = hosts::two_identical();
+    let folder = tempfile::tempdir().unwrap();
+    let list = |device: &str| {
+        let profile = folder.path().join("vm.toml");
+        let text = format!(
+            "version = 1\nname = \"x\"\nfirmware = \"bios\"\nmemory.size = \"1G\"\ncpu.count = 1\n[[device]]\n{device}\n"
+        );
+        std::fs::write(&profile, text).unwrap();
+        run(&host.path("/"), &["devices", &profile.display().to_string()])
+    };
+    for bdf in ["0000:0b:00.0", "0000:0c:00.0"] {
+        let named = list(&format!("bdf = \"{bdf}\""));
+        assert!(named.contains(bdf), "{named}");
+        let slot = bdf.strip_suffix(".0").unwrap();
+        assert_eq!(list(&format!("select = {{ slot = \"{slot}\", class = \"0300\" }}")), named);
+    }
+}
+
 #[test]
 fn devices_are_listed_as_they_were() {
     let mut cases = Vec::new();

@@ -106,13 +106,59 @@ fn a_report_of_a_made_up_host_is_looked_at_as_the_host_is() {
             &["devices", &bdf],
             &["init"],
             &["init", &bdf],
+            &["topology"],
+            &["topology", "--json"],
         ];
         for verb in verbs {
             let here = gpuvm(&[verb, ["--host-root", root.trim_end_matches('/')].as_slice()].concat());
             let there = gpuvm(&[verb, ["--facts", &file].as_slice()].concat());
             same(&here, &there, &format!("{name} {verb:?}"));
+            if let [verb @ ("devices" | "topology")] = verb {
+                let kept = text(&unpack(Path::new(&file)), &format!("{verb}.txt"));
+                assert_eq!(kept, String::from_utf8(here.stdout).unwrap(), "{name}: {verb}.txt");
+            }
         }
     }
+}
+
+/// A profile that describes its device is replayed by the lock in the archive, also without what names somebody.
+#[rstest]
+#[case::whole(&[])]
+#[case::redacted(&["--redact"])]
+fn a_report_has_the_lock_of_its_profile(#[case] redact: &[&str]) {
+    let (host, folder) = telling();
+    let profile = folder.path().join("home/win.toml");
+    let text_of = fs::read_to_string(&profile).unwrap();
+    let described = text_of.replace("bdf = \"81:00.0\"", "select = { serial = \"01-02-03-04-05-06-07-08\" }");
+    assert_ne!(text_of, described);
+    fs::write(&profile, described).unwrap();
+    let (root, path) = (host.path("/").display().to_string(), profile.display().to_string());
+    let locked = gpuvm(&["lock", "--host-root", root.trim_end_matches('/'), &path]);
+    assert!(locked.status.success(), "{locked:?}");
+    let file = folder.path().join("r.tar.gz");
+    assert!(report(&host.path("/"), &file, &[&[path.as_str()], redact].concat()).status.success());
+    let files = unpack(&file);
+    let there = tempfile::tempdir().unwrap();
+    for name in ["profile.toml", "profile.lock"] {
+        fs::write(there.path().join(name), text(&files, name)).unwrap();
+    }
+    assert_eq!(text(&files, "profile.lock").contains("01-02-03-04-05-06-07-08"), redact.is_empty());
+    let profile = there.path().join("profile.toml").display().to_string();
+    let planned = gpuvm(&["plan", "--facts", &file.display().to_string(), &profile]);
+    assert!(planned.status.success(), "{planned:?}");
+    // And without it: the serial number of the facts is still the one that the profile asks for.
+    fs::remove_file(there.path().join("profile.lock")).unwrap();
+    let chosen = gpuvm(&["devices", "--facts", &file.display().to_string(), &profile]);
+    let listed = String::from_utf8(chosen.stdout).unwrap();
+    assert!(chosen.status.success() && listed.contains("0000:81:00.0"), "{listed}");
+}
+
+#[test]
+fn what_the_doctor_says_is_kept_without_colours() {
+    let (host, folder) = telling();
+    let file = folder.path().join("r.tar.gz");
+    assert!(report(&host.path("/"), &file, &[]).status.success());
+    assert!(!text(&unpack(&file), "doctor.txt").contains('\x1b'));
 }
 
 /// The facts alone do as well, and a profile that names other files is told so.
@@ -244,6 +290,8 @@ fn a_report_holds_what_was_found_and_is_for_its_owner_alone() {
         "facts.json",
         "doctor.txt",
         "doctor.json",
+        "devices.txt",
+        "topology.txt",
         "profile.toml",
         "plan.json",
         "plan.txt",
@@ -294,10 +342,11 @@ fn a_redacted_report_holds_no_secret_and_is_planned_as_the_host_is() {
         let text = String::from_utf8_lossy(&output.stdout);
         text.replace("acme corp", "folder")
             .replace("folder-1", "folder")
+            .replace("folder-2", "folder")
             .replace("windows 11.qcow2", "disk-1.qcow2")
             .replace("alice", "user-1")
     };
-    assert_eq!(names(&there), names(&here).replace("folder-2", "folder"));
+    assert_eq!(names(&there), names(&here));
 }
 
 /// Wherever a name stands, in whatever file, it is gone.

@@ -31,9 +31,13 @@ fn judge_one(case: &Case<'_>, group: GroupId) -> Judgement {
             let others = owned_by_host(case, members);
             of(Verdict::Failed, format!("the kernel says that it can't be used: {}", others.join(", ")))
                 .remedy(
+                    // Whole groups are bound, bridges aside, whichever member is named.
                     Remedy::new("give all members of the group to VFIO, or leave them without a driver")
                         .commands(
-                            members.iter().filter(|bdf| !on_vfio(bdf)).map(|bdf| format!("gpuvm bind {bdf}")),
+                            members
+                                .iter()
+                                .find(|bdf| !on_vfio(bdf) && !is_bridge(case, bdf))
+                                .map(|bdf| format!("gpuvm bind {bdf}")),
                         ),
                 )
         }
@@ -64,6 +68,10 @@ fn judge_one(case: &Case<'_>, group: GroupId) -> Judgement {
     judgement.read(format!("VFIO_GROUP_GET_STATUS of {node}"))
 }
 
+fn is_bridge(case: &Case<'_>, bdf: &Bdf) -> bool {
+    case.facts.devices.get(bdf).is_some_and(|device| device.class.is_bridge())
+}
+
 /// Lists the members that a driver of the host has; pcieport and bridges without a driver don't count.
 fn owned_by_host(case: &Case<'_>, members: &[Bdf]) -> Vec<String> {
     let owned = |bdf: &Bdf| {
@@ -83,7 +91,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::doctor::device::testing::{AUDIO, GPU, change, host, told};
+    use crate::doctor::device::testing::{AUDIO, GPU, PORT, change, host, judge, told};
     use crate::facts::HostFacts;
     use crate::pci::DriverName;
 
@@ -112,6 +120,15 @@ mod tests {
         let (found, text) = told(&CHECK, &facts);
         assert_eq!(found, verdict, "{text}");
         assert!(text.contains(says), "{text}");
+    }
+
+    #[test]
+    fn what_is_to_be_bound_is_no_bridge() {
+        let mut facts = half_bound();
+        facts.groups.get_mut(&GroupId(7)).unwrap().insert(0, PORT.parse().unwrap());
+        facts.viability.insert(GroupId(7), Viability::NotViable);
+        let judged = judge(&CHECK, &facts);
+        assert_eq!(judged[0].remedy.as_ref().unwrap().commands, [format!("gpuvm bind {AUDIO}")]);
     }
 
     #[test]

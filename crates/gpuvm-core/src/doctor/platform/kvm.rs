@@ -70,10 +70,7 @@ fn missing(case: &Case<'_>) -> Remedy {
     };
     let load =
         Remedy::new(format!("load {module}; if it refuses, virtualisation is off in the firmware's setup"))
-            .commands([
-                format!("modprobe {module}"),
-                format!("echo {module} > /etc/modules-load.d/kvm.conf"),
-            ]);
+            .commands(case.distribution().load_at_boot(module));
     match case.facts.platform.virtualization {
         Some(Presence::Absent) => Remedy::new(
             "switch on VT-x or AMD-V (\"SVM\") in the firmware's setup; inside a virtual machine, nested virtualisation in its host. \

@@ -34,11 +34,7 @@ fn judge(case: &Case<'_>) -> Vec<Judgement> {
 fn remedy(case: &Case<'_>) -> Remedy {
     let vcpus = case.outline.iter().flat_map(|outline| outline.placement.vcpus.iter().map(|pin| pin.cpu));
     let cpus: CpuSet = vcpus.collect();
-    let file = if case.distribution() == crate::doctor::Distribution::Fedora {
-        "/etc/sysconfig/irqbalance"
-    } else {
-        "/etc/default/irqbalance"
-    };
+    let file = case.distribution().irqbalance_settings();
     Remedy::new("keep it off the guest's CPUs, or stop it").commands([
         format!("echo IRQBALANCE_BANNED_CPULIST={cpus} >> {file}"),
         "systemctl restart irqbalance".to_owned(),

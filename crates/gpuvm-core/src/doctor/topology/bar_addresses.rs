@@ -45,23 +45,45 @@ fn judge_one(case: &Case<'_>, bdf: Bdf, device: &DeviceFacts) -> Judgement {
             ),
         ),
         Some(lost) if lost.is_empty() => of(bdf, Verdict::Ok, placed(device)),
-        Some(lost) => of(
-            bdf,
-            Verdict::Failed,
-            format!(
-                "the kernel has given up {}: there was no room, or somebody else has its address",
-                lost.join(", ")
-            ),
-        )
-        .read(path(bdf, "config"))
-        .remedy(make_room(case)),
+        Some(lost) => given_up(case, bdf, &lost),
     }
+}
+
+/// A register that the kernel has given up.
+#[derive(Debug, PartialEq, Eq)]
+enum Lost {
+    /// I/O ports, of which a host has 64 KiB in all: on one with many cards they run out, and drivers do without.
+    Ports(String),
+    Memory(String),
+}
+
+impl Lost {
+    fn words(&self) -> &str {
+        match self {
+            Self::Ports(words) | Self::Memory(words) => words,
+        }
+    }
+}
+
+fn given_up(case: &Case<'_>, bdf: Bdf, lost: &[Lost]) -> Judgement {
+    let words = lost.iter().map(Lost::words).collect::<Vec<_>>().join(", ");
+    if lost.iter().all(|lost| matches!(lost, Lost::Ports(_))) {
+        let found =
+            format!("the kernel has found no I/O ports for {words}: the guest sees the device without them");
+        return of(bdf, Verdict::Warning, found).read(path(bdf, "config")).remedy(Remedy::new(
+            "none is needed unless a driver or the card's own ROM asks for them: few do since BIOS days",
+        ));
+    }
+    let found =
+        format!("the kernel has given up {words}: there was no room, or somebody else has its address");
+    of(bdf, Verdict::Failed, found).read(path(bdf, "config")).remedy(make_room(case))
 }
 
 /// Lists the registers that the device has and the kernel shows no resource of: what fails to be placed at boot is cleared
 /// (reset_resource of drivers/pci/setup-bus.c). A register that reads zero can't be told from none.
-fn lost(device: &DeviceFacts) -> Option<Vec<String>> {
-    let registers = &device.config.as_ref()?.registers;
+fn lost(device: &DeviceFacts) -> Option<Vec<Lost>> {
+    let config = device.config.as_ref().filter(|config| config.silent == Presence::Absent)?;
+    let registers = &config.registers;
     let mut lost = Vec::new();
     let mut upper_half = false;
     for (index, register) in (0..).zip(registers) {
@@ -71,7 +93,8 @@ fn lost(device: &DeviceFacts) -> Option<Vec<String>> {
         // Memory, 64 bits wide (PCI Local Bus Specification 3.0, 6.2.5.1).
         upper_half = register & 0x7 == 0x4;
         if *register != 0 && *register != u32::MAX && !device.bars.iter().any(|bar| bar.index == index) {
-            lost.push(format!("BAR {index} (config space: {register:#010x})"));
+            let words = format!("BAR {index} (config space: {register:#010x})");
+            lost.push(if register & 1 == 1 { Lost::Ports(words) } else { Lost::Memory(words) });
         }
     }
     Some(lost)
@@ -137,6 +160,7 @@ mod tests {
     // A 64-bit register's upper half is no register; what is all ones is a device that is gone, which is said elsewhere.
     #[case::all_shown(&[0xe000_0000, 0xc, 0x38], &[0, 1], Verdict::Ok)]
     #[case::one_cleared(&[0xe000_0000, 0xc, 0x00], &[0], Verdict::Failed)]
+    #[case::ports_cleared(&[0xe000_0000, 0xc, 0x38, 0x1], &[0, 1], Verdict::Warning)]
     #[case::gone(&[u32::MAX; 6], &[0], Verdict::Ok)]
     fn a_register_that_the_kernel_has_cleared_is_found_in_config_space(
         #[case] registers: &[u32],

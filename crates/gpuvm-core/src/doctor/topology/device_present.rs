@@ -1,6 +1,8 @@
 //! Whether the devices asked for are there.
 
+use crate::doctor::device::path;
 use crate::doctor::{Case, Definition, Judgement, Layer, Remedy, Subject, Verdict};
+use crate::facts::{DeviceFacts, Presence};
 
 pub(super) const CHECK: Definition = Definition {
     name: "device-present",
@@ -9,11 +11,24 @@ pub(super) const CHECK: Definition = Definition {
     judge,
 };
 
+fn is_silent(device: &DeviceFacts) -> bool {
+    device.config.as_ref().is_some_and(|config| config.silent == Presence::Present)
+}
+
 fn judge(case: &Case<'_>) -> Vec<Judgement> {
     let mut judgements = Vec::new();
     for bdf in case.targets {
         let subject = Subject::Device { bdf: *bdf };
         let judgement = match case.facts.devices.get(bdf) {
+            Some(device) if is_silent(device) => Judgement::of(
+                subject,
+                Verdict::Failed,
+                "the kernel lists it, and it doesn't answer: its config space is all ones",
+            )
+            .read(path(*bdf, "config"))
+            .remedy(Remedy::new(
+                "it has fallen off the bus: only a reset of its slot, or taking the host's power away and giving it back, brings it back",
+            )),
             Some(device) => {
                 let found = format!("{} {}", device.class.name(), device.id);
                 Judgement::of(subject, Verdict::Ok, found)

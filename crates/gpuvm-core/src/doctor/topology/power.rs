@@ -95,7 +95,11 @@ fn policy(case: &Case<'_>, bdf: Bdf, device: &DeviceFacts) -> Judgement {
     }
 }
 
+/// The driver's own word counts; what a file says may have come after it was loaded.
 fn idle_d3_is_off(case: &Case<'_>) -> bool {
+    if let Some(off) = case.facts.platform.vfio.disable_idle_d3 {
+        return off;
+    }
     let on = |option: &String| {
         ["disable_idle_d3=1", "disable_idle_d3=Y", "disable_idle_d3=y"].contains(&option.as_str())
     };
@@ -165,6 +169,9 @@ mod tests {
         let directive = crate::modprobe::parse("options vfio-pci disable_idle_d3=1").remove(0);
         facts.boot.rules.push(Rule { source: "/etc/modprobe.d/vfio.conf".to_owned(), directive });
         assert_eq!(worst(&judge_for(&CHECK, &facts, &[GPU])), Verdict::Ok);
+        // The driver was loaded before the file was written.
+        facts.platform.vfio.disable_idle_d3 = Some(false);
+        assert_eq!(worst(&judge_for(&CHECK, &facts, &[GPU])), Verdict::Warning);
     }
 
     #[rstest]

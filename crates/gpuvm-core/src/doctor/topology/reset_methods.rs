@@ -30,6 +30,10 @@ fn judge_one(case: &Case<'_>, bdf: Bdf, device: &DeviceFacts) -> Judgement {
     if let Some(why) = unread(case, bdf, "reset_method") {
         return of(bdf, Verdict::Unknown, why);
     }
+    let kernel = &case.facts.kernel;
+    if device.reset_methods.is_empty() && kernel.at_least(0, 0) && !kernel.at_least(5, 15) {
+        return of(bdf, Verdict::Unknown, "this kernel doesn't list how it resets devices (Linux 5.15 does)");
+    }
     let listed = |method: &str| device.reset_methods.iter().any(|listed| listed == method);
     let usable = |method: &str| {
         methods(bdf, case.facts)
@@ -117,6 +121,21 @@ mod tests {
     fn a_card_of_one_function_has_its_bus_for_itself(#[case] methods: &str, #[case] verdict: Verdict) {
         let mut facts = host();
         let card = "0000:82:00.0";
+        change(&mut facts, card, |gpu| gpu.reset_methods = words(methods));
+        assert_eq!(judge_for(&CHECK, &facts, &[card])[0].verdict, verdict);
+    }
+
+    #[rstest]
+    #[case::before_there_was_a_list("5.10.0-30-amd64", "", Verdict::Unknown)]
+    #[case::a_list_that_was_brought_back("5.14.0-503.el9.x86_64", "flr", Verdict::Ok)]
+    #[case::an_empty_list("5.15.0", "", Verdict::Warning)]
+    fn a_kernel_without_a_list_is_not_one_without_resets(
+        #[case] release: &str,
+        #[case] methods: &str,
+        #[case] verdict: Verdict,
+    ) {
+        let (mut facts, card) = (host(), "0000:82:00.0");
+        facts.kernel.release = release.to_owned();
         change(&mut facts, card, |gpu| gpu.reset_methods = words(methods));
         assert_eq!(judge_for(&CHECK, &facts, &[card])[0].verdict, verdict);
     }

@@ -82,15 +82,15 @@ fn matches(root: &HostRoot, rules: &[Rule], reading: &Reading) -> Result<Vec<IdM
             let value = reading.take(read_hex(&folder.join(name)))?;
             Ok::<_, HostError>(value.and_then(|value| u16::try_from(value).ok()))
         };
-        let Some(vendor) = word("vendor")?.filter(|vendor| ids.iter().any(|id| id.id.vendor == *vendor))
-        else {
+        let Some(vendor) = word("vendor")?.filter(|vendor| ids.iter().any(|id| id.is_about(*vendor))) else {
             continue;
         };
         let Some(device) = word("device")? else { continue };
         let own = PciId { vendor, device };
         let subsystem = word("subsystem_vendor")?.zip(word("subsystem_device")?);
         let subsystem = subsystem.map(|(vendor, device)| PciId { vendor, device });
-        for id in ids.iter().filter(|id| id.catches(own, subsystem)) {
+        let class = reading.take(read_hex(&folder.join("class")))?;
+        for id in ids.iter().filter(|id| id.catches(own, subsystem, class)) {
             let of_id = caught.entry(id.text.clone()).or_default();
             // The same id may stand in two files.
             if of_id.last() != Some(&bdf) {

@@ -283,7 +283,12 @@ fn what_it_can(detail: &Detail<'_>, lines: &mut Lines) {
     if let Some(physical) = detail.facts.physical_function {
         lines.add("SR-IOV", format!("a virtual function of {physical}"));
     }
-    match detail.facts.config.as_ref().map(|config| (config.complete, &config.capabilities)) {
+    let config = detail.facts.config.as_ref();
+    if config.is_some_and(|config| config.silent == Presence::Present) {
+        lines.add("config space", "all ones: the device doesn't answer, it has fallen off the bus");
+        return;
+    }
+    match config.map(|config| (config.complete, &config.capabilities)) {
         Some((Presence::Present, found)) => {
             lines.add("error reports", if found.aer { "yes (AER)" } else { "none (no AER)" });
             let serial = found.serial.map_or_else(|| "none".to_owned(), |serial| format!("{serial:016x}"));

@@ -11,7 +11,7 @@ use clap::Args;
 use gpuvm_core::facts::HostFacts;
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::{Refusal, host_refusals};
-use gpuvm_host::facts::{Depth, Scope};
+use gpuvm_host::facts::{Depth, Scope, narrow};
 use serde_json::json;
 
 use crate::cli::{Cli, ProfileArgs};
@@ -45,6 +45,13 @@ pub(super) fn run(cli: &Cli, args: &DevicesArgs) -> Result<Exit, Failure> {
             list(cli, &facts, &facts.devices.keys().copied().collect(), table::Fold::Machine)
         }
     }
+}
+
+/// Lists what `devices` does without more words, of facts of a whole host.
+pub(super) fn told(facts: &HostFacts) -> String {
+    let facts = narrow(facts.clone(), &Scope::Passable, Depth::Sysfs);
+    let rows = facts.devices.keys().filter_map(|bdf| Row::of(*bdf, &facts)).collect();
+    table::text(rows, &[], table::Fold::Machine)
 }
 
 fn one(cli: &Cli, bdf: Bdf) -> Result<Exit, Failure> {

@@ -21,7 +21,7 @@ use gpuvm_host::root::read_text;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{argv, doctor, plan as plan_verb};
+use super::{argv, devices, doctor, plan as plan_verb, topology};
 use crate::cli::{Cli, ProfileArgs};
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
@@ -135,10 +135,15 @@ fn collect(cli: &Cli, args: &ReportArgs, given: Option<&Given>) -> Result<Report
     let (text, document) = doctor::told(&facts, given.map(|given| &given.loaded.profile));
     add("doctor.txt", text);
     add("doctor.json", pretty(&document));
+    add("devices.txt", devices::told(&facts));
+    add("topology.txt", topology::told(&facts));
     if let Some(given) = given {
         add("profile.toml", given.loaded.text.clone());
         if !given.set.is_empty() {
             add("profile.set", given.set.iter().map(|set| format!("{set}\n")).collect());
+        }
+        if let Some(lock) = &given.loaded.lock.text {
+            add("profile.lock", lock.clone());
         }
         planned(cli, &given.loaded.profile, &facts, &mut add);
     }

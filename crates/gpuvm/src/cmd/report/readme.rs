@@ -12,7 +12,9 @@ A report of gpuvm: what it saw of one host. Nothing in it was changed for it.
 versions.json   gpuvm, the form of the facts, the kernel, when it was made
 facts.json      everything that gpuvm decides by: devices, groups, nodes, drivers, files that the profile names
 doctor.*        what gpuvm doctor finds in these facts
-profile.toml    the profile that the report was asked for; profile.set: what was set beside it
+devices.txt     what can be passed of this host, and why what can't, can't
+topology.txt    nodes, ports, groups and devices as a tree
+profile.toml    the profile that the report was asked for; profile.set: what was set beside it; profile.lock: its lock
 plan.*          what would be done for it, or refusals.json: why not
 argv.txt        the command line of QEMU for it
 gpuvm/          journals, reservations, claims and kept plans of the VMs that run, or were left behind
@@ -39,5 +41,6 @@ To see on any machine what gpuvm says on that one:
 
     gpuvm doctor --facts REPORT.tar.gz
     gpuvm devices --facts REPORT.tar.gz
+    gpuvm topology --facts REPORT.tar.gz
     gpuvm plan --facts REPORT.tar.gz profile.toml
 ";
