@@ -55,7 +55,7 @@ const CPU: [&str; 3] = ["core_id", "physical_package_id", "thread_siblings_list"
 /// Attributes of a node.
 const NODE: [&str; 3] = ["cpulist", "distance", "meminfo"];
 /// Files that are taken down as they are.
-const PLAIN: [&str; 14] = [
+const PLAIN: [&str; 16] = [
     "/etc/os-release",
     "/proc/cmdline",
     "/proc/swaps",

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use gpuvm_core::pci::Bdf;
 use crate::HostError;
 use crate::journal::Record;
 use crate::ops;
-use crate::process::find_open;
+use crate::process::{Opener, all_open, find_open};
 use crate::root::HostRoot;
 
 /// How long a write is waited for: most take a second at most.
@@ -55,6 +55,23 @@ pub fn check(root: &HostRoot, records: &[Record]) -> Result<(), HostError> {
         sleep(Duration::from_millis(50));
     }
     Ok(())
+}
+
+/// Finds the functions that are being bound or unbound this moment by a child of any gpuvm, with the child: its device's lock is
+/// held as long as that takes, whether or not there was time to note it.
+///
+/// # Errors
+/// Returns that processes can't be listed.
+pub fn writers(root: &HostRoot) -> Result<BTreeMap<Bdf, i32>, HostError> {
+    let Ok(bus) = fs::canonicalize(root.path("/sys/bus/pci")) else { return Ok(BTreeMap::new()) };
+    let probe = Path::new(ops::adopt::PROBE).file_name();
+    let takes_lock = |file: &Path| {
+        let name = file.file_name();
+        file.starts_with(&bus)
+            && (name == probe || name == Some("bind".as_ref()) || name == Some("unbind".as_ref()))
+    };
+    let of = |opener: &Opener, bdf: &Bdf, file: &Path| takes_lock(file).then_some((*bdf, opener.pid));
+    Ok(all_open(|name| name.parse().ok(), of)?.into_iter().collect())
 }
 
 /// Lists what is written to make or undo an operation.

@@ -101,6 +101,28 @@ pub(crate) fn find_open<T>(answer: impl Fn(&Opener, &Path) -> Option<T>) -> Resu
     find_open_below(Path::new("/proc"), answer)
 }
 
+/// Shows each file that processes of some names have open, and returns all answers: only the names of the others are looked at.
+///
+/// # Errors
+/// Returns that the processes can't be listed.
+pub(crate) fn all_open<N, T>(
+    named: impl Fn(&str) -> Option<N>,
+    answer: impl Fn(&Opener, &N, &Path) -> Option<T>,
+) -> Result<Vec<T>, HostError> {
+    let proc = Path::new("/proc");
+    let mut found = Vec::new();
+    for entry in fs::read_dir(proc).map_err(HostError::file("list", proc))? {
+        let folder = entry.map_err(HostError::file("list", proc))?.path();
+        let number = folder.file_name().and_then(OsStr::to_str).and_then(|name| name.parse().ok());
+        let Some(opener) = number.map(|pid| Opener { pid, folder }) else { continue };
+        let Some(name) = named(&opener.name()) else { continue };
+        let Ok(fds) = fs::read_dir(opener.folder.join("fd")) else { continue };
+        let files = fds.flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
+        found.extend(files.filter_map(|file| answer(&opener, &name, &file)));
+    }
+    Ok(found)
+}
+
 fn find_open_below<T>(
     proc: &Path,
     answer: impl Fn(&Opener, &Path) -> Option<T>,

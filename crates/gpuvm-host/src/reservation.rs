@@ -18,9 +18,10 @@ use crate::HostError;
 use crate::bound;
 use crate::journal;
 use crate::lock;
+use crate::orphans;
 use crate::places::Places;
 use crate::process::ProcessId;
-use crate::root::read_text;
+use crate::root::{HostRoot, read_text};
 
 /// What a process is to a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -315,24 +316,20 @@ pub fn release_bind(places: &Places, reservation: &Reservation) -> Result<(), Ho
     lock::remove(&file(places, reservation))
 }
 
-/// Whether a bind or unbind is under way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Binding {
-    /// None is, or only one that died.
-    Nobody,
-    /// One is.
-    UnderWay,
-}
-
-/// Removes the records of binds and unbinds that are over, and of those before a reboot; tells whether any is under way.
+/// Removes the records of binds and unbinds that are over, and of those before a reboot. Where none is under way, `then` is done
+/// before any can begin; nothing is returned where one is.
 ///
 /// # Errors
 /// Returns failures to read or remove.
-pub fn clear_binds(places: &Places, boot_id: &str) -> Result<Binding, HostError> {
-    let mut under_way = Binding::Nobody;
+pub fn clear_binds<T>(
+    places: &Places,
+    boot_id: &str,
+    then: impl FnOnce() -> Result<T, HostError>,
+) -> Result<Option<T>, HostError> {
+    let mut under_way = false;
     let _guard = lock::tables(places)?;
     let folder = places.reservations();
-    for name in crate::root::list(&folder)?.iter().filter(|name| name.starts_with("bind-")) {
+    for name in crate::root::list(&folder)?.iter().filter(|name| is_of_bind(name)) {
         let path = folder.join(name);
         if let Some(partial) = name.strip_suffix(".partial") {
             // A replacement that was cut short; the record itself is looked at by its own name.
@@ -346,22 +343,30 @@ pub fn clear_binds(places: &Places, boot_id: &str) -> Result<Binding, HostError>
         match read(&path)? {
             Some(record) if over(&record) => lock::remove(&path)?,
             Some(record) if record.supervisor.is_alive() && record.supervisor != ProcessId::own() => {
-                under_way = Binding::UnderWay;
+                under_way = true;
             }
             _ => {}
         }
     }
-    Ok(under_way)
+    if under_way { Ok(None) } else { then().map(Some) }
+}
+
+/// Tells the files of binds from those of VMs, one of which may be called `bind-1`.
+fn is_of_bind(name: &str) -> bool {
+    let address = name.strip_prefix("bind-").and_then(|rest| rest.split_once(".json"));
+    address.is_some_and(|(address, _)| address.parse::<Bdf>().is_ok())
 }
 
 /// Returns the functions that a write to the kernel has not come back for, with the process that waits in it: whatever takes their
-/// lock hangs too.
+/// lock hangs too. Those that nobody had time to note are among them: their launcher still waits, or was killed.
 ///
 /// # Errors
-/// Returns failures to read the records.
-pub fn in_flight(places: &Places, boot_id: &str) -> Result<BTreeMap<Bdf, i32>, HostError> {
-    let mut found = BTreeMap::new();
-    for record in all(places, boot_id)? {
+/// Returns failures to read the records, and that processes can't be listed.
+pub fn in_flight(root: &HostRoot, places: &Places, boot_id: &str) -> Result<BTreeMap<Bdf, i32>, HostError> {
+    let records = all(places, boot_id)?;
+    // Nothing is written for nobody; most hosts have no record, and no process is looked at.
+    let mut found = if records.is_empty() { BTreeMap::new() } else { orphans::writers(root)? };
+    for record in records {
         if let Some(child) = record.in_flight.iter().find(|child| child.is_alive()) {
             found.extend(record.devices.iter().map(|bdf| (*bdf, child.pid)));
         }

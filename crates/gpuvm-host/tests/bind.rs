@@ -216,7 +216,7 @@ fn an_unbind_that_hangs_is_told_and_kept_and_ends_when_its_holder_lets_go() {
     bench.fake.fault("drivers/vfio-pci/unbind", Fault::Hang);
     let given = bench.unbind(&[DISK]);
     let [HostError::InFlight { pid, .. }] = given.left.as_slice() else { panic!("{:?}", given.left) };
-    let spared = reservation::in_flight(&bench.places, &bench.boot_id()).unwrap();
+    let spared = reservation::in_flight(&bench.fake.root(), &bench.places, &bench.boot_id()).unwrap();
     assert_eq!(spared.get(&bdf(DISK)), Some(pid));
     // Nothing is asked of the device meanwhile, and whoever reads it is told.
     let root = bench.fake.root().sparing(spared);
@@ -242,7 +242,7 @@ fn a_bind_that_hangs_keeps_its_device_reserved_and_gives_the_others_back() {
     let error = bench.bind(&[GPU]).unwrap_err();
     assert!(matches!(*error.cause, HostError::InFlight { .. }), "{:?}", error.cause);
     assert_eq!(bench.drivers(&[GPU]), ["nvidia"]);
-    assert_eq!(reservation::in_flight(&bench.places, &bench.boot_id()).unwrap().len(), 2);
+    assert_eq!(reservation::in_flight(&bench.fake.root(), &bench.places, &bench.boot_id()).unwrap().len(), 2);
     bench.fake.release();
     assert_eq!(bench.cleanup(), [(Cleaned::Done, Vec::new())]);
     bench.assert_as_before("released");
@@ -309,6 +309,85 @@ fn what_somebody_took_from_vfio_by_hand_can_be_bound_anew() {
     bench.fake.file(&format!("/sys/bus/pci/devices/{GPU}/power/control"), "on\n");
     assert_eq!(bench.cleanup(), []);
     assert_eq!(bench.drivers(&[GPU, AUDIO]), ["nvidia", "snd_hda_intel"]);
+}
+
+#[test]
+fn what_somebody_left_without_a_driver_and_is_bound_anew_gets_the_driver_that_it_had() {
+    let bench = Bench::new();
+    bench.bind(&[DISK]).unwrap();
+    bench.fake.remove(&format!("/sys/bus/pci/devices/{DISK}/driver"));
+    bench.bind(&[DISK]).unwrap();
+    assert_eq!(bench.facts(&[DISK]).bound[&bdf(DISK)].was.as_ref().unwrap().as_str(), "nvme");
+    let given = bench.unbind(&[DISK]);
+    assert!(given.left.is_empty(), "{:?}", given.left);
+    bench.assert_as_before("bound twice");
+}
+
+#[test]
+fn a_bind_that_cannot_be_noted_as_done_is_given_back() {
+    let bench = Bench::new();
+    let plan = bench.planned(&[GPU, DISK]).unwrap();
+    let mut told = |step: Step<'_>| {
+        if let Step::Apply(op) = step
+            && op.to_string() == format!("bind {DISK} to vfio-pci")
+        {
+            std::fs::create_dir(bench.places.bound().join(DISK).join("set.json.partial")).unwrap();
+        }
+    };
+    let error = bound::bind(&bench.kernel(), &bench.places, &bench.boot_id(), &plan, &mut told).unwrap_err();
+    assert!(matches!(*error.cause, HostError::File { .. }), "{:?}", error.cause);
+    assert!(error.left.is_empty(), "{:?}", error.left);
+    bench.assert_as_before("not noted");
+}
+
+#[test]
+fn a_bind_that_comes_to_its_end_while_cleanup_is_at_another_stands() {
+    let bench = Bench::new();
+    bench.bind(&[GPU]).unwrap();
+    bench.bind(&[DISK]).unwrap();
+    let set = |of: &str| bench.places.bound().join(of).join("set.json");
+    let stands = std::fs::read_to_string(set(DISK)).unwrap();
+    for of in [GPU, DISK] {
+        let leaving = match of {
+            GPU => format!("\"leaving\": [\"{GPU}\", \"{AUDIO}\"]"),
+            _ => format!("\"leaving\": [\"{of}\"]"),
+        };
+        let text = std::fs::read_to_string(set(of)).unwrap().replace("\"leaving\": []", &leaving);
+        assert!(text.contains(&leaving), "{text}");
+        std::fs::write(set(of), text).unwrap();
+    }
+    let mut told = |step: Step<'_>| {
+        if let Step::Undo(op) = step
+            && op.bdf() == Some(bdf(GPU))
+        {
+            std::fs::write(set(DISK), &stands).unwrap();
+        }
+    };
+    let reports = bound::cleanup(&bench.kernel(), &bench.places, &bench.boot_id(), &mut told).unwrap();
+    assert_eq!(reports.iter().map(|report| report.result).collect::<Vec<_>>(), [Cleaned::Done]);
+    assert_eq!(bench.drivers(&[GPU, AUDIO, DISK]), ["nvidia", "snd_hda_intel", "vfio-pci"]);
+    assert!(reservation::all(&bench.places, &bench.boot_id()).unwrap().is_empty());
+    assert!(bench.unbind(&[DISK]).left.is_empty());
+    bench.assert_as_before("stood");
+}
+
+#[test]
+fn while_a_bind_is_under_way_no_folder_is_removed_that_it_may_be_making() {
+    let bench = Bench::new();
+    let unmade = bench.places.bound().join(DISK);
+    let other = Reservation::of_bind(bdf(DISK), &bench.boot_id(), Vec::new(), vec![bdf(DISK)]);
+    let supervisor = ProcessId::of(1).unwrap();
+    reservation::update(&bench.places, &Reservation { supervisor, ..other.clone() }).unwrap();
+    std::fs::create_dir_all(&unmade).unwrap();
+    assert_eq!(bench.cleanup(), []);
+    assert!(unmade.exists());
+    reservation::release_bind(&bench.places, &other).unwrap();
+    // A VM may be called as if it were a bind; it is none, and its record isn't touched.
+    let vm = gpuvm_core::profile::VmName::new("bind-1").unwrap();
+    let of_vm = Reservation { supervisor, bind: None, vm, boot_id: "before".to_owned(), ..other };
+    reservation::update(&bench.places, &of_vm).unwrap();
+    assert_eq!(bench.cleanup(), []);
+    assert!(!unmade.exists() && bench.places.reservations().join("bind-1.json").exists());
 }
 
 #[test]

@@ -65,9 +65,29 @@ fn the_way_up_and_what_a_bus_reset_reaches_are_read() {
 #[test]
 fn a_config_space_without_the_capability_is_no_serial_number_and_one_that_sleeps_is_none_read() {
     let host = host();
-    assert_eq!(locked(&host, "0000:81:00.0").serial, Some(Serial::None));
+    host.file("/sys/bus/pci/devices/0000:81:00.0/resource1_resize", "0000000000000700\n");
+    let registers = || {
+        let facts = facts::for_lock(&host.root(), &BTreeSet::from([bdf("0000:81:00.0")]), None).unwrap();
+        facts.devices[&bdf("0000:81:00.0")].resizable.len()
+    };
+    assert_eq!((locked(&host, "0000:81:00.0").serial, registers()), (Some(Serial::None), 1));
     host.file("/sys/bus/pci/devices/0000:80:01.0/power/runtime_status", "suspended\n");
-    assert_eq!(locked(&host, "0000:81:00.0").serial, None);
+    assert_eq!((locked(&host, "0000:81:00.0").serial, registers()), (None, 0));
+}
+
+#[test]
+fn of_a_card_that_a_write_hangs_on_nothing_is_read_that_takes_its_lock() {
+    let host = host();
+    with_serial(&host, "0000:81:00.0", 7);
+    let asked = BTreeSet::from([bdf("0000:81:00.0")]);
+    let root = host.root().sparing([(bdf("0000:81:00.0"), 1)].into());
+    let facts = facts::for_lock(&root, &asked, None).unwrap();
+    assert_eq!(facts.devices[&bdf("0000:81:00.0")].config, None);
+    assert!(
+        facts.unread.iter().any(|what| what.contains("in the hands of the kernel")),
+        "{:?}",
+        facts.unread
+    );
 }
 
 #[test]

@@ -14,9 +14,13 @@ use std::path::{Path, PathBuf};
 
 use gpuvm_core::doctor::{Verdict, examine};
 use gpuvm_core::facts::HostFacts;
+use gpuvm_core::init::{Choices, draft};
+use gpuvm_core::lock::{Lock, Severity, compare};
 use gpuvm_core::pci::Bdf;
-use gpuvm_core::plan::plan;
+use gpuvm_core::plan::{passable, plan};
 use gpuvm_core::profile::{Profile, Sources, parse};
+use gpuvm_core::topology::Topology;
+use gpuvm_core::topology::svg::svg;
 use gpuvm_host::facts::{self, Depth, Scope, survey};
 use gpuvm_host::root::HostRoot;
 use gpuvm_testkit::fake_host::FakeHost;
@@ -26,6 +30,9 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::{Config, TestRunner};
 use rstest::rstest;
+
+/// Of how many functions it is asked whether they could be passed.
+const FEW: usize = 8;
 
 /// What keeps a host's files there.
 enum Keep {
@@ -277,6 +284,18 @@ fn decide(facts: &HostFacts, tree: &Tree) {
         let checks = examine(facts, Some(&tree.profile), targets).checks;
         assert!(checks.iter().all(|check| !check.found.is_empty()));
     }
+    for bdf in facts.devices.keys().take(FEW) {
+        let _ = passable(*bdf, facts);
+    }
+    assert!(svg(&Topology::of(facts)).ends_with("</svg>\n"));
+    if let Ok(draft) = draft(facts, tree.card, &Choices::default()) {
+        assert!(draft.text.contains(&tree.card.to_string()));
+    }
+    if let Ok(lock) = Lock::of(&tree.profile, facts) {
+        let changes = compare(&lock, &tree.profile, facts);
+        assert!(changes.iter().all(|change| change.severity() != Severity::Matters), "{changes:?}");
+        assert_eq!(Lock::parse(&lock.to_toml().unwrap()).unwrap(), lock);
+    }
     let text = serde_json::to_string(facts).unwrap();
     assert_eq!(&serde_json::from_str::<HostFacts>(&text).unwrap(), facts, "facts are kept as they are");
 }
@@ -384,6 +403,10 @@ fn an_attribute_that_cannot_be_read_is_named() {
 #[case::addresses("/proc/cpuinfo", "guest-addresses")]
 #[case::swap("/proc/swaps", "swap")]
 #[case::entries("/sys/module/vfio_iommu_type1/parameters/dma_entry_limit", "dma-entries")]
+#[case::holders("/proc/self/mountinfo", "device-holders")]
+#[case::registers("/sys/bus/pci/devices/0000:01:00.0/resource", "bar-addresses")]
+#[case::screens("/proc/iomem", "firmware-framebuffer")]
+#[case::members("/sys/bus/pci/devices/0000:01:00.0/iommu_group", "iommu-group")]
 #[case::anything("/sys/devices/system/cpu/online", "facts-unread")]
 fn what_cannot_be_read_is_not_called_ok(#[case] path: &str, #[case] check: &str) {
     let tree = Tree::new("desktop", Keep::Fake(hosts::desktop()));

@@ -11,6 +11,8 @@ use gpuvm_core::pci::DriverName;
 use gpuvm_host::HostError;
 use gpuvm_host::journal::{OpState, Record};
 use gpuvm_host::orphans::check;
+use gpuvm_host::places::Places;
+use gpuvm_host::reservation::{self, Reservation};
 use gpuvm_testkit::fake_host::{FakeHost, gpu};
 use rstest::rstest;
 
@@ -57,4 +59,22 @@ fn an_unbind_is_undone_once_nobody_writes_for_its_device(
         Err(HostError::InFlight { pid: found, .. }) => assert!(waits && found == pid, "{found}, not {pid}"),
         other => assert!(!waits && other.is_ok(), "{other:?}"),
     }
+}
+
+#[test]
+fn a_write_that_nobody_had_time_to_note_is_among_those_in_flight_once_somebody_has_a_record() {
+    let fake = FakeHost::new();
+    fake.device(&gpu("0000:81:00.0", 7, 1));
+    let (places, bdf) = (Places::below(&fake.prefix()), "0000:81:00.0".parse().unwrap());
+    let in_flight = || reservation::in_flight(&fake.root(), &places, "boot").unwrap();
+    let mut writer = writer(&fake.path("/sys/bus/pci/drivers/nvidia/unbind"), "0000:81:00.0");
+    let without = in_flight();
+    let record = Reservation::of_bind(bdf, "boot", Vec::new(), vec![bdf]);
+    reservation::update(&places, &record).unwrap();
+    let with = in_flight();
+    drop(writer.stdin.take());
+    let pid = i32::try_from(writer.id()).unwrap();
+    writer.wait().unwrap();
+    assert!(without.is_empty() && with == [(bdf, pid)].into(), "{without:?}, {with:?}");
+    assert!(in_flight().is_empty());
 }

@@ -96,7 +96,7 @@ fn index(cli: &Cli, profile: &Profile) -> Result<FunctionIndex, Failure> {
     }
     check_host_root(cli)?;
     let selectors: Vec<&Selector> = profile.choices.iter().map(|choice| &choice.select).collect();
-    Ok(facts::index(&cli.host_root(), &selectors)?)
+    Ok(facts::index(&host_root(cli), &selectors)?)
 }
 
 /// Returns where relative paths of a profile start on the host that is looked at: with recorded facts, where they started there.
@@ -252,12 +252,13 @@ pub(crate) fn devices(cli: &Cli, asked: BTreeSet<Bdf>) -> Result<HostFacts, Fail
 }
 
 /// Returns the host to read, with what hangs in it left alone.
-fn host_root(cli: &Cli) -> HostRoot {
+pub(crate) fn host_root(cli: &Cli) -> HostRoot {
     let root = cli.host_root();
     if cli.is_recorded() {
         return root;
     }
-    let spared = facts::boot_id(&root).and_then(|boot_id| reservation::in_flight(&cli.places(), &boot_id));
+    let spared =
+        facts::boot_id(&root).and_then(|boot_id| reservation::in_flight(&root, &cli.places(), &boot_id));
     root.sparing(spared.unwrap_or_else(|error| {
         tracing::debug!("what hangs isn't known: {error}");
         BTreeMap::new()

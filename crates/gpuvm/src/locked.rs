@@ -68,7 +68,7 @@ pub(crate) fn read(profile: &Path) -> Result<LockFile, Failure> {
 pub(crate) fn facts_for(cli: &Cli, profile: &Profile, lock: Option<&Lock>) -> Result<HostFacts, Failure> {
     match load::recorded(cli)? {
         Some(recorded) => Ok(recorded.facts),
-        None => Ok(facts::for_lock(&cli.host_root(), &asked(profile), lock)?),
+        None => Ok(facts::for_lock(&load::host_root(cli), &asked(profile), lock)?),
     }
 }
 

@@ -40,6 +40,13 @@ pub struct BoundReport {
     pub left: Vec<HostError>,
 }
 
+impl BoundReport {
+    /// Says that nobody knows what is left: the records can't be read.
+    pub fn failed(error: HostError) -> Self {
+        report(Vec::new(), Vec::new(), vec![error])
+    }
+}
+
 /// Gives back what is leaving and nobody sees to: binds that were cut short, unbinds that were, and functions that are stranded. What
 /// is bound and stands is left alone.
 ///
@@ -52,19 +59,28 @@ pub fn cleanup(
     told: Told<'_>,
 ) -> Result<Vec<BoundReport>, HostError> {
     let mut reports = Vec::new();
-    for set in set::all(places)? {
-        if set.boot_id != boot_id {
-            let cleared = format!("the record of what was bound with {} before the reboot", set.name);
-            let left: Vec<HostError> = set.remove(places).err().into_iter().collect();
-            reports.push(report(set.devices.into_keys().collect(), vec![cleared], left));
-        } else if !set.leaving.is_empty() {
-            reports.push(clean(kernel, places, set, told));
-        }
+    let leaving = |set: &BoundSet| set.boot_id == boot_id && !set.leaving.is_empty();
+    for set in set::all(places)?.into_iter().filter(leaving) {
+        reports.extend(clean(kernel, places, set, told));
     }
-    if reservation::clear_binds(places, boot_id)? == reservation::Binding::Nobody {
+    // A bind that begins takes over the folders of both.
+    let cleared = reservation::clear_binds(places, boot_id, || {
         set::clear_unmade(places)?;
-    }
+        clear_of_before(places, boot_id)
+    })?;
+    reports.extend(cleared.into_iter().flatten());
     Ok(reports)
+}
+
+/// Removes the records of before a reboot: the kernel that was changed is gone.
+fn clear_of_before(places: &Places, boot_id: &str) -> Result<Vec<BoundReport>, HostError> {
+    let before = set::all(places)?.into_iter().filter(|set| set.boot_id != boot_id);
+    let clear = |set: BoundSet| {
+        let cleared = format!("the record of what was bound with {} before the reboot", set.name);
+        let left: Vec<HostError> = set.remove(places).err().into_iter().collect();
+        report(set.devices.into_keys().collect(), vec![cleared], left)
+    };
+    Ok(before.map(clear).collect())
 }
 
 fn report(bind: Vec<Bdf>, cleared: Vec<String>, left: Vec<HostError>) -> BoundReport {
@@ -73,23 +89,33 @@ fn report(bind: Vec<Bdf>, cleared: Vec<String>, left: Vec<HostError>) -> BoundRe
     BoundReport { bind, result, cleared, not_given_back, left }
 }
 
-fn clean(kernel: &Kernel, places: &Places, set: BoundSet, told: Told<'_>) -> BoundReport {
+/// Gives back what of a set is leaving; nothing is told of one that somebody has seen to since it was read.
+fn clean(kernel: &Kernel, places: &Places, set: BoundSet, told: Told<'_>) -> Option<BoundReport> {
     let leaving: Vec<Bdf> = set.leaving.iter().copied().collect();
     let devices: Vec<Bdf> = set.devices.keys().copied().collect();
-    let Some(first) = leaving.first() else { return report(leaving, Vec::new(), Vec::new()) };
+    let first = leaving.first()?;
     let wanted = Reservation::of_bind(*first, &set.boot_id, set.groups.clone(), devices);
     let mut reservation = match reservation::reserve_return(places, wanted) {
         Ok(reservation) => reservation,
         Err(HostError::Reserved { owner: Owner::Bind(_), .. }) => {
-            return BoundReport { result: Cleaned::Running, ..report(leaving, Vec::new(), Vec::new()) };
+            return Some(BoundReport { result: Cleaned::Running, ..report(leaving, Vec::new(), Vec::new()) });
         }
-        Err(error) => return report(leaving, Vec::new(), vec![error]),
+        Err(error) => return Some(report(leaving, Vec::new(), vec![error])),
     };
-    let mut left = resume(kernel, places, set, told);
+    // Whoever made it may have come to its end between the look and the reservation: then it stands, and isn't to be touched.
+    let known = |set: &BoundSet| set.devices.keys().all(|bdf| reservation.devices.contains(bdf));
+    let mut left = match set::again(places, &set) {
+        Ok(Some(set)) if !set.leaving.is_empty() && known(&set) => resume(kernel, places, set, told),
+        Ok(_) => {
+            let kept = settle(places, &reservation, told).err()?;
+            return Some(report(leaving, Vec::new(), vec![kept]));
+        }
+        Err(error) => vec![error],
+    };
     for error in &mut left {
         name_holders(kernel, &reservation, error);
         note_in_flight(&mut reservation, error);
     }
     left.extend(settle(places, &reservation, told).err());
-    report(leaving, Vec::new(), left)
+    Some(report(leaving, Vec::new(), left))
 }

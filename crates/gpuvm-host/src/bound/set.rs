@@ -67,6 +67,11 @@ pub(super) fn all(places: &Places) -> Result<Vec<BoundSet>, HostError> {
     Ok(sets)
 }
 
+/// Reads one set anew: nothing where it is gone.
+pub(super) fn again(places: &Places, set: &BoundSet) -> Result<Option<BoundSet>, HostError> {
+    Ok(read(&set.folder(places).join(FILE))?.filter(|now| now.boot_id == set.boot_id))
+}
+
 /// Finds a name that no set of this boot has.
 pub(super) fn free_name(places: &Places, boot_id: &str, first: Bdf) -> Result<String, HostError> {
     let taken: BTreeSet<String> =

@@ -10,7 +10,7 @@ use super::give_back::give_back;
 use super::set::{self, BoundSet};
 use super::{Step, Told, with_any};
 use crate::apply::{self, Host};
-use crate::journal::{self, Journal, OpState};
+use crate::journal::{self, Journal, OpState, Record};
 use crate::kernel::Kernel;
 use crate::places::Places;
 use crate::process::ProcessId;
@@ -59,11 +59,7 @@ pub fn bind(
             apply::apply(&host, journal, &planned.op)
         })
     });
-    let Err(cause) = made else {
-        for (set, _) in &mut sets {
-            set.leaving.clear();
-            set.store(places)?;
-        }
+    let Err(cause) = made.and_then(|()| stand(places, &sets)) else {
         told(Step::Release);
         return Ok(reservation::release_bind(places, &reservation)?);
     };
@@ -77,6 +73,22 @@ pub fn bind(
     left.iter().for_each(|error| note_in_flight(&mut reservation, error));
     left.extend(settle(places, &reservation, told).err());
     Err(BindError { cause: Box::new(cause), left })
+}
+
+/// Notes that sets stand: from here on cleanup leaves them alone. Where that can't be written they leave again.
+fn stand(places: &Places, sets: &[(BoundSet, Journal)]) -> Result<(), HostError> {
+    let stood = sets
+        .iter()
+        .try_for_each(|(set, _)| BoundSet { leaving: BTreeSet::new(), ..set.clone() }.store(places));
+    if stood.is_err() {
+        for (set, _) in sets {
+            // The failure itself is what is told; those that never stood are on record as leaving.
+            if let Err(error) = set.store(places) {
+                tracing::warn!("{} is given back, and its record doesn't say so: {error}", set.name);
+            }
+        }
+    }
+    stood
 }
 
 fn given_up(places: &Places, reservation: &Reservation, cause: HostError) -> BindError {
@@ -123,19 +135,42 @@ fn begin(
         was.insert(device.bdf, driver.clone());
         baselines.insert(device.bdf, config::snapshot(&kernel.root, device.bdf)?);
     }
-    forget(places, boot_id, &devices)?;
+    let old = with_any(places, boot_id, &devices)?;
+    let changes = carried(places, &old, &devices, &mut was)?;
     let mut sets: Vec<(BoundSet, Journal)> = Vec::new();
-    for planned in &plan.sets {
-        let made = make(places, boot_id, planned, &was, &baselines);
-        match made {
-            Ok(made) => sets.push(made),
-            Err(error) => {
-                sets.iter().try_for_each(|(set, _)| set.remove(places))?;
-                return Err(error);
-            }
+    let made = plan.sets.iter().try_for_each(|planned| {
+        sets.push(make(places, boot_id, planned, &was, &baselines, &changes)?);
+        Ok(())
+    });
+    match made.and_then(|()| forget(places, old, &devices)) {
+        Ok(()) => Ok(sets),
+        Err(error) => {
+            sets.iter().try_for_each(|(set, _)| set.remove(places))?;
+            Err(error)
         }
     }
-    Ok(sets)
+}
+
+/// Returns what was done to these functions when they were bound before, and is still to be undone, first to last: somebody has taken
+/// them from VFIO by hand since. One that was left without a driver is to have the one that it had before that.
+fn carried(
+    places: &Places,
+    old: &[BoundSet],
+    devices: &BTreeSet<Bdf>,
+    was: &mut BTreeMap<Bdf, Option<DriverName>>,
+) -> Result<Vec<Record>, HostError> {
+    let mut changes = Vec::new();
+    for set in old {
+        for (bdf, before) in &set.devices {
+            if let Some(now @ None) = was.get_mut(bdf) {
+                now.clone_from(before);
+            }
+        }
+        let of_these = |record: &Record| record.op.bdf().is_some_and(|bdf| devices.contains(&bdf));
+        let open = journal::open_of(&set.journal(places), &set.boot_id)?.into_iter().rev();
+        changes.extend(open.filter(of_these).filter(|record| !matches!(record.op, HostOp::Bind { .. })));
+    }
+    Ok(changes)
 }
 
 fn make(
@@ -144,6 +179,7 @@ fn make(
     planned: &PlannedSet,
     was: &BTreeMap<Bdf, Option<DriverName>>,
     baselines: &BTreeMap<Bdf, gpuvm_core::reset::Snapshot>,
+    changes: &[Record],
 ) -> Result<(BoundSet, Journal), HostError> {
     let devices = &planned.devices;
     let Some(first) = devices.first() else {
@@ -159,9 +195,23 @@ fn make(
     };
     // A folder without a record, or of another boot, is of no use to anybody.
     journal::remove_dir(&set.folder(places))?;
-    set.store(places)?;
-    let journal = Journal::begin(&set.journal(places), boot_id)?;
-    Ok((set, journal))
+    let begun = set.store(places).and_then(|()| {
+        let mut journal = Journal::begin(&set.journal(places), boot_id)?;
+        let ours = |record: &&Record| record.op.bdf().is_some_and(|bdf| set.devices.contains_key(&bdf));
+        for record in changes.iter().filter(ours) {
+            let seq = journal.intend(&record.op, record.saved.clone())?;
+            journal.mark(seq, OpState::Applied)?;
+        }
+        Ok(journal)
+    });
+    match begun {
+        Ok(journal) => Ok((set, journal)),
+        Err(error) => {
+            // Nothing is done yet, and cleanup isn't to undo what was carried over.
+            set.remove(places)?;
+            Err(error)
+        }
+    }
 }
 
 /// Checks that a device is as it was planned.
@@ -175,11 +225,10 @@ fn unchanged(kernel: &Kernel, bdf: Bdf, planned: Option<&DriverName>) -> Result<
     Err(HostError::Stale { bdf, planned: words(planned), now: words(now.as_ref()) })
 }
 
-/// Strikes out what was bound before and isn't any more: somebody has taken it from VFIO by hand, and there is nothing to give
-/// back.
-fn forget(places: &Places, boot_id: &str, devices: &BTreeSet<Bdf>) -> Result<(), HostError> {
-    for mut set in with_any(places, boot_id, devices)? {
-        if let Some(mut journal) = Journal::reopen(&set.journal(places), boot_id)? {
+/// Strikes out what was bound before and isn't any more: what of it is still to be undone is on the new record.
+fn forget(places: &Places, old: Vec<BoundSet>, devices: &BTreeSet<Bdf>) -> Result<(), HostError> {
+    for mut set in old {
+        if let Some(mut journal) = Journal::reopen(&set.journal(places), &set.boot_id)? {
             let gone = |op: &HostOp| op.bdf().is_some_and(|bdf| devices.contains(&bdf));
             for record in journal.open_records().iter().filter(|record| gone(&record.op)) {
                 journal.mark(record.seq, OpState::Undone)?;

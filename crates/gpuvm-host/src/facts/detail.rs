@@ -34,11 +34,11 @@ pub(super) fn read(
         state: text("power_state")?,
         runtime: text("power/runtime_status")?,
     };
-    facts.resizable = resizable(&folder, reading)?;
     facts.nodes = nodes(&folder, reading)?;
     facts.errors = errors(&folder, reading)?;
-    // The kernel wakes a device that is in D3cold, or below a port that sleeps, to read its config space; newer ones also to show its
-    // link and the buses behind it, which are registers too (pci_config_pm_runtime_get of drivers/pci/pci-sysfs.c).
+    // The kernel wakes a device that is in D3cold, or below a port that sleeps, to read its config space or the sizes of its
+    // registers; newer ones also to show its link and the buses behind it, which are registers too (pci_config_pm_runtime_get of
+    // drivers/pci/pci-sysfs.c).
     let asleep = |folder: &Path| -> Result<bool, HostError> {
         let runtime = reading.take(read_text(&folder.join("power/runtime_status")))?;
         Ok(runtime.is_some_and(|text| text.trim() == "suspended"))
@@ -48,9 +48,11 @@ pub(super) fn read(
         wakes = wakes || asleep(&root.device(*bridge))?;
     }
     if !wakes {
+        facts.resizable = resizable(&folder, reading)?;
         facts.link = link(&folder, reading)?;
         facts.buses = buses(&folder, reading)?;
-        facts.config = reading.take(config(&folder))?;
+        // A reset that doesn't come back keeps config space to itself (pci_cfg_access_lock), and a reader waits for it.
+        facts.config = reading.take(root.lockable(bdf).and_then(|()| config(&folder)))?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `gpuvm cleanup`: gives back what killed launchers left behind.
 
-use gpuvm_host::bound::{self, Step};
+use gpuvm_host::bound::{self, BoundReport, Step};
 use gpuvm_host::facts;
 use gpuvm_host::kernel::Kernel;
 use gpuvm_run::Cleaned;
@@ -23,7 +23,9 @@ pub(super) fn run(cli: &Cli, args: &CleanupArgs) -> Result<Exit, Failure> {
     let mut told = |step: Step<'_>| bind::tell(&mut progress, step);
     let bound = match &args.vm {
         Some(_) => Vec::new(),
-        None => bound::cleanup(&kernel, &cli.places(), &boot_id, &mut told)?,
+        // What became of the VMs is told all the same.
+        None => bound::cleanup(&kernel, &cli.places(), &boot_id, &mut told)
+            .unwrap_or_else(|error| vec![BoundReport::failed(error)]),
     };
     let left = reports.iter().any(|report| report.result == Cleaned::Left)
         || bound.iter().any(|report| report.result == bound::Cleaned::Left);
@@ -49,7 +51,9 @@ pub(super) fn run(cli: &Cli, args: &CleanupArgs) -> Result<Exit, Failure> {
                 bound::Cleaned::Done => "is given back",
                 bound::Cleaned::Left => "is NOT given back",
             };
-            out::told(out::text(&format!("{} {result}\n", functions.join(", "))));
+            let functions =
+                if functions.is_empty() { "what was bound".to_owned() } else { functions.join(", ") };
+            out::told(out::text(&format!("{functions} {result}\n")));
             report.cleared.iter().for_each(|what| out::told(out::text(&format!("  removed {what}\n"))));
             report.left.iter().for_each(|error| failure::print_item("error", &failure::left(error)));
         }

@@ -79,3 +79,24 @@ fn each_wrong_call_is_refused_as_it_was() {
     };
     compare("calls", cases.iter().map(case));
 }
+
+/// The records of binds can't be read: what became of a VM's remains is told all the same.
+#[test]
+fn cleanup_tells_of_vms_although_what_was_bound_is_unreadable() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |path: &str, text: &str| {
+        let path = folder.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    write("lib/vm/vm1/overlays/disk0.qcow2", "half");
+    write("run/bound/0000:81:00.0/set.json", "{");
+    let output = gpuvm(&["cleanup", "--prefix", &folder.path().display().to_string()]);
+    let told = transcript(&output, &folder.path().display().to_string());
+    assert!(told.starts_with("exit 74\n"), "{told}");
+    assert!(told.contains("vm1 is given back\n  removed overlay") && told.contains("disk0.qcow2"), "{told}");
+    assert!(
+        told.contains("what was bound is NOT given back") && told.contains("set.json holds `{`"),
+        "{told}"
+    );
+}

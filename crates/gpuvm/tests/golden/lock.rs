@@ -114,6 +114,13 @@ fn grown(host: &FakeHost) {
     host.device(&audio);
 }
 
+/// Puts a network card where the second card was.
+fn another_card(host: &FakeHost) {
+    for (name, text) in [("vendor", "0x8086"), ("device", "0x100e"), ("class", "0x020000")] {
+        host.file(&format!("/sys/bus/pci/devices/0000:85:00.0/{name}"), format!("{text}\n"));
+    }
+}
+
 /// The firmware has been updated, and the kernel was told to look away from ACS.
 fn updated(host: &FakeHost) {
     host.file("/sys/class/dmi/id/bios_version", "2.0\n");
@@ -156,6 +163,8 @@ fn locks_are_made_and_checked_as_they_were() {
         ("check-of-a-newer-lock", Locked::without_lock().with_lock("version = 2").run(check)),
         ("profile-with-a-damaged-lock", Locked::without_lock().with_lock("version = 1").run(&["check"])),
         ("plan-moved", Locked::new().after(moved).run(&["plan"])),
+        ("bind-of-another-card", locked_description().after(another_card).run(&["bind", "--dry-run"])),
+        ("unbind-of-another-card", locked_description().after(another_card).run(&["unbind", "--dry-run"])),
         ("plan-updated", {
             let plan = Locked::new().after(updated).run(&["plan"]);
             plan.split_inclusive("\n\n").take(2).collect()

@@ -12,7 +12,7 @@ use gpuvm_host::facts;
 use gpuvm_host::kernel::Kernel;
 use serde_json::json;
 
-use self::target::Named;
+use self::target::{Changed, Named};
 use super::up::Progress;
 use crate::cli::Cli;
 use crate::exit::Exit;
@@ -53,7 +53,7 @@ pub(super) fn run(cli: &Cli, args: &BindArgs) -> Result<Exit, Failure> {
     if !args.dry_run {
         super::refuse_recorded(cli)?;
     }
-    let (targets, asked) = target::resolve(cli, &args.targets)?;
+    let (targets, asked) = target::resolve(cli, &args.targets, Changed::Refused)?;
     let facts = load::devices(cli, asked)?;
     let plan = plan::bind(&targets, args.in_use(), &facts)?;
     tell_overruled(cli, &plan.overruled, "taken");

@@ -9,7 +9,7 @@ use gpuvm_core::plan::Target;
 
 use crate::cli::{Cli, ProfileArgs};
 use crate::failure::Failure;
-use crate::load;
+use crate::{load, locked};
 
 /// A target as it is named.
 #[derive(Debug, Clone)]
@@ -41,8 +41,21 @@ impl FromStr for Named {
     }
 }
 
+/// What is done about a profile whose lock no longer fits the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Changed {
+    /// It is refused, as `up` does: another card may be at the address.
+    Refused,
+    /// It is taken as it is: what is given back is on record.
+    Taken,
+}
+
 /// Reads the profiles among the targets, and lists the functions that must be looked at.
-pub(super) fn resolve(cli: &Cli, named: &[Named]) -> Result<(Vec<Target>, BTreeSet<Bdf>), Failure> {
+pub(super) fn resolve(
+    cli: &Cli,
+    named: &[Named],
+    changed: Changed,
+) -> Result<(Vec<Target>, BTreeSet<Bdf>), Failure> {
     let mut targets = Vec::new();
     let mut asked = BTreeSet::new();
     for name in named {
@@ -57,7 +70,14 @@ pub(super) fn resolve(cli: &Cli, named: &[Named]) -> Result<(Vec<Target>, BTreeS
             }
             Named::Profile(path) => {
                 let args = ProfileArgs { profile: path.clone(), set: Vec::new() };
-                let devices = load::profile(cli, &args)?.profile.devices;
+                let loaded = load::profile(cli, &args)?;
+                if changed == Changed::Refused {
+                    let changes = locked::changes(cli, &loaded.profile, loaded.lock.lock.as_ref())?;
+                    if locked::matter(&changes) {
+                        return Err(locked::refusal(&loaded.lock, path, &changes));
+                    }
+                }
+                let devices = loaded.profile.devices;
                 asked.extend(
                     devices.iter().flat_map(|device| device.hold.iter().copied().chain([device.bdf])),
                 );

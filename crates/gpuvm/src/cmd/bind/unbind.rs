@@ -10,7 +10,7 @@ use gpuvm_host::kernel::Kernel;
 use serde_json::json;
 
 use super::super::up::Progress;
-use super::{BindArgs, items, left_items, line, target, tell, tell_overruled};
+use super::{BindArgs, Changed, items, left_items, line, target, tell, tell_overruled};
 use crate::cli::Cli;
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
@@ -20,7 +20,7 @@ pub(crate) fn run(cli: &Cli, args: &BindArgs) -> Result<Exit, Failure> {
     if !args.dry_run {
         super::super::refuse_recorded(cli)?;
     }
-    let (targets, asked) = target::resolve(cli, &args.targets)?;
+    let (targets, asked) = target::resolve(cli, &args.targets, Changed::Taken)?;
     let facts = load::devices(cli, asked)?;
     let plan = plan::unbind(&targets, args.in_use(), &facts)?;
     tell_overruled(cli, &plan.overruled, "asked for");
