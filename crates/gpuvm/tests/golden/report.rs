@@ -214,6 +214,20 @@ const SECRETS: &[&str] = &[
     "builders-box",
 ];
 
+/// Whoever asks, and whoever built the kernel.
+fn people(host: &FakeHost) {
+    host.file(
+        "/proc/version",
+        "Linux version 6.12.0 (zoltan@builders-box) (gcc 14) #1 SMP Debian 6.12.1-1\n",
+    );
+    host.file("/etc/passwd", "root:x:0:0::/root:/bin/sh\nzoltan:x:1000:1000::/nowhere:/bin/sh\n");
+    host.file("/proc/self/status", "Uid:\t1000\t1000\t1000\t1000\nCapEff:\t0000000000000000\n");
+    host.file(
+        "/proc/self/limits",
+        "Max locked memory         8388608              8388608              bytes\n",
+    );
+}
+
 /// A host on which everything that can be told is.
 fn telling() -> (FakeHost, tempfile::TempDir) {
     let host = with_ovmf(with_files(&[("/home/alice/acme corp/windows 11.qcow2", b"QFI\xfb\0\0\0\x03")]));
@@ -225,16 +239,7 @@ fn telling() -> (FakeHost, tempfile::TempDir) {
             "root=UUID={UUID} rd.luks.key=/hush-hush rd.lvm.lv=vg-acme/root ip=10.11.12.13 intel_iommu=on\n"
         ),
     );
-    host.file(
-        "/proc/version",
-        "Linux version 6.12.0 (zoltan@builders-box) (gcc 14) #1 SMP Debian 6.12.1-1\n",
-    );
-    host.file("/etc/passwd", "root:x:0:0::/root:/bin/sh\nzoltan:x:1000:1000::/nowhere:/bin/sh\n");
-    host.file("/proc/self/status", "Uid:\t1000\t1000\t1000\t1000\nCapEff:\t0000000000000000\n");
-    host.file(
-        "/proc/self/limits",
-        "Max locked memory         8388608              8388608              bytes\n",
-    );
+    people(&host);
     host.file("/proc/self/mountinfo", "36 35 259:1 / /mnt/lab-secret rw - ext4 /dev/nvme0n1 rw\n");
     let mut config = vec![0_u8; 4096];
     config[..8].copy_from_slice(&[0x34, 0x12, 0x11, 0x11, 6, 0, 0x10, 0]);
