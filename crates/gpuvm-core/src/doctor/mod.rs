@@ -209,6 +209,12 @@ impl Case<'_> {
         self.profile.is_none_or(|profile| !profile.devices.is_empty())
     }
 
+    /// Tells whether a function is given to VFIO: it is passed, or the profile holds it so that nobody else has it.
+    pub(crate) fn takes(&self, bdf: Bdf) -> bool {
+        let holds = |profile: &Profile| profile.devices.iter().any(|device| device.hold.contains(&bdf));
+        self.targets.contains(&bdf) || self.profile.is_some_and(holds)
+    }
+
     /// Returns whose commands a remedy names.
     pub(crate) fn distribution(&self) -> Distribution {
         self.facts.platform.distribution

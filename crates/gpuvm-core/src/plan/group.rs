@@ -238,7 +238,7 @@ fn ownership(device: &DeviceFacts) -> Ownership {
 
 /// Tells whether a group is viable although the kernel keeps this member: no driver of its own may do DMA for it. That of ports
 /// doesn't (`driver_managed_dma` of drivers/pci/pcie/portdrv.c); that of an ISA bridge, say lpc_ich, counts as one that does.
-fn may_stay(device: &DeviceFacts) -> bool {
+pub(crate) fn may_stay(device: &DeviceFacts) -> bool {
     device.class.is_bridge() && (device.class.is_pci_bridge() || device.driver.is_none())
 }
 

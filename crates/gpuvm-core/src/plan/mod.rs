@@ -25,6 +25,7 @@ pub use bind::{
     BindPlan, BoundDevice, InUse, PlannedSet, Returning, Target, UnbindPlan, WayBack, bind, unbind,
 };
 pub use deviation::Deviation;
+pub(crate) use group::may_stay;
 pub use memory::{MemoryCell, NodeBinding};
 pub use mmio::{AddressPlan, PlannedBar};
 pub use numa::{CpuTopology, Placement, VcpuPin};

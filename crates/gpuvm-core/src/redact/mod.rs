@@ -125,6 +125,13 @@ impl Redactor {
         }
     }
 
+    /// Tells whose account something is, alone or as `name@host`.
+    pub fn user(&mut self, name: &str) {
+        if !name.is_empty() {
+            self.words.insert(name.to_ascii_lowercase(), Kind::User);
+        }
+    }
+
     /// Tells a serial number, which is taken out in any of the ways it is written.
     pub fn serial(&mut self, serial: u64) {
         for spelt in [

@@ -210,7 +210,23 @@ const SECRETS: &[&str] = &[
     "vg-acme",
     "5c0f1111-2222-4333-8444-555566667777",
     "guest-says",
+    "zoltan",
+    "builders-box",
 ];
+
+/// Whoever asks, and whoever built the kernel.
+fn people(host: &FakeHost) {
+    host.file(
+        "/proc/version",
+        "Linux version 6.12.0 (zoltan@builders-box) (gcc 14) #1 SMP Debian 6.12.1-1\n",
+    );
+    host.file("/etc/passwd", "root:x:0:0::/root:/bin/sh\nzoltan:x:1000:1000::/nowhere:/bin/sh\n");
+    host.file("/proc/self/status", "Uid:\t1000\t1000\t1000\t1000\nCapEff:\t0000000000000000\n");
+    host.file(
+        "/proc/self/limits",
+        "Max locked memory         8388608              8388608              bytes\n",
+    );
+}
 
 /// A host on which everything that can be told is.
 fn telling() -> (FakeHost, tempfile::TempDir) {
@@ -223,6 +239,7 @@ fn telling() -> (FakeHost, tempfile::TempDir) {
             "root=UUID={UUID} rd.luks.key=/hush-hush rd.lvm.lv=vg-acme/root ip=10.11.12.13 intel_iommu=on\n"
         ),
     );
+    people(&host);
     host.file("/proc/self/mountinfo", "36 35 259:1 / /mnt/lab-secret rw - ext4 /dev/nvme0n1 rw\n");
     let mut config = vec![0_u8; 4096];
     config[..8].copy_from_slice(&[0x34, 0x12, 0x11, 0x11, 6, 0, 0x10, 0]);
@@ -344,7 +361,10 @@ fn a_redacted_report_holds_no_secret_and_is_planned_as_the_host_is() {
             .replace("folder-1", "folder")
             .replace("folder-2", "folder")
             .replace("windows 11.qcow2", "disk-1.qcow2")
-            .replace("alice", "user-1")
+            .replace("alice", "user")
+            .replace("user-1", "user")
+            .replace("user-2", "user")
+            .replace("user-3", "user")
     };
     assert_eq!(names(&there), names(&here));
 }

@@ -78,7 +78,7 @@ fn passes_on(case: &Case<'_>, bdf: Bdf, device: &DeviceFacts, port: Bdf, acs: Op
     };
     let mut others = device.group.map(|group| foreign(case, group)).unwrap_or_default();
     let below = |(other, facts): &(&Bdf, &DeviceFacts)| {
-        facts.upstream.contains(&port) && !facts.class.is_bridge() && !case.targets.contains(other)
+        facts.upstream.contains(&port) && !facts.class.is_bridge() && !case.takes(**other)
     };
     others.extend(case.facts.devices.iter().filter(below).map(|(other, _)| *other));
     others.sort();

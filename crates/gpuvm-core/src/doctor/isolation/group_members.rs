@@ -35,12 +35,16 @@ fn judge_one(case: &Case<'_>, group: GroupId) -> Judgement {
     } else if !unread.is_empty() {
         of(Verdict::Unknown, format!("what {} in it is wasn't read", unread.join(", ")))
     } else {
-        let bridges = members.iter().filter(|bdf| !case.targets.contains(bdf)).count();
+        let bridges = members.iter().filter(|bdf| !case.takes(**bdf)).count();
         let with = match bridges {
             0 => String::new(),
             _ => " and the bridge above, which stays with the kernel".to_owned(),
         };
-        of(Verdict::Ok, format!("it holds what is to be passed{with}, and nothing else"))
+        let held = match members.iter().any(|bdf| case.takes(*bdf) && !case.targets.contains(bdf)) {
+            true => " or held",
+            false => "",
+        };
+        of(Verdict::Ok, format!("it holds what is to be passed{held}{with}, and nothing else"))
     };
     let names: Vec<String> = members.iter().map(ToString::to_string).collect();
     judgement.read(format!("{folder}: {}", names.join(" ")))
@@ -68,6 +72,8 @@ fn remedy(strangers: &[Bdf]) -> Remedy {
 mod tests {
     use super::*;
     use crate::doctor::device::testing::{AUDIO, GPU, PORT, bdf, change, host, judge_for, told};
+    use crate::doctor::testing::{check, profile, with_device};
+    use crate::facts::DeviceFacts;
 
     #[test]
     fn a_group_of_the_card_alone_is_ok_and_a_bridge_does_not_spoil_it() {
@@ -88,6 +94,26 @@ mod tests {
             "{}",
             judgement.found
         );
+    }
+
+    /// As the plan has it: what the profile holds is VFIO's, and a bridge with a driver of its own (lpc_ich) isn't the kernel's to keep.
+    #[test]
+    fn a_member_that_is_held_is_no_stranger_and_a_driven_isa_bridge_is_one() {
+        let mut facts = host();
+        facts.groups.get_mut(&GroupId(7)).unwrap().push(bdf("0000:82:00.0"));
+        change(&mut facts, "0000:82:00.0", |other| other.group = Some(GroupId(7)));
+        let found =
+            |facts: &HostFacts, lines: &str| check(CHECK.name, facts, Some(&with_device(lines))).verdict;
+        assert_eq!(found(&facts, ""), Verdict::Failed);
+        let profile = profile("[[device]]\nbdf = \"0000:81:00.0\"\nhold = [\"0000:82:00.0\"]");
+        let held = check(CHECK.name, &facts, Some(&profile));
+        assert_eq!(held.verdict, Verdict::Ok, "{}", held.found);
+        change(&mut facts, "0000:82:00.0", |other| {
+            *other = DeviceFacts::new(other.id, crate::pci::ClassCode::new(0x06_0100).unwrap());
+        });
+        assert_eq!(found(&facts, ""), Verdict::Ok);
+        change(&mut facts, "0000:82:00.0", |other| other.driver = crate::pci::DriverName::new("lpc_ich"));
+        assert_eq!(found(&facts, ""), Verdict::Failed);
     }
 
     #[test]

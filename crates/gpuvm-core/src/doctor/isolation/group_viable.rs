@@ -4,7 +4,7 @@ use super::groups;
 use crate::doctor::{Case, Definition, Judgement, Layer, Remedy, Subject, Verdict};
 use crate::facts::Viability;
 use crate::pci::{Bdf, GroupId};
-use crate::plan::is_vfio_driver;
+use crate::plan::{is_vfio_driver, may_stay};
 
 pub(super) const CHECK: Definition = Definition {
     name: "group-viable",
@@ -69,7 +69,7 @@ fn judge_one(case: &Case<'_>, group: GroupId) -> Judgement {
 }
 
 fn is_bridge(case: &Case<'_>, bdf: &Bdf) -> bool {
-    case.facts.devices.get(bdf).is_some_and(|device| device.class.is_bridge())
+    case.facts.devices.get(bdf).is_some_and(may_stay)
 }
 
 /// Lists the members that a driver of the host has; pcieport and bridges without a driver don't count.
@@ -77,7 +77,7 @@ fn owned_by_host(case: &Case<'_>, members: &[Bdf]) -> Vec<String> {
     let owned = |bdf: &Bdf| {
         let device = case.facts.devices.get(bdf)?;
         let driver = device.driver.as_ref().filter(|driver| !is_vfio_driver(driver))?;
-        (!device.class.is_bridge()).then(|| format!("{bdf} is on {driver}"))
+        (!may_stay(device)).then(|| format!("{bdf} is on {driver}"))
     };
     let found: Vec<String> = members.iter().filter_map(owned).collect();
     match found.is_empty() {

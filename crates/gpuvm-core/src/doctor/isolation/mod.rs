@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 
 use super::{Case, Definition};
 use crate::pci::{Bdf, GroupId};
+use crate::plan::may_stay;
 
 pub(super) const CHECKS: &[Definition] = &[
     iommu_group::CHECK,
@@ -28,11 +29,11 @@ fn groups(case: &Case<'_>) -> BTreeSet<GroupId> {
     case.targets.iter().filter_map(|bdf| case.facts.devices.get(bdf)?.group).collect()
 }
 
-/// Lists the members of a group that are neither to be passed nor bridges, which VFIO leaves to the kernel.
+/// Lists the members of a group that are neither taken nor bridges of the kind that VFIO leaves to the kernel.
 fn foreign(case: &Case<'_>, group: GroupId) -> Vec<Bdf> {
     let stranger = |member: &&Bdf| {
-        let is_bridge = case.facts.devices.get(member).is_some_and(|device| device.class.is_bridge());
-        !is_bridge && !case.targets.contains(member)
+        let stays = case.facts.devices.get(member).is_some_and(may_stay);
+        !stays && !case.takes(**member)
     };
     case.facts.groups.get(&group).into_iter().flatten().filter(stranger).copied().collect()
 }

@@ -51,7 +51,7 @@ fn judge_rule(case: &Case<'_>, rule: &Rule, id: &IdRule) -> Judgement {
         return Judgement::of_host(Verdict::Unknown, found)
             .read(format!("{}: {}", rule.source, rule.directive));
     };
-    let strangers: Vec<Bdf> = caught.iter().filter(|bdf| !case.targets.contains(bdf)).copied().collect();
+    let strangers: Vec<Bdf> = caught.iter().filter(|bdf| !case.takes(**bdf)).copied().collect();
     let judgement = match (caught.len(), strangers.len()) {
         (0, _) => Judgement::of_host(Verdict::Ok, format!("{text} catches no device of this host")),
         (_, 0) => {

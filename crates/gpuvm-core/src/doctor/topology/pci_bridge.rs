@@ -62,7 +62,7 @@ fn behind(case: &Case<'_>, bdf: Bdf, device: &DeviceFacts, bridge: Bdf) -> Judge
     let foreign =
         device.group.and_then(|group| case.facts.groups.get(&group)).into_iter().flatten().filter(|member| {
             let is_bridge = case.facts.devices.get(member).is_some_and(|member| member.class.is_bridge());
-            !is_bridge && !case.targets.contains(member)
+            !is_bridge && !case.takes(**member)
         });
     match foreign.count() {
         0 => of(

@@ -26,7 +26,7 @@ fn judge_one(case: &Case<'_>, bdf: Bdf, device: &DeviceFacts) -> Judgement {
     if let Some(why) = case.facts.unread.iter().find(|said| said.contains("/sys/bus/pci/devices:")) {
         return of(bdf, Verdict::Unknown, format!("the devices of the host couldn't be listed: {why}"));
     }
-    let (ours, foreign): (Vec<Bdf>, Vec<Bdf>) = mates.iter().partition(|mate| case.targets.contains(mate));
+    let (ours, foreign): (Vec<Bdf>, Vec<Bdf>) = mates.iter().partition(|mate| case.takes(**mate));
     let bus = bdf.bus();
     if foreign.is_empty() {
         let with = if ours.is_empty() { String::new() } else { format!(" and {}", list(&ours)) };

@@ -51,8 +51,7 @@ fn judge_one(case: &Case<'_>, bdf: Bdf, device: &DeviceFacts) -> Judgement {
         _ => "",
     };
     let mates = reset_mates(case, bdf, device);
-    let foreign: Vec<Bdf> =
-        mates.iter().flatten().copied().filter(|mate| !case.targets.contains(mate)).collect();
+    let foreign: Vec<Bdf> = mates.iter().flatten().copied().filter(|mate| !case.takes(*mate)).collect();
     match mates {
         Some(mates) if mates.is_empty() && (listed("bus") || listed("cxl_bus")) => {
             of(bdf, Verdict::Ok, format!("it can be reset by its bus, which is its own{unused}"))

@@ -45,10 +45,22 @@ fn learn(redactor: &mut Redactor, report: &Report, facts: &Value, given: Option<
             redactor.serial(serial);
         }
     }
+    people(redactor, &report.facts.facts);
     if let Some(given) = given {
         redactor.path(&given.base, Last::Folder);
         given.loaded.profile.disks.iter().for_each(|disk| redactor.path(&disk.path, Last::File));
     }
+}
+
+/// Tells the redactor who made the report, and who built the kernel: `Linux version 6.12.1 (kim@box) (gcc ...`.
+fn people(redactor: &mut Redactor, facts: &HostFacts) {
+    // Accounts below are the system's own, and their names are words of its.
+    const FIRST_PERSON: u32 = 1000;
+    if let Some(user) = facts.platform.user.as_ref().filter(|user| user.uid >= FIRST_PERSON) {
+        redactor.user(&user.name);
+    }
+    let words = facts.kernel.build.split(['(', ')', ' ']);
+    words.filter(|word| word.contains('@')).for_each(|word| redactor.user(word));
 }
 
 fn holder_of(redactor: &mut Redactor, holder: &Holder) {

@@ -30,7 +30,7 @@ make it public, or make another: gpuvm report --redact.
 ";
 
 const REDACTED: &str = "\
-Names of hosts, of users' home folders, of disks and of folders that the profile and mounts name, addresses of networks, serial
+Names of hosts, of users and their home folders, of disks and of folders that the profile and mounts name, addresses of networks, serial
 numbers, UUIDs, ids of the machine and the boot, and values of passwords and keys were replaced. The same thing has the same
 stand-in in all files. Consoles were left out. What has no form to be known by, such as a name in a log, is still there: read it
 before you make it public.
