@@ -319,6 +319,13 @@ fn of_error(error: &HostError) -> Option<String> {
             Owner::Vm(vm) => format!("gpuvm cleanup {vm}"),
             Owner::Bind(_) => "gpuvm cleanup".to_owned(),
         },
+        HostError::Reserved { owner: Owner::Vm(vm), .. } => {
+            format!("VM {vm} gives it back when it ends; try again then")
+        }
+        HostError::Reserved { owner: Owner::Bind(_), .. } => {
+            "try again once that process has ended; what it leaves behind is given back by: gpuvm cleanup"
+                .to_owned()
+        }
         HostError::DriverGone { bdf, driver } => {
             format!("load it and give the device back: modprobe {driver} && gpuvm cleanup # {bdf}")
         }

@@ -146,7 +146,10 @@ pub(crate) fn facts_for(cli: &Cli, profile: &Profile) -> Result<HostFacts, Failu
             tells_of_files(cli, profile, &recorded.facts)?;
             facts::narrow(recorded.facts, &Scope::Devices(facts::asked(profile)), Depth::Sysfs)
         }
-        None => facts::read(&host_root(cli), profile)?,
+        None => {
+            damaged(cli).iter().for_each(|(_, error)| tracing::warn!("what was bound isn't known: {error}"));
+            facts::read(&host_root(cli), profile)?
+        }
     };
     with_own(cli, facts, Some(profile))
 }
