@@ -92,6 +92,11 @@ impl Opener {
     }
 }
 
+/// Reads the name of a process's command; empty once it has ended.
+pub(crate) fn name(pid: i32) -> String {
+    Opener { pid, folder: Path::new("/proc").join(pid.to_string()) }.name()
+}
+
 /// Shows each file that a process of this machine has open, of those that can be seen from here, and returns the first
 /// answer.
 ///

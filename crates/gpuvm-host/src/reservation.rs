@@ -192,6 +192,7 @@ pub fn reserve(places: &Places, wanted: &Reservation) -> Result<(), HostError> {
 /// # Errors
 /// As [`reserve`]; nothing is changed.
 pub fn check(places: &Places, wanted: &Reservation) -> Result<Vec<PathBuf>, HostError> {
+    bound::intact(places, &wanted.devices)?;
     let mut over = Vec::new();
     for held in all(places, &wanted.boot_id)? {
         let alive = held.alive();
@@ -228,6 +229,7 @@ fn conflicts(held: &Reservation, wanted: &Reservation) -> Result<(), HostError> 
 /// Returns who has one of them and is alive, or is a VM.
 pub fn reserve_return(places: &Places, mut wanted: Reservation) -> Result<Reservation, HostError> {
     let _guard = lock::tables(places)?;
+    bound::intact(places, &wanted.devices)?;
     let mut over = Vec::new();
     for held in all(places, &wanted.boot_id)? {
         let own = held.supervisor == ProcessId::own();
@@ -368,7 +370,11 @@ pub fn in_flight(root: &HostRoot, places: &Places, boot_id: &str) -> Result<BTre
     let mut found = if records.is_empty() { BTreeMap::new() } else { orphans::lasting_writers(root)? };
     for record in records {
         if let Some(child) = record.in_flight.iter().find(|child| child.is_alive()) {
-            found.extend(record.devices.iter().map(|bdf| (*bdf, child.pid)));
+            // One that binds or unbinds is called as what it writes: the other functions of its record may be given back already.
+            match crate::process::name(child.pid).parse() {
+                Ok(bdf) => found.extend([(bdf, child.pid)]),
+                Err(_) => found.extend(record.devices.iter().map(|bdf| (*bdf, child.pid))),
+            }
         }
     }
     Ok(found)

@@ -41,6 +41,11 @@ impl HostRoot {
         self
     }
 
+    /// Says of each function that is left alone who has it.
+    pub fn spared(&self) -> impl Iterator<Item = (Bdf, HostError)> + '_ {
+        self.spared.keys().filter_map(|bdf| Some((*bdf, self.lockable(*bdf).err()?)))
+    }
+
     /// Checks that a function's lock may be taken.
     ///
     /// # Errors

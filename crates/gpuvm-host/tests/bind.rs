@@ -236,6 +236,30 @@ fn an_unbind_that_hangs_is_told_and_kept_and_ends_when_its_holder_lets_go() {
 }
 
 #[test]
+fn a_record_that_makes_no_sense_is_in_the_way_of_its_own_device_alone() {
+    let bench = Bench::new();
+    bench.bind(&[DISK]).unwrap();
+    let set = bench.places.bound().join(DISK).join("set.json");
+    let good = std::fs::read_to_string(&set).unwrap();
+    std::fs::write(&set, "junk").unwrap();
+    let damaged = bound::damaged(&bench.places).unwrap();
+    assert!(
+        matches!(&damaged[..], [(Some(of), HostError::Content { .. })] if *of == bdf(DISK)),
+        "{damaged:?}"
+    );
+    bench.bind(&[GPU]).unwrap();
+    assert!(bench.unbind(&[GPU]).left.is_empty());
+    let error = bench.bind(&[DISK]).unwrap_err();
+    assert!(matches!(*error.cause, HostError::Content { .. }), "{:?}", error.cause);
+    let [(Cleaned::Left, words)] = &bench.cleanup()[..] else { panic!() };
+    assert!(words[0].contains("set.json holds `junk`"), "{words:?}");
+    // Nothing was taken for over: with its record it is given back.
+    std::fs::write(&set, good).unwrap();
+    assert!(bench.unbind(&[DISK]).left.is_empty());
+    bench.assert_as_before("mended");
+}
+
+#[test]
 fn a_bind_that_hangs_keeps_its_device_reserved_and_gives_the_others_back() {
     let bench = Bench::new();
     bench.fake.fault("drivers/snd_hda_intel/unbind", Fault::Hang);

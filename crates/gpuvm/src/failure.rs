@@ -128,6 +128,13 @@ impl From<BadProfile> for Failure {
 
 impl From<Vec<Refusal>> for Failure {
     fn from(refusals: Vec<Refusal>) -> Self {
+        Self::refused(&refusals, hints::refusal)
+    }
+}
+
+impl Failure {
+    /// A failure for reasons that lie with the host or the profile, with a remedy for each.
+    pub(crate) fn refused(refusals: &[Refusal], hint: impl Fn(&Refusal) -> Option<String>) -> Self {
         // A profile that asks for what isn't there comes first: no other user or host makes it right.
         let code = match refusals.iter().map(Refusal::kind).min() {
             Some(RefusalKind::Profile) => Exit::Profile,
@@ -136,7 +143,8 @@ impl From<Vec<Refusal>> for Failure {
             Some(RefusalKind::Busy) => Exit::Busy,
             None => Exit::Internal,
         };
-        Self { code, items: refusals.iter().map(refused).collect(), profile: None }
+        let item = |refusal: &Refusal| Item::new(refusal, hint(refusal));
+        Self { code, items: refusals.iter().map(item).collect(), profile: None }
     }
 }
 
@@ -179,6 +187,7 @@ fn host_code(error: &HostError) -> Exit {
         | HostError::PoolNotRestored { .. }
         | HostError::ChangedByOthers { .. }
         | HostError::QemuStuck { .. } => Exit::NotGivenBack,
+        HostError::Content { path, .. } if path.ends_with("set.json") => Exit::NotGivenBack,
         HostError::NoInterruptRemapping { .. } => Exit::Unfit,
         error => match error.errno() {
             Some(EPERM | EACCES | EROFS) => Exit::Permission,

@@ -1,6 +1,7 @@
 //! What to do next, with the command: added here, at the edge, and nowhere else.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -10,6 +11,7 @@ use gpuvm_core::lifecycle::Exit;
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::{FileRole, MemoryMeasure, Refusal};
 use gpuvm_core::profile::GUEST_MEMORY_MIN;
+use gpuvm_core::qemu::cmdline::quote;
 use gpuvm_core::trouble::{self, Context, Explanation};
 use gpuvm_core::units::{ByteSize, PageSize};
 use gpuvm_host::HostError;
@@ -17,7 +19,11 @@ use gpuvm_host::errno::ENODEV;
 use gpuvm_host::reservation::{Owner, ProcessRole};
 use gpuvm_run::{LastWords, LaunchError};
 
+use crate::cli::ProfileArgs;
+
 const SIGKILL: i32 = 9;
+const BOOT_DISPLAY: &str =
+    "make another display the boot display in the firmware's setup (often \"primary video device\")";
 /// The most meanings of messages that one error is told with.
 const EXPLANATIONS: usize = 3;
 
@@ -29,13 +35,24 @@ pub(crate) fn refusal(refusal: &Refusal) -> Option<String> {
         .or_else(|| of_host(refusal))
 }
 
+/// What to do about a refusal to bind what was named by its address: there is no profile to write in.
+pub(crate) fn of_bind(refusal: &Refusal) -> Option<String> {
+    match refusal {
+        Refusal::BootDisplay { .. } => Some(format!(
+            "{BOOT_DISPLAY}, or take it all the same with --force: the host's console is dark from then on"
+        )),
+        refusal => self::refusal(refusal),
+    }
+}
+
 /// What to do about a device that can't be taken.
 fn of_device(refusal: &Refusal) -> Option<String> {
     Some(match refusal {
         Refusal::UnknownDevice { .. } => "list the devices: gpuvm devices --all".to_owned(),
         Refusal::Bridge { .. } => "list what is behind it instead: lspci -tv".to_owned(),
         Refusal::ExpanderThere { .. } => {
-            "write another guest-address: expander bridges have the last device numbers, from 1e down".to_owned()
+            "write another guest-address: expander bridges have the last device numbers, from 1e down"
+                .to_owned()
         }
         Refusal::NoIommu { .. } => {
             "switch on VT-d or AMD-Vi in the firmware's setup; on Intel also boot with intel_iommu=on. \
@@ -70,17 +87,18 @@ fn of_device(refusal: &Refusal) -> Option<String> {
              hold = [\"{member}\"] beside bdf = \"{bdf}\"; or put the card in another slot, whose port has ACS"
         ),
         Refusal::HeldElsewhere { bdf, held, .. } => {
-            format!("leave {held} out of hold, or list it beside a device of its own group; see gpuvm plan, which lists the group of {bdf}")
+            format!(
+                "leave {held} out of hold, or list it beside a device of its own group; see gpuvm plan, which lists the group of {bdf}"
+            )
         }
         Refusal::Critical { .. } => {
             "give the guest another device, or move what the host needs off this one".to_owned()
         }
         Refusal::InUse { holder, .. } => return in_use(holder),
-        Refusal::BootDisplay { .. } => {
-            "make another display the boot display in the firmware's setup (often \"primary video device\"), or write \
-             allow-boot-display = true beside its bdf: the host's console is dark from then on"
-                .to_owned()
-        }
+        Refusal::BootDisplay { .. } => format!(
+            "{BOOT_DISPLAY}, or write allow-boot-display = true beside its bdf: the host's console is dark from then on"
+        ),
+        Refusal::Kept { .. } => "go on with what has begun: gpuvm cleanup".to_owned(),
         Refusal::Overridden { bdf, .. } => {
             format!("if that is no longer wanted: echo > /sys/bus/pci/devices/{bdf}/driver_override")
         }
@@ -259,6 +277,17 @@ fn of_error(error: &HostError) -> Option<String> {
              nr_hugepages; put them right by hand; then: rm -r {}",
             path.parent().unwrap_or(path).display()
         ),
+        HostError::Content { path, .. } if path.ends_with("set.json") => {
+            let folder = path.parent().unwrap_or(path);
+            let bdf = folder.file_name().unwrap_or_default().to_string_lossy();
+            let bdf = bdf.split('-').next().unwrap_or_default();
+            format!(
+                "what was bound, and from which driver, can't be read from it. See what the function has: lspci -Dks {bdf}. Put it \
+                 right by hand (echo > /sys/bus/pci/devices/{bdf}/driver_override; echo {bdf} > \
+                 /sys/bus/pci/drivers/vfio-pci/unbind; echo {bdf} > /sys/bus/pci/drivers_probe); then: rm -r {}",
+                folder.display()
+            )
+        }
         HostError::NotViable { .. } => {
             "each member that isn't a bridge must be on vfio-pci or without a driver".to_owned()
         }
@@ -290,6 +319,13 @@ fn of_error(error: &HostError) -> Option<String> {
             Owner::Vm(vm) => format!("gpuvm cleanup {vm}"),
             Owner::Bind(_) => "gpuvm cleanup".to_owned(),
         },
+        HostError::Reserved { owner: Owner::Vm(vm), .. } => {
+            format!("VM {vm} gives it back when it ends; try again then")
+        }
+        HostError::Reserved { owner: Owner::Bind(_), .. } => {
+            "try again once that process has ended; what it leaves behind is given back by: gpuvm cleanup"
+                .to_owned()
+        }
         HostError::DriverGone { bdf, driver } => {
             format!("load it and give the device back: modprobe {driver} && gpuvm cleanup # {bdf}")
         }
@@ -360,24 +396,32 @@ pub(crate) fn launch(error: &LaunchError) -> Option<String> {
 }
 
 /// What to do about a host that has changed since it was locked.
-pub(crate) fn changed(profile: &Path) -> String {
-    let profile = profile.display();
-    format!(
-        "see all that has changed: gpuvm lock --check {profile}. If it is as you want it: gpuvm lock {profile}, or gpuvm up \
-         --accept-changes {profile}"
-    )
+pub(crate) fn changed(args: &ProfileArgs) -> String {
+    format!("see all that has changed: gpuvm lock --check {}; {}", spelled(args), relock(args))
+}
+
+/// What to do about changes that were all told.
+pub(crate) fn relock(args: &ProfileArgs) -> String {
+    let args = spelled(args);
+    format!("if it is as you want it: gpuvm lock {args}, or gpuvm up --accept-changes {args}")
+}
+
+/// Spells a profile with what is set in it, as words of a shell: a lock of another guest is another lock.
+fn spelled(args: &ProfileArgs) -> String {
+    let sets = args.set.iter().map(|set| format!("--set {} ", quote(OsStr::new(set))));
+    format!("{}{}", sets.collect::<String>(), quote(args.profile.as_os_str()))
 }
 
 /// What to do about a lock that isn't there.
-pub(crate) fn no_lock(profile: &Path) -> String {
-    format!("make one: gpuvm lock {}", profile.display())
+pub(crate) fn no_lock(args: &ProfileArgs) -> String {
+    format!("make one: gpuvm lock {}", spelled(args))
 }
 
 /// What to do about a lock that can't be used.
-pub(crate) fn bad_lock(profile: &Path) -> String {
+pub(crate) fn bad_lock(args: &ProfileArgs) -> String {
     format!(
         "put back the one that you have kept, or lock the host as it is now: gpuvm lock {}",
-        profile.display()
+        spelled(args)
     )
 }
 
@@ -416,4 +460,30 @@ pub(crate) fn sick(bdf: Bdf) -> String {
         "see what the kernel said: dmesg | grep {bdf}; a card that has fallen off the bus mostly comes back with a power \
          cycle of the host"
     )
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_of_a_lock_keep_what_is_set_and_a_check_isnt_sent_back_to_itself() {
+        let set = vec!["memory.size=2G".to_owned(), "disk=[]".to_owned()];
+        let args = ProfileArgs { profile: "my vm.toml".into(), set };
+        let words = "--set memory.size=2G --set 'disk=[]' 'my vm.toml'";
+        for hint in [changed(&args), relock(&args), no_lock(&args), bad_lock(&args)] {
+            assert!(hint.contains(&format!("gpuvm lock {words}")), "{hint}");
+        }
+        assert!(changed(&args).contains(&format!("lock --check {words}")));
+        assert!(!relock(&args).contains("--check"));
+    }
+
+    #[test]
+    fn a_boot_display_without_a_profile_is_taken_by_force() {
+        let refusal = Refusal::BootDisplay { bdf: "0000:81:00.0".parse().unwrap(), driver: None };
+        let (bind, plan) = (of_bind(&refusal).unwrap(), super::refusal(&refusal).unwrap());
+        assert!(bind.contains("--force") && !bind.contains("allow-boot-display"), "{bind}");
+        assert!(plan.contains("allow-boot-display") && !plan.contains("--force"), "{plan}");
+    }
 }

@@ -56,7 +56,7 @@ pub(crate) struct BadProfile {
 /// Reads and checks a profile, and its lock where it has one, and finds the devices that it describes.
 pub(crate) fn profile(cli: &Cli, args: &ProfileArgs) -> Result<Loaded, Failure> {
     let (text, described) = parsed(args, base_there(cli)?)?;
-    let lock = locked::read(&args.profile)?;
+    let lock = locked::read(args)?;
     let profile = resolved(cli, &described, lock.lock.as_ref(), Hold::Always)?;
     Ok(Loaded { text, profile, described, lock })
 }
@@ -64,14 +64,14 @@ pub(crate) fn profile(cli: &Cli, args: &ProfileArgs) -> Result<Loaded, Failure> 
 /// Reads and checks a profile, and looks at no host: devices that it describes are not looked for.
 pub(crate) fn unresolved(args: &ProfileArgs) -> Result<Profile, Failure> {
     let (_, profile) = parsed(args, None)?;
-    locked::read(&args.profile)?;
+    locked::read(args)?;
     Ok(profile)
 }
 
 /// The same for a lock that is to be written anew: of one that can't be used, only what is wrong with it is of interest.
 pub(crate) fn to_lock(cli: &Cli, args: &ProfileArgs) -> Result<(Loaded, Option<Failure>), Failure> {
     let (text, described) = parsed(args, base_there(cli)?)?;
-    let (lock, damaged) = match locked::read(&args.profile) {
+    let (lock, damaged) = match locked::read(args) {
         Ok(lock) => (lock, None),
         Err(failure) if failure.code == Exit::Profile => {
             (LockFile { path: locked::path_of(&args.profile), lock: None, text: None }, Some(failure))
@@ -147,7 +147,10 @@ pub(crate) fn facts_for(cli: &Cli, profile: &Profile) -> Result<HostFacts, Failu
             tells_of_files(cli, profile, &recorded.facts)?;
             facts::narrow(recorded.facts, &Scope::Devices(facts::asked(profile)), Depth::Sysfs)
         }
-        None => facts::read(&host_root(cli), profile)?,
+        None => {
+            damaged(cli).iter().for_each(|(_, error)| tracing::warn!("what was bound isn't known: {error}"));
+            facts::read(&host_root(cli), profile)?
+        }
     };
     with_own(cli, facts, Some(profile), Unreadable::Refused)
 }
@@ -239,6 +242,11 @@ fn with_own(
             (Err(error), Unreadable::Noted) => facts.unread.push(error.to_string()),
             (Err(error), Unreadable::Refused) => return Err(error.into()),
         }
+        facts.kept = host_root(cli).spared().map(|(bdf, error)| (bdf, error.to_string())).collect();
+        for (bdf, error) in damaged(cli) {
+            facts.kept.extend(bdf.map(|bdf| (bdf, error.clone())));
+            facts.unread.push(error);
+        }
     }
     let Some(profile) = profile else { return Ok(facts) };
     facts.state_dir = cli.places().state(&profile.name);
@@ -261,6 +269,13 @@ fn bound(cli: &Cli, facts: &HostFacts) -> Result<BTreeMap<Bdf, BoundFacts>, Host
         Err(error) if error.errno() == Some(EACCES) => Ok(BTreeMap::new()),
         bound => bound,
     }
+}
+
+/// Says which records of `gpuvm bind` make no sense: whoever wants those devices is refused, and everybody else goes on.
+fn damaged(cli: &Cli) -> Vec<(Option<Bdf>, String)> {
+    // Who may not read them was told nothing of what is bound, either.
+    let damaged = gpuvm_host::bound::damaged(&cli.places()).unwrap_or_default();
+    damaged.into_iter().map(|(bdf, error)| (bdf, error.to_string())).collect()
 }
 
 /// Reads what must be known of devices to bind them or to give them back.

@@ -12,7 +12,7 @@ use gpuvm_core::plan::{Topic, Warning};
 use gpuvm_core::profile::Profile;
 use gpuvm_host::facts;
 
-use crate::cli::Cli;
+use crate::cli::{Cli, ProfileArgs};
 use crate::exit::Exit;
 use crate::failure::{Failure, Item, kind};
 use crate::hints;
@@ -40,8 +40,8 @@ pub(crate) fn path_of(profile: &Path) -> PathBuf {
 }
 
 /// Reads the lock of a profile, if there is one. One that can't be used is never passed over.
-pub(crate) fn read(profile: &Path) -> Result<LockFile, Failure> {
-    let path = path_of(profile);
+pub(crate) fn read(args: &ProfileArgs) -> Result<LockFile, Failure> {
+    let path = path_of(&args.profile);
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -59,7 +59,7 @@ pub(crate) fn read(profile: &Path) -> Result<LockFile, Failure> {
         Ok(lock) => Ok(LockFile { path, lock: Some(lock), text: Some(text) }),
         Err(error) => {
             let message = format!("{} can't be used: {error}", path.display());
-            Err(Failure::one(Exit::Profile, message, Some(hints::bad_lock(profile))))
+            Err(Failure::one(Exit::Profile, message, Some(hints::bad_lock(args))))
         }
     }
 }
@@ -95,18 +95,18 @@ pub(crate) fn warnings(changes: &[Change]) -> Vec<Warning> {
 }
 
 /// Refuses to go on after changes that matter.
-pub(crate) fn refusal(file: &LockFile, profile: &Path, changes: &[Change]) -> Failure {
-    Failure::of(Exit::Unfit, items(file, profile, changes))
+pub(crate) fn refusal(file: &LockFile, args: &ProfileArgs, changes: &[Change]) -> Failure {
+    Failure::of(Exit::Unfit, items(file, args, changes))
 }
 
 /// Names each change that matters; the last one says what to do.
-pub(crate) fn items(file: &LockFile, profile: &Path, changes: &[Change]) -> Vec<Item> {
+pub(crate) fn items(file: &LockFile, args: &ProfileArgs, changes: &[Change]) -> Vec<Item> {
     let matter: Vec<&Change> =
         changes.iter().filter(|change| change.severity() == Severity::Matters).collect();
     let item = |(number, change): (usize, &&Change)| Item {
         kind: kind(*change),
         message: format!("since {} was written: {change}", file.path.display()),
-        hint: (number + 1 == matter.len()).then(|| hints::changed(profile)),
+        hint: (number + 1 == matter.len()).then(|| hints::changed(args)),
     };
     matter.iter().enumerate().map(item).collect()
 }
@@ -134,14 +134,14 @@ pub(crate) struct Judged {
 /// Refuses a host that isn't as it was when it was locked, before anything is touched, or locks it as it is.
 pub(crate) fn before_up(
     cli: &Cli,
-    path: &Path,
+    args: &ProfileArgs,
     loaded: Loaded,
     on_changes: OnChanges,
 ) -> Result<Judged, Failure> {
     let file = &loaded.lock;
     let changes = changes(cli, &loaded.profile, file.lock.as_ref())?;
     match on_changes {
-        OnChanges::Refuse if matter(&changes) => return Err(refusal(file, path, &changes)),
+        OnChanges::Refuse if matter(&changes) => return Err(refusal(file, args, &changes)),
         OnChanges::Refuse => return Ok(Judged { warnings: warnings(&changes), written: false, loaded }),
         OnChanges::Accept => {}
     }

@@ -69,6 +69,10 @@ pub struct HostFacts {
     /// The functions that `gpuvm bind` has bound, of all of the host.
     #[serde(default)]
     pub bound: BTreeMap<Bdf, BoundFacts>,
+    /// Functions that nobody can take now, with the reason in words: a write to the kernel hangs in them, or what gpuvm wrote down of
+    /// them makes no sense.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub kept: BTreeMap<Bdf, String>,
     /// What the kernel says of groups; nothing of those that it wasn't asked about.
     #[serde(default)]
     pub viability: BTreeMap<GroupId, Viability>,

@@ -46,6 +46,8 @@ pub fn passable(bdf: Bdf, facts: &HostFacts) -> Passability {
             continue;
         }
         let Obstacles { mut refusals, warnings } = obstacles;
+        let kept = asked.iter().filter_map(|bdf| Some((*bdf, facts.kept.get(bdf)?.clone())));
+        refusals.extend(kept.map(|(bdf, why)| Refusal::Kept { bdf, why }));
         refusals.sort();
         refusals.dedup();
         let with = groups.taken.iter().map(|taken| taken.bdf).filter(|other| *other != bdf).collect();
@@ -70,6 +72,17 @@ mod tests {
 
     fn bdf(text: &str) -> Bdf {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn what_the_kernel_has_in_hand_cant_be_passed() {
+        let mut facts = host();
+        let free =
+            |facts: &HostFacts| facts.devices.keys().copied().find(|bdf| passable(*bdf, facts).is_passable());
+        let bdf = free(&facts).unwrap();
+        facts.kept.insert(bdf, "process 7 hangs".to_owned());
+        let refusals = passable(bdf, &facts).refusals;
+        assert_eq!(refusals, [Refusal::Kept { bdf, why: "process 7 hangs".to_owned() }]);
     }
 
     /// A card of two functions in groups of their own, a bridge with two functions in one group, a disk that is mounted and its

@@ -188,6 +188,14 @@ pub enum Refusal {
         /// Who uses it.
         holder: Holder,
     },
+    /// gpuvm or the kernel has the device in hand.
+    #[error("{bdf} can't be taken now: {why}")]
+    Kept {
+        /// The device.
+        bdf: Bdf,
+        /// Why, in words.
+        why: String,
+    },
     /// The boot display.
     #[error("{bdf} ({driver}) is the boot display of this host", driver = driver_words(driver.as_ref()))]
     BootDisplay {
@@ -521,7 +529,7 @@ impl Refusal {
             | Self::UnevenCpus { .. }
             | Self::UnevenMemory { .. }
             | Self::MixedNodes { .. } => RefusalKind::Profile,
-            Self::TakenCpus { .. } | Self::InUse { .. } => RefusalKind::Busy,
+            Self::TakenCpus { .. } | Self::InUse { .. } | Self::Kept { .. } => RefusalKind::Busy,
             Self::TooFewCpus { need, cpus, taken, .. } if *need as usize <= cpus.len() + taken.len() => {
                 RefusalKind::Busy
             }

@@ -63,6 +63,12 @@ pub fn cleanup(
     for set in set::all(places)?.into_iter().filter(leaving) {
         reports.extend(clean(kernel, places, set, told));
     }
+    let damaged = set::damaged(places)?;
+    reports.extend(
+        damaged
+            .into_iter()
+            .map(|(first, error)| report(first.into_iter().collect(), Vec::new(), vec![error])),
+    );
     // A bind that begins takes over the folders of both.
     let cleared = reservation::clear_binds(places, boot_id, || {
         set::clear_unmade(places)?;
@@ -113,7 +119,7 @@ fn clean(kernel: &Kernel, places: &Places, set: BoundSet, told: Told<'_>) -> Opt
         Err(error) => vec![error],
     };
     for error in &mut left {
-        name_holders(kernel, &reservation, error);
+        name_holders(kernel, &reservation, &[], error);
         note_in_flight(&mut reservation, error);
     }
     left.extend(settle(places, &reservation, told).err());

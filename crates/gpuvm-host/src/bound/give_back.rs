@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gpuvm_core::host_ops::HostOp;
 use gpuvm_core::pci::{Bdf, DriverName};
-use gpuvm_core::plan::{Returning, UnbindPlan, WayBack};
+use gpuvm_core::plan::{Refusal, Returning, UnbindPlan, WayBack};
 use serde::Serialize;
 
 use super::set::{self, BoundSet};
@@ -54,7 +54,7 @@ pub fn unbind(
     let mut reservation = reservation::reserve_return(places, reservation)?;
     done.left = return_all(kernel, places, boot_id, plan, &wanted, told).unwrap_or_else(|error| vec![error]);
     for error in &mut done.left {
-        name_holders(kernel, &reservation, error);
+        name_holders(kernel, &reservation, &plan.overruled, error);
         note_in_flight(&mut reservation, error);
     }
     done.left.extend(settle(places, &reservation, told).err());
@@ -181,9 +181,21 @@ fn adopt(places: &Places, boot_id: &str, devices: &[&Returning]) -> Result<(), H
     set.store(places)
 }
 
-/// Adds to a write that doesn't come back who has the groups open.
-pub(super) fn name_holders(kernel: &Kernel, reservation: &Reservation, error: &mut HostError) {
-    let HostError::InFlight { state, .. } = error else { return };
+/// Adds to a write that doesn't come back who has the groups open, and who had the device when it was taken in spite of them.
+pub(super) fn name_holders(
+    kernel: &Kernel,
+    reservation: &Reservation,
+    overruled: &[Refusal],
+    error: &mut HostError,
+) {
+    let HostError::InFlight { state, value, .. } = error else { return };
+    for refusal in overruled {
+        if let Refusal::InUse { bdf, holder, .. } = refusal
+            && value.parse().ok().is_none_or(|hangs: Bdf| hangs == *bdf)
+        {
+            state.push_str(&format!("; {holder}"));
+        }
+    }
     for group in &reservation.groups {
         if let Ok(Some(holder)) = vfio::group_holder(&kernel.root, *group) {
             state.push_str(&format!("; process {holder} has /dev/vfio/{group} open"));

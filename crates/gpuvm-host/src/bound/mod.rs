@@ -53,6 +53,7 @@ pub(crate) fn name(first: Bdf) -> VmName {
 /// # Errors
 /// Returns records that can't be read.
 pub(crate) fn left(places: &Places, boot_id: &str, devices: &[Bdf]) -> Result<usize, HostError> {
+    intact(places, devices)?;
     let mut count = 0;
     for set in set::all(places)?.into_iter().filter(|set| set.boot_id == boot_id) {
         count += set.leaving.iter().filter(|bdf| devices.contains(bdf)).count();
@@ -67,13 +68,38 @@ pub(crate) fn left(places: &Places, boot_id: &str, devices: &[Bdf]) -> Result<us
 pub fn bound(places: &Places, boot_id: &str) -> Result<BTreeMap<Bdf, BoundFacts>, HostError> {
     let mut found = BTreeMap::new();
     for set in set::all(places)?.into_iter().filter(|set| set.boot_id == boot_id) {
-        let messages = stuck(places, &set)?;
+        let (messages, damage) = match stuck(places, &set) {
+            // What the others are is known all the same.
+            Err(error @ HostError::Content { .. }) => (BTreeMap::new(), Some(error.to_string())),
+            messages => (messages?, None),
+        };
         for (bdf, was) in &set.devices {
-            let stranded = messages.get(bdf).filter(|_| set.leaving.contains(bdf)).cloned();
+            let stranded =
+                messages.get(bdf).filter(|_| set.leaving.contains(bdf)).cloned().or_else(|| damage.clone());
             found.insert(*bdf, BoundFacts { was: was.clone(), stranded });
         }
     }
     Ok(found)
+}
+
+/// Returns the records that make no sense, with the function that each is named by: what was done to it isn't known.
+///
+/// # Errors
+/// Returns records that can't be read.
+pub fn damaged(places: &Places) -> Result<Vec<(Option<Bdf>, HostError)>, HostError> {
+    set::damaged(places)
+}
+
+/// Checks that what is on record of these functions makes sense.
+///
+/// # Errors
+/// Returns the record that doesn't, and records that can't be read.
+pub(crate) fn intact(places: &Places, devices: &[Bdf]) -> Result<(), HostError> {
+    let of_these = |(first, _): &(Option<Bdf>, _)| first.is_some_and(|bdf| devices.contains(&bdf));
+    match set::damaged(places)?.into_iter().find(of_these) {
+        Some((_, error)) => Err(error),
+        None => Ok(()),
+    }
 }
 
 /// Returns why functions of a set could not be given back, as the journal says.

@@ -57,12 +57,33 @@ impl BoundSet {
 
 const FILE: &str = "set.json";
 
-/// Reads all sets, of whatever boot.
+/// Reads all sets, of whatever boot. One that makes no sense is in the way of its own functions alone: see [`damaged`].
 pub(super) fn all(places: &Places) -> Result<Vec<BoundSet>, HostError> {
+    Ok(all_read(places)?.into_iter().filter_map(|(_, set)| set.ok()).collect())
+}
+
+/// Finds the records that make no sense, with the function that each is named by, and why.
+pub(super) fn damaged(places: &Places) -> Result<Vec<(Option<Bdf>, HostError)>, HostError> {
+    let damaged = |(name, set): Named| {
+        // Behind a function's address there may be a number.
+        let first = name.split('-').next().and_then(|bdf| bdf.parse().ok());
+        set.err().map(|error| (first, error))
+    };
+    Ok(all_read(places)?.into_iter().filter_map(damaged).collect())
+}
+
+/// A set's folder by its name, and what its record says.
+type Named = (String, Result<BoundSet, HostError>);
+
+fn all_read(places: &Places) -> Result<Vec<Named>, HostError> {
     let folder = places.bound();
     let mut sets = Vec::new();
     for name in list(&folder)? {
-        sets.extend(read(&folder.join(name).join(FILE))?);
+        match read(&folder.join(&name).join(FILE)) {
+            Ok(set) => sets.extend(set.map(|set| (name, Ok(set)))),
+            Err(error @ HostError::Content { .. }) => sets.push((name, Err(error))),
+            Err(error) => return Err(error),
+        }
     }
     Ok(sets)
 }
@@ -74,8 +95,9 @@ pub(super) fn again(places: &Places, set: &BoundSet) -> Result<Option<BoundSet>,
 
 /// Finds a name that no set of this boot has.
 pub(super) fn free_name(places: &Places, boot_id: &str, first: Bdf) -> Result<String, HostError> {
+    let of_now = |set: &Result<BoundSet, HostError>| set.as_ref().map_or(true, |set| set.boot_id == boot_id);
     let taken: BTreeSet<String> =
-        all(places)?.into_iter().filter(|set| set.boot_id == boot_id).map(|set| set.name).collect();
+        all_read(places)?.into_iter().filter(|(_, set)| of_now(set)).map(|(name, _)| name).collect();
     let names = std::iter::once(first.to_string()).chain((2..).map(|number| format!("{first}-{number}")));
     Ok(names.into_iter().find(|name| !taken.contains(name)).unwrap_or_default())
 }

@@ -6,9 +6,9 @@ use gpuvm_core::host_ops::HostOp;
 use gpuvm_core::pci::{Bdf, DriverName};
 use gpuvm_core::plan::{BindPlan, Ownership, PlannedSet};
 
-use super::give_back::give_back;
+use super::give_back::{give_back, name_holders};
 use super::set::{self, BoundSet};
-use super::{Step, Told, with_any};
+use super::{Step, Told, intact, with_any};
 use crate::apply::{self, Host};
 use crate::journal::{self, Journal, OpState, Record};
 use crate::kernel::Kernel;
@@ -44,6 +44,8 @@ pub fn bind(
     plan: &BindPlan,
     told: Told<'_>,
 ) -> Result<(), BindError> {
+    // What is bound already by a record that makes no sense couldn't be given back.
+    intact(places, &plan.devices.iter().map(|device| device.bdf).collect::<Vec<_>>())?;
     let devices: Vec<Bdf> = plan.sets.iter().flat_map(|set| set.devices.iter().copied()).collect();
     let Some(first) = devices.first() else { return Ok(()) };
     let groups = plan.sets.iter().flat_map(|set| set.groups.iter().copied()).collect();
@@ -59,10 +61,11 @@ pub fn bind(
             apply::apply(&host, journal, &planned.op)
         })
     });
-    let Err(cause) = made.and_then(|()| stand(places, &sets)) else {
+    let Err(mut cause) = made.and_then(|()| stand(places, &sets)) else {
         told(Step::Release);
         return Ok(reservation::release_bind(places, &reservation)?);
     };
+    name_holders(kernel, &reservation, &plan.overruled, &mut cause);
     note_in_flight(&mut reservation, &cause);
     let mut left = Vec::new();
     for (set, journal) in sets.into_iter().rev() {

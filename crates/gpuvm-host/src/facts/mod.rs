@@ -128,7 +128,7 @@ fn host(root: &HostRoot, reading: &Reading) -> Result<HostFacts, HostError> {
         iommus: reading.take(list(&root.path("/sys/class/iommu")))?,
         vfio: vfio(root),
         kvm: access(root, "/dev/kvm"),
-        qemu: find(root, "qemu-system-x86_64"),
+        qemu: find(root, "qemu-system-x86_64").or_else(|| rhel_qemu(root)),
         qemu_img: find(root, "qemu-img"),
         ..HostFacts::default()
     })
@@ -197,6 +197,12 @@ fn access(root: &HostRoot, node: &str) -> Access {
         Ok(()) => Access::Usable,
         Err(_) => Access::Denied,
     }
+}
+
+/// Finds QEMU where RHEL and its kin have it, which is in nobody's PATH.
+fn rhel_qemu(root: &HostRoot) -> Option<PathBuf> {
+    let path = PathBuf::from("/usr/libexec/qemu-kvm");
+    root.path(&path).is_file().then_some(path)
 }
 
 /// Finds a program in PATH, and names it as the host would.

@@ -35,7 +35,7 @@ impl Reading {
     pub(crate) fn take<T: Default>(&self, read: Result<T, HostError>) -> Result<T, HostError> {
         match (read, self.on_failure) {
             (Err(error), OnFailure::GoOn) => {
-                self.unread.borrow_mut().push(error.to_string());
+                self.remark(error.to_string());
                 Ok(T::default())
             }
             (read, _) => read,
@@ -44,7 +44,11 @@ impl Reading {
 
     /// Takes down, in words, what couldn't be seen although nothing failed.
     pub(crate) fn remark(&self, words: String) {
-        self.unread.borrow_mut().push(words);
+        let mut unread = self.unread.borrow_mut();
+        // Several attributes fail for one reason, which is told once.
+        if !unread.contains(&words) {
+            unread.push(words);
+        }
     }
 
     /// Returns what couldn't be read, in words.

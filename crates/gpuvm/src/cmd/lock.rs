@@ -67,7 +67,7 @@ fn check(cli: &Cli, args: &LockArgs) -> Result<Exit, Failure> {
     let loaded = load::profile(cli, &args.profile)?;
     let Some(lock) = &loaded.lock.lock else {
         let message = format!("there is no {}", loaded.lock.path.display());
-        return Err(Failure::one(Exit::Profile, message, Some(hints::no_lock(&args.profile.profile))));
+        return Err(Failure::one(Exit::Profile, message, Some(hints::no_lock(&args.profile))));
     };
     let changes = locked::changes(cli, &loaded.profile, Some(lock))?;
     let code = if locked::matter(&changes) { Exit::Unfit } else { Exit::Ok };
@@ -84,7 +84,7 @@ fn check(cli: &Cli, args: &LockArgs) -> Result<Exit, Failure> {
     listed(&format!("changed since {path} was written"), &changes, &mut text);
     out::text(&text)?;
     if code != Exit::Ok {
-        out::note(&format!("hint: {}", hints::changed(&args.profile.profile)));
+        out::note(&format!("hint: {}", hints::relock(&args.profile)));
     }
     Ok(code)
 }

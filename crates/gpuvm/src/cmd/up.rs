@@ -33,7 +33,7 @@ async fn up(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
         .map_err(|error| Failure::one(Exit::Internal, format!("catch signals: {error}"), None))?;
     let loaded = load::profile(cli, &args.profile)?;
     let mut progress = Progress::new(cli);
-    let judged = locked::before_up(cli, &args.profile.profile, loaded, args.on_changes())?;
+    let judged = locked::before_up(cli, &args.profile, loaded, args.on_changes())?;
     let loaded = judged.loaded;
     if judged.written {
         progress.tell(&format!("{} is written anew", loaded.lock.path.display()));

@@ -46,11 +46,15 @@ impl Case {
     }
 
     fn loaded(&self) -> Result<Loaded, Failure> {
-        load::profile(&self.cli(), &ProfileArgs { profile: self.profile.clone(), set: Vec::new() })
+        load::profile(&self.cli(), &self.args())
+    }
+
+    fn args(&self) -> ProfileArgs {
+        ProfileArgs { profile: self.profile.clone(), set: Vec::new() }
     }
 
     fn up(&self, on_changes: OnChanges) -> Result<Judged, Failure> {
-        before_up(&self.cli(), &self.profile, self.loaded()?, on_changes)
+        before_up(&self.cli(), &self.args(), self.loaded()?, on_changes)
     }
 
     fn lock_file(&self) -> PathBuf {

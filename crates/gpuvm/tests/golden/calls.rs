@@ -96,7 +96,9 @@ fn cleanup_tells_of_vms_although_what_was_bound_is_unreadable() {
     assert!(told.starts_with("exit 74\n"), "{told}");
     assert!(told.contains("vm1 is given back\n  removed overlay") && told.contains("disk0.qcow2"), "{told}");
     assert!(
-        told.contains("what was bound is NOT given back") && told.contains("set.json holds `{`"),
+        told.contains("0000:81:00.0 is NOT given back")
+            && told.contains("set.json holds `{`")
+            && told.contains("rm -r "),
         "{told}"
     );
     // Nor does it keep anybody from looking at the host.

@@ -41,6 +41,11 @@ impl BindArgs {
     fn in_use(&self) -> InUse {
         if self.force { InUse::Overruled } else { InUse::Refused }
     }
+
+    fn refused(&self, refusals: &[Refusal]) -> Failure {
+        let by_profile = self.targets.iter().any(|target| matches!(target, Named::Profile(_)));
+        Failure::refused(refusals, if by_profile { hints::refusal } else { hints::of_bind })
+    }
 }
 
 /// Writing to a `String` can't fail.
@@ -55,7 +60,7 @@ pub(super) fn run(cli: &Cli, args: &BindArgs) -> Result<Exit, Failure> {
     }
     let (targets, asked) = target::resolve(cli, &args.targets, Changed::Refused)?;
     let facts = load::devices(cli, asked)?;
-    let plan = plan::bind(&targets, args.in_use(), &facts)?;
+    let plan = plan::bind(&targets, args.in_use(), &facts).map_err(|refusals| args.refused(&refusals))?;
     tell_overruled(cli, &plan.overruled, "taken");
     if args.dry_run {
         if cli.json {

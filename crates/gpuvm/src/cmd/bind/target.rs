@@ -74,7 +74,7 @@ pub(super) fn resolve(
                 if changed == Changed::Refused {
                     let changes = locked::changes(cli, &loaded.profile, loaded.lock.lock.as_ref())?;
                     if locked::matter(&changes) {
-                        return Err(locked::refusal(&loaded.lock, path, &changes));
+                        return Err(locked::refusal(&loaded.lock, &args, &changes));
                     }
                 }
                 let devices = loaded.profile.devices;

@@ -21,7 +21,7 @@ pub(super) fn run(cli: &Cli, args: &ProfileArgs) -> Result<Exit, Failure> {
     let changes = locked::changes(cli, &loaded.profile, loaded.lock.lock.as_ref())?;
     let planned = load::planned(cli, &loaded.profile);
     let (mut plan, facts) =
-        planned.map_err(|failure| failure.and(locked::items(&loaded.lock, &args.profile, &changes)))?;
+        planned.map_err(|failure| failure.and(locked::items(&loaded.lock, args, &changes)))?;
     plan.warnings.extend(locked::warnings(&changes));
     let busy = busy(cli, &plan, &facts);
     let command = argv::command(&plan, &cli.places());
