@@ -11,6 +11,8 @@ use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 
+use crate::given;
+
 /// The file of an archive that holds the facts.
 pub const FACTS: &str = "facts.json";
 /// The most that is read of a file of facts: a host with 10,000 virtual functions takes 15 MiB.
@@ -58,29 +60,31 @@ pub fn write(path: &Path, folder: &str, seconds: u64, members: &[Member]) -> io:
 /// # Errors
 /// Returns failures to read, what is wrong with an archive, and that there are no facts in it.
 pub fn facts(path: &Path) -> io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
-    // Reading a folder says so, and a device node or a pipe has no end.
-    if !file.metadata()?.is_file() {
-        return match file.read(&mut [0]) {
-            Err(error) => Err(error),
-            Ok(_) => Err(damaged("it is no regular file")),
-        };
-    }
+    let mut file = given::open(path)?;
     let mut head = Vec::new();
     (&mut file).take(2).read_to_end(&mut head)?;
     let whole = io::Cursor::new(head.clone()).chain(file);
     if head == GZIP { in_archive(GzDecoder::new(whole)) } else { all_of(whole) }
 }
 
+/// Finds the facts, and reads the archive to its end: one that was cut short may hold them, and isn't what was sent.
 fn in_archive(unpacked: impl Read) -> io::Result<Vec<u8>> {
-    let mut archive = tar::Archive::new(unpacked.take(UNPACKED_MAX));
-    for entry in archive.entries()? {
-        let entry = entry?;
-        if is_facts(&entry.path()?) {
-            return all_of(entry);
+    let broken = |error: io::Error| damaged(&format!("the archive is damaged: {error}"));
+    let mut unpacked = unpacked.take(UNPACKED_MAX);
+    let mut archive = tar::Archive::new(&mut unpacked);
+    let mut found = None;
+    for entry in archive.entries().map_err(broken)? {
+        let entry = entry.map_err(broken)?;
+        if found.is_none() && is_facts(&entry.path().map_err(broken)?) {
+            found = Some(all_of(entry)?);
         }
     }
-    Err(damaged(&format!("there is no {FACTS} in this archive")))
+    // The tar ends before the gzip does, whose last bytes are the checksum and the length of it all.
+    io::copy(&mut unpacked, &mut io::sink()).map_err(broken)?;
+    if unpacked.limit() == 0 {
+        return Err(damaged(&format!("it unpacks to more than any report ({} MiB)", UNPACKED_MAX >> 20)));
+    }
+    found.ok_or_else(|| damaged(&format!("there is no {FACTS} in this archive")))
 }
 
 /// Tells whether a name in the archive is that of the facts: on top, or in the one folder that all are in.
@@ -130,6 +134,23 @@ mod tests {
         let plain = folder.path().join("facts.json");
         std::fs::write(&plain, "{ }").unwrap();
         assert_eq!(facts(&plain).unwrap(), b"{ }");
+    }
+
+    #[test]
+    fn an_archive_that_was_cut_short_is_damaged_wherever_the_cut_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("report.tar.gz");
+        // The facts come first, and are whole in each half; what follows can't be pressed together.
+        let noise: Vec<u8> = (0..20_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        write(&path, "r", 0, &[Member::new(FACTS, "{}"), Member::new("noise", noise)]).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        assert_eq!(facts(&path).unwrap(), b"{}");
+        for left in [whole.len() / 2, whole.len() - 12, whole.len() - 1] {
+            std::fs::write(&path, &whole[..left]).unwrap();
+            let error = facts(&path).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            assert!(error.to_string().contains("the archive is damaged"), "{left}: {error}");
+        }
     }
 
     #[test]

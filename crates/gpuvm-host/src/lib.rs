@@ -11,6 +11,7 @@ pub mod collect;
 pub mod config;
 pub mod error;
 pub mod facts;
+pub mod given;
 pub mod journal;
 pub mod kernel;
 pub mod kernel_log;

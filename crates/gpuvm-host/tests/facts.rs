@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
 
+use rstest::rstest;
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -92,6 +93,32 @@ fn a_mounted_partition_holds_its_controller() {
         users: Users::default(),
     };
     assert_eq!(holders(&host, "0000:01:00.0"), [holder]);
+}
+
+#[rstest]
+#[case::by_its_tag("9p root rw,trans=virtio", Some("root\0"), true)]
+#[case::another_tag("9p root rw,trans=virtio", Some("other\0"), false)]
+#[case::no_tag_is_told("9p root rw,trans=virtio", None, true)]
+#[case::over_the_network("9p 10.0.0.1 rw,trans=tcp", None, false)]
+#[case::virtiofs_is_of_another_device("virtiofs root rw", Some("root\0"), false)]
+fn a_folder_of_the_hypervisor_holds_the_device_that_carries_it(
+    #[case] mount: &str,
+    #[case] tag: Option<&str>,
+    #[case] held: bool,
+) {
+    let host = FakeHost::new();
+    // Two devices: the second has the tag where the first has another.
+    for (bdf, group, own, tag) in
+        [("0000:00:1e.0", 1, "virtio0", tag), ("0000:00:1f.0", 2, "virtio1", tag.map(|_| "root\n"))]
+    {
+        host.device(&FakeDevice { class: 0x00_0200, driver: Some("virtio-pci"), ..gpu(bdf, group, 0) });
+        let folder = format!("/sys/bus/pci/devices/{bdf}/{own}");
+        host.file(&format!("{folder}/status"), "");
+        tag.inspect(|tag| host.file(&format!("{folder}/mount_tag"), tag));
+        host.link(&format!("/sys/bus/virtio/drivers/9pnet_virtio/{own}"), &folder);
+    }
+    host.file("/proc/self/mountinfo", format!("1 0 0:20 / / rw - {mount}\n"));
+    assert_eq!(!holders(&host, "0000:00:1e.0").is_empty(), held);
 }
 
 #[test]

@@ -364,6 +364,11 @@ pub(crate) fn facts(error: &FactsFileError) -> String {
     }
 }
 
+/// What to do about a report that isn't whole, or is none.
+pub(crate) fn damaged_facts() -> String {
+    "copy it anew from where it was made, or make another one on that host: gpuvm report".to_owned()
+}
+
 /// What to do about facts that were taken for other files.
 pub(crate) fn foreign_files() -> String {
     "make the report with this profile on that host: gpuvm report PROFILE. In a redacted report, the files have the names that \
@@ -448,6 +453,19 @@ fn messages(text: &str, context: &Context) -> Option<String> {
 fn told(found: &Explanation) -> String {
     let commands = found.commands.iter().map(|command| format!("\n  {command}"));
     format!("{}{}", found.cause, commands.collect::<String>())
+}
+
+/// What to do about a file that the user has named and that can't be written.
+pub(crate) fn unwritable(path: &Path, error: &std::io::Error) -> Option<String> {
+    Some(match error.kind() {
+        ErrorKind::StorageFull => disk_full(path),
+        ErrorKind::NotFound => match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            Some(folder) => format!("make its folder: mkdir -p {}", folder.display()),
+            None => return None,
+        },
+        ErrorKind::AlreadyExists | ErrorKind::IsADirectory => "name another file".to_owned(),
+        _ => return None,
+    })
 }
 
 fn disk_full(path: &Path) -> String {

@@ -15,6 +15,7 @@ use gpuvm_host::HostError;
 use gpuvm_host::archive;
 use gpuvm_host::errno::EACCES;
 use gpuvm_host::facts::{self, Depth, Scope};
+use gpuvm_host::given;
 use gpuvm_host::reservation::{self, Reservation, pinned_cpus};
 use gpuvm_host::root::HostRoot;
 
@@ -114,7 +115,7 @@ fn parsed(args: &ProfileArgs, base: Option<PathBuf>) -> Result<(String, Profile)
         };
         Failure::one(code, format!("read {}: {error}", path.display()), None)
     };
-    let text = std::fs::read_to_string(path).map_err(unreadable)?;
+    let text = given::text(path).map_err(unreadable)?;
     let own = folder_of(path).map_err(unreadable)?;
     let base = base.as_deref().unwrap_or(&own);
     let sources = Sources::new(path.display().to_string(), &text);
@@ -182,7 +183,8 @@ pub(crate) fn recorded(cli: &Cli) -> Result<Option<FactsFile>, Failure> {
             std::io::ErrorKind::PermissionDenied => Exit::Permission,
             _ => Exit::Usage,
         };
-        Failure::one(code, told(error.to_string()), None)
+        let damaged = error.kind() == std::io::ErrorKind::InvalidData;
+        Failure::one(code, told(error.to_string()), damaged.then(hints::damaged_facts))
     })?;
     let file = FactsFile::parse(&bytes)
         .map_err(|error| Failure::one(Exit::Usage, told(error.to_string()), Some(hints::facts(&error))))?;

@@ -10,7 +10,7 @@ use gpuvm_core::facts::HostFacts;
 use gpuvm_core::lock::{Change, Lock, Severity, asked, compare};
 use gpuvm_core::plan::{Topic, Warning};
 use gpuvm_core::profile::Profile;
-use gpuvm_host::facts;
+use gpuvm_host::{facts, given};
 
 use crate::cli::{Cli, ProfileArgs};
 use crate::exit::Exit;
@@ -42,7 +42,7 @@ pub(crate) fn path_of(profile: &Path) -> PathBuf {
 /// Reads the lock of a profile, if there is one. One that can't be used is never passed over.
 pub(crate) fn read(args: &ProfileArgs) -> Result<LockFile, Failure> {
     let path = path_of(&args.profile);
-    let text = match fs::read_to_string(&path) {
+    let text = match given::text(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Ok(LockFile { path, lock: None, text: None });

@@ -31,6 +31,9 @@ pub struct DeviceFacts {
     pub virtual_functions: u32,
     /// The reset methods that the kernel lists.
     pub reset_methods: Vec<String>,
+    /// Whether there is a file that lists them; it may have been emptied.
+    #[serde(default)]
+    pub reset_method_file: Presence,
     /// The bridges above it, from the root port down to the nearest.
     pub upstream: Vec<Bdf>,
     /// What of the host sits on it, and who uses it.
@@ -93,6 +96,7 @@ impl DeviceFacts {
             virtual_function: Presence::Absent,
             virtual_functions: 0,
             reset_methods: Vec::new(),
+            reset_method_file: Presence::Absent,
             upstream: Vec::new(),
             holders: Vec::new(),
             bars: Vec::new(),

@@ -106,12 +106,11 @@ pub fn survey(
     let reading = Reading::lenient();
     let mut facts = host(root, &reading)?;
     pci::read(root, scope, depth, &reading, &mut facts)?;
+    // Whatever the profile's firmware: these facts may serve another profile, and the descriptors are few.
+    facts.firmware = reading.take(firmware::read(root))?;
     match profile {
-        Some(profile) => for_profile(root, profile, &reading, &mut facts)?,
-        None => {
-            facts.firmware = reading.take(firmware::read(root))?;
-            files::read_firmware(root, &mut facts);
-        }
+        Some(profile) => files::read(root, profile, &mut facts),
+        None => files::read_firmware(root, &mut facts),
     }
     facts.names = names::read(root, &reading, &facts)?;
     facts.platform = platform::read(root, &reading, &facts)?;

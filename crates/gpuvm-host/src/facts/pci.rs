@@ -149,6 +149,7 @@ impl Reader<'_> {
         };
         let boot_vga = reading.take(read_text(&folder.join("boot_vga")))?;
         let modalias = reading.take(read_text(&folder.join("modalias")))?.map(|text| text.trim().to_owned());
+        let reset_method = reading.take(read_text(&folder.join("reset_method")))?;
         let mut facts = DeviceFacts {
             driver: reading.take(root::driver_of(root, bdf))?,
             driver_override: reading.take(root::override_of(root, bdf))?,
@@ -161,7 +162,8 @@ impl Reader<'_> {
                 Some(()) => count("sriov_numvfs")?,
                 None => 0,
             },
-            reset_methods: words(reading.take(read_text(&folder.join("reset_method")))?),
+            reset_method_file: presence(reset_method.is_some()),
+            reset_methods: words(reset_method),
             upstream: upstream(&real, bdf),
             // What lies behind a bridge rests on the function there: nobody takes bridges.
             holders: if class.is_bridge() { Vec::new() } else { self.holders.of(bdf, &real) },

@@ -127,7 +127,7 @@ fn write(path: &Path, text: &str, over: Over) -> Result<(), Failure> {
         let (code, hint) = match error.kind() {
             ErrorKind::AlreadyExists => (Exit::Usage, Some("write over it: --force".to_owned())),
             ErrorKind::PermissionDenied => (Exit::Permission, None),
-            _ => (Exit::Usage, None),
+            _ => (Exit::Usage, hints::unwritable(path, &error)),
         };
         Failure::one(code, format!("write {}: {error}", path.display()), hint)
     })

@@ -1,6 +1,7 @@
 //! `gpuvm topology`: how the host hangs together, as a tree or as a picture.
 
 use std::fmt::Write;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -12,7 +13,7 @@ use gpuvm_host::facts::{Depth, Scope, narrow};
 use crate::cli::Cli;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::{load, out};
+use crate::{hints, load, out};
 
 /// What `topology` takes.
 #[derive(Debug, Args)]
@@ -28,10 +29,11 @@ pub(super) fn run(cli: &Cli, args: &TopologyArgs) -> Result<Exit, Failure> {
     if let Some(path) = &args.svg {
         std::fs::write(path, svg::svg(&topology)).map_err(|error| {
             let code = match error.kind() {
-                std::io::ErrorKind::PermissionDenied => Exit::Permission,
-                _ => Exit::Internal,
+                ErrorKind::PermissionDenied => Exit::Permission,
+                ErrorKind::StorageFull => Exit::Unfit,
+                _ => Exit::Usage,
             };
-            Failure::one(code, format!("write {}: {error}", path.display()), None)
+            Failure::one(code, format!("write {}: {error}", path.display()), hints::unwritable(path, &error))
         })?;
     }
     if cli.json {

@@ -19,12 +19,19 @@ struct Bug {
     does: &'static str,
     /// What to do where the kernel can't be changed.
     instead: &'static str,
-    /// First and last version, inclusive.
-    affected: &'static [(Version, Version)],
-    /// The first version known to be without it, for the remedy.
-    fixed: &'static str,
+    /// First and last version, inclusive, and how it ends.
+    affected: &'static [(Version, Version, End)],
     /// Which hosts meet it.
     meets: Meets,
+}
+
+/// How a range of versions that have a bug ends.
+#[derive(Clone, Copy)]
+enum End {
+    /// With a version that has the fix.
+    Fixed(&'static str),
+    /// Nobody has looked any further: later versions may have it too.
+    NotKnown,
 }
 
 /// Which hosts meet a bug.
@@ -44,8 +51,10 @@ const BUGS: &[Bug] = &[
         // ready in pci_dev_wait() with RRS SV", Debian's changelog). 7.1.8 still has it; in which later release it ends isn't known.
         does: "takes a device that doesn't answer after a reset for one that is ready, and says that the reset was done",
         instead: "don't believe a reset by its result; gpuvm reads the device's config space after each",
-        affected: &[((6, 12, 0), (6, 12, 114)), ((6, 13, 0), (7, 1, ANY))],
-        fixed: "6.12.115 or a later 6.12",
+        affected: &[
+            ((6, 12, 0), (6, 12, 114), End::Fixed("6.12.115 or a later 6.12")),
+            ((6, 13, 0), (7, 1, ANY), End::NotKnown),
+        ],
         meets: Meets::All,
     },
     Bug {
@@ -53,8 +62,11 @@ const BUGS: &[Bug] = &[
         // zen-kernel/zen-kernel#380); the end of the range in 6.14 is told, not read.
         does: "refuses to reset the bus of a device that has no reset of its own",
         instead: "expect that cards without a function level reset don't start a second time",
-        affected: &[((6, 1, 134), (6, 1, 134)), ((6, 12, 23), (6, 12, 24)), ((6, 14, 2), (6, 14, 3))],
-        fixed: "6.1.135, 6.12.25 or 6.14.4",
+        affected: &[
+            ((6, 1, 134), (6, 1, 134), End::Fixed("6.1.135 or a later 6.1")),
+            ((6, 12, 23), (6, 12, 24), End::Fixed("6.12.25 or a later 6.12")),
+            ((6, 14, 2), (6, 14, 3), End::Fixed("6.14.4 or a later 6.14")),
+        ],
         meets: Meets::All,
     },
     Bug {
@@ -62,8 +74,10 @@ const BUGS: &[Bug] = &[
         // Which kernels before 6.12 have it wasn't looked up.
         does: "saves the config space of a device that doesn't answer, and writes it back as all ones",
         instead: "start the host anew where a device doesn't answer, instead of resetting it",
-        affected: &[((6, 12, 0), (6, 12, 116)), ((6, 13, 0), (7, 1, ANY))],
-        fixed: "6.12.117 or a later 6.12",
+        affected: &[
+            ((6, 12, 0), (6, 12, 116), End::Fixed("6.12.117 or a later 6.12")),
+            ((6, 13, 0), (7, 1, ANY), End::NotKnown),
+        ],
         meets: Meets::All,
     },
     Bug {
@@ -71,8 +85,7 @@ const BUGS: &[Bug] = &[
         // for 32 GB each time, and a guest's firmware and kernel map them many times).
         does: "maps registers page by page, which makes a guest with registers of 32 GiB or more start minutes later",
         instead: "expect it",
-        affected: &[((0, 0, 0), (6, 14, ANY))],
-        fixed: "6.15",
+        affected: &[((0, 0, 0), (6, 14, ANY), End::Fixed("6.15 or later"))],
         meets: Meets::LargeRegisters,
     },
 ];
@@ -98,23 +111,10 @@ fn judge(case: &Case<'_>) -> Vec<Judgement> {
         }
     };
     let (major, minor, patch) = version;
-    let mut found = Vec::new();
-    for bug in bugs {
-        // A series is affected for certain only where a range covers all of it.
-        let last = (major, minor, if series { ANY } else { patch });
-        let first = (major, minor, if series { 0 } else { patch });
-        let covers = bug.affected.iter().any(|(from, to)| *from <= first && last <= *to);
-        let touches = bug.affected.iter().any(|(from, to)| *from <= last && first <= *to);
-        let remedy = || Remedy::new(format!("run {}; until then, {}", bug.fixed, bug.instead));
-        match (covers, touches) {
-            (true, _) => found.push(Judgement::of_host(Verdict::Warning, format!("this kernel {}", bug.does)).remedy(remedy())),
-            (false, true) => found.push(
-                Judgement::of_host(Verdict::Unknown, format!("it follows {major}.{minor}, of which some releases have a bug (this kernel {}), and its name doesn't say which it is", bug.does))
-                    .remedy(remedy()),
-            ),
-            (false, false) => {}
-        }
-    }
+    // A series is affected for certain only where a range covers all of it.
+    let last = (major, minor, if series { ANY } else { patch });
+    let first = (major, minor, if series { 0 } else { patch });
+    let mut found: Vec<Judgement> = bugs.filter_map(|bug| judge_bug(bug, first, last)).collect();
     if found.is_empty() {
         let version = if series { format!("{major}.{minor}") } else { format!("{major}.{minor}.{patch}") };
         found.push(Judgement::of_host(
@@ -123,6 +123,35 @@ fn judge(case: &Case<'_>) -> Vec<Judgement> {
         ));
     }
     found.into_iter().map(read).collect()
+}
+
+/// Judges a bug on a kernel between these versions; nothing where it doesn't have it.
+fn judge_bug(bug: &Bug, first: Version, last: Version) -> Option<Judgement> {
+    let touched = bug.affected.iter().find(|(from, to, _)| *from <= last && first <= *to);
+    let Some((from, to, end)) = touched else {
+        let (_, seen, _) =
+            bug.affected.iter().find(|(_, to, end)| *to < first && matches!(end, End::NotKnown))?;
+        let found = format!(
+            "it is newer than what gpuvm knows: Linux {}.{} {}; where that ends isn't known",
+            seen.0, seen.1, bug.does
+        );
+        return Some(Judgement::of_host(Verdict::Unknown, found).remedy(Remedy::new(bug.instead)));
+    };
+    let (and, remedy) = match end {
+        End::Fixed(fixed) => ("", format!("run {fixed}; until then, {}", bug.instead)),
+        End::NotKnown => ("; where that ends isn't known", bug.instead.to_owned()),
+    };
+    let (verdict, found) = match *from <= first && last <= *to {
+        true => (Verdict::Warning, format!("this kernel {}{and}", bug.does)),
+        false => (
+            Verdict::Unknown,
+            format!(
+                "it follows {}.{}, of which some releases have a bug (this kernel {}), and its name doesn't say which it is",
+                first.0, first.1, bug.does
+            ),
+        ),
+    };
+    Some(Judgement::of_host(verdict, found).remedy(Remedy::new(remedy)))
 }
 
 fn meets(case: &Case<'_>, bug: &Bug) -> bool {
@@ -214,7 +243,7 @@ mod tests {
     #[case::fixed("6.12.117-amd64", Verdict::Ok)]
     #[case::not_in_the_next("6.18.3", Verdict::Warning)]
     #[case::still("7.1.8", Verdict::Warning)]
-    #[case::later("7.2.0", Verdict::Ok)]
+    #[case::nobody_has_looked("7.2.0", Verdict::Unknown)]
     #[case::refuses("6.1.134", Verdict::Warning)]
     #[case::refuses_no_more("6.1.135", Verdict::Ok)]
     #[case::which_of_them("6.1.0-37-amd64", Verdict::Unknown)]
@@ -231,16 +260,34 @@ mod tests {
     }
 
     #[rstest]
-    #[case("6.8.12", Verdict::Warning)]
-    #[case("7.2.0", Verdict::Ok)]
-    fn registers_of_32_gib_are_slow_before_6_15(#[case] release: &str, #[case] verdict: Verdict) {
+    #[case::in_its_own_series("6.12.40", Some("run 6.12."))]
+    #[case::in_a_series_with_its_own_fix("6.14.3", Some("run 6.14.4"))]
+    #[case::newer_than_the_fix("6.18.3", None)]
+    #[case::newer_than_what_is_known("7.2.0", None)]
+    fn nobody_is_told_to_run_an_older_kernel(#[case] release: &str, #[case] run: Option<&str>) {
         let mut facts = host();
         facts.kernel.release = release.to_owned();
-        assert_eq!(told(&CHECK, &facts).0, Verdict::Ok);
+        let judged = crate::doctor::device::testing::judge(&CHECK, &facts);
+        let told: Vec<&str> =
+            judged.iter().filter_map(|judgement| Some(judgement.remedy.as_ref()?.what.as_str())).collect();
+        let versions: Vec<&&str> = told.iter().filter(|what| what.starts_with("run ")).collect();
+        assert_eq!(versions.is_empty(), run.is_none(), "{told:?}");
+        assert!(run.is_none_or(|run| versions.iter().all(|what| what.starts_with(run))), "{told:?}");
+        let ends = judged.iter().any(|judgement| judgement.found.contains("where that ends isn't known"));
+        assert_eq!(ends, !release.starts_with("6.12"), "{judged:?}");
+    }
+
+    #[rstest]
+    #[case("6.8.12", true)]
+    #[case("7.2.0", false)]
+    fn registers_of_32_gib_are_slow_before_6_15(#[case] release: &str, #[case] slow: bool) {
+        let mut facts = host();
+        facts.kernel.release = release.to_owned();
+        let before = told(&CHECK, &facts).1;
         let size = ByteSize::bytes(LARGE);
         change(&mut facts, GPU, |gpu| {
             gpu.bars = vec![BarFacts { index: 1, size, address: Some(1 << 40), kind: BarKind::High }];
         });
-        assert_eq!(told(&CHECK, &facts).0, verdict);
+        assert_eq!(told(&CHECK, &facts).1 != before, slow);
     }
 }

@@ -6,6 +6,7 @@ mod firmware_framebuffer;
 mod holders;
 mod id_rules;
 mod initramfs_rules;
+mod passable;
 mod vfio_modules;
 
 use super::Definition;
@@ -14,6 +15,7 @@ pub(super) const CHECKS: &[Definition] = &[
     driver::CHECK,
     holders::CHECK,
     boot_display::CHECK,
+    passable::CHECK,
     firmware_framebuffer::CHECK,
     vfio_modules::CHECK,
     id_rules::CHECK,

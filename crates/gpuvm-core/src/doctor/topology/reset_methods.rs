@@ -2,7 +2,7 @@
 
 use crate::doctor::device::{each, list, of, path, reset_mates, unread};
 use crate::doctor::{Case, Definition, Judgement, Layer, Remedy, Verdict};
-use crate::facts::DeviceFacts;
+use crate::facts::{DeviceFacts, Presence};
 use crate::pci::Bdf;
 use crate::reset::{Standing, methods};
 
@@ -18,12 +18,17 @@ const WHOLE: [&str; 4] = ["device_specific", "acpi", "flr", "af_flr"];
 
 fn judge(case: &Case<'_>) -> Vec<Judgement> {
     each(case, |bdf, device| {
-        judge_one(case, bdf, device).read(format!(
-            "{}: {}",
-            path(bdf, "reset_method"),
-            device.reset_methods.join(" ")
-        ))
+        let said = match has_file(device) {
+            true => device.reset_methods.join(" "),
+            false => "there is no such file".to_owned(),
+        };
+        judge_one(case, bdf, device).read(format!("{}: {said}", path(bdf, "reset_method")))
     })
+}
+
+/// Tells whether there is a file to read and to write: the kernel makes none where it finds no method as it starts.
+fn has_file(device: &DeviceFacts) -> bool {
+    device.reset_method_file == Presence::Present || !device.reset_methods.is_empty()
 }
 
 fn judge_one(case: &Case<'_>, bdf: Bdf, device: &DeviceFacts) -> Judgement {
@@ -71,6 +76,8 @@ fn judge_one(case: &Case<'_>, bdf: Bdf, device: &DeviceFacts) -> Judgement {
         }
         None if usable("pm") => only_by_power(bdf, unused),
         // A bus that is the device's own can still be reset through VFIO, unless the kernel knows that it doesn't survive it.
+        _ if !has_file(device) => of(bdf, Verdict::Warning, format!("the kernel knows no way to reset it{unused}"))
+            .remedy(Remedy::new("expect that it works once after each start of the host")),
         _ => of(bdf, Verdict::Warning, format!("the kernel knows no way to reset it{unused}")).remedy(
             Remedy::new("see whether the kernel finds one when asked again; otherwise expect that it works once after each start of the host")
                 .commands([format!("echo default > {}", path(bdf, "reset_method")), format!("cat {}", path(bdf, "reset_method"))]),
@@ -137,6 +144,22 @@ mod tests {
         facts.kernel.release = release.to_owned();
         change(&mut facts, card, |gpu| gpu.reset_methods = words(methods));
         assert_eq!(judge_for(&CHECK, &facts, &[card])[0].verdict, verdict);
+    }
+
+    #[rstest]
+    #[case::emptied(Presence::Present, "reset_method: ", 2)]
+    #[case::never_made(Presence::Absent, "there is no such file", 0)]
+    fn a_file_that_is_not_there_is_neither_shown_as_empty_nor_to_be_written(
+        #[case] file: Presence,
+        #[case] read: &str,
+        #[case] commands: usize,
+    ) {
+        let (mut facts, card) = (host(), "0000:82:00.0");
+        change(&mut facts, card, |gpu| gpu.reset_method_file = file);
+        let judgement = judge_for(&CHECK, &facts, &[card]).remove(0);
+        assert_eq!(judgement.verdict, Verdict::Warning);
+        assert!(judgement.read[0].ends_with(read), "{:?}", judgement.read);
+        assert_eq!(judgement.remedy.unwrap().commands.len(), commands);
     }
 
     #[test]

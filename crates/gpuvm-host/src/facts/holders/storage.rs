@@ -27,7 +27,14 @@ impl Storage {
         let mut found = Vec::new();
         let blocks = BlockDevices::read(root)?;
         let mounts = read_text(&root.path("/proc/self/mountinfo"))?.unwrap_or_default();
-        for Mount { numbers, device, target } in mounts.lines().filter_map(mount).filter(Mount::is_on_block) {
+        for Mount { device, target, channel, .. } in mounts.lines().filter_map(mount) {
+            let Some(channel) = channel else { continue };
+            let holder = Holder::Mount { device: unescape(device), target, users: Users::default() };
+            found.push((holder, channel.devices(root, &unescape(device))?));
+        }
+        for Mount { numbers, device, target, .. } in
+            mounts.lines().filter_map(mount).filter(Mount::is_on_block)
+        {
             let holder = Holder::Mount { device: device.to_owned(), target, users: Users::default() };
             let below = blocks.below_numbers(numbers).or_else(|| blocks.below_node(device));
             found.push((holder, below.unwrap_or_default()));
@@ -62,12 +69,60 @@ struct Mount<'a> {
     /// What was mounted; `/dev/root` is no node of that name.
     device: &'a str,
     target: String,
+    /// By which kind of virtio device it comes, where it is a folder of the hypervisor's.
+    channel: Option<Channel>,
+}
+
+/// A kind of virtio device by which folders of the hypervisor's are mounted, by their tags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Channel {
+    Plan9,
+    Virtiofs,
+}
+
+impl Channel {
+    fn of(kind: &str, options: &str) -> Option<Self> {
+        let elsewhere =
+            || options.split(',').any(|option| option.starts_with("trans=") && option != "trans=virtio");
+        match kind {
+            "9p" if !elsewhere() => Some(Self::Plan9),
+            "virtiofs" => Some(Self::Virtiofs),
+            _ => None,
+        }
+    }
+
+    /// Finds the devices that may carry a tag: the one that has it, else all of the kind.
+    fn devices(self, root: &HostRoot, tag: &str) -> Result<BTreeSet<PathBuf>, HostError> {
+        let (driver, tags) = match self {
+            Self::Plan9 => ("/sys/bus/virtio/drivers/9pnet_virtio", None),
+            // Before Linux 6.9 nothing tells the tags of virtiofs.
+            Self::Virtiofs => ("/sys/bus/virtio/drivers/virtiofs", Some("/sys/fs/virtiofs")),
+        };
+        let (folder, file, device) = match tags {
+            None => (root.path(driver), "mount_tag", ""),
+            Some(tags) => (root.path(tags), "tag", "device"),
+        };
+        let resolve = |path: PathBuf| fs::canonicalize(path).ok();
+        let mut tagged = BTreeSet::new();
+        for name in list(&folder)? {
+            let own = folder.join(name);
+            let said = if own.join(file).is_file() { read_text(&own.join(file))? } else { None };
+            if said.is_some_and(|said| said.trim_end_matches(['\0', '\n']) == tag) {
+                tagged.extend(resolve(own.join(device)));
+            }
+        }
+        if !tagged.is_empty() {
+            return Ok(tagged);
+        }
+        let all = list(&root.path(driver))?.into_iter().filter(|name| name.starts_with("virtio"));
+        Ok(all.filter_map(|name| resolve(root.path(driver).join(name))).collect())
+    }
 }
 
 impl Mount<'_> {
     /// Tells whether it is none of the kernel's own file systems.
     fn is_on_block(&self) -> bool {
-        self.device.starts_with("/dev/") || !self.numbers.starts_with("0:")
+        self.channel.is_none() && (self.device.starts_with("/dev/") || !self.numbers.starts_with("0:"))
     }
 }
 
@@ -76,8 +131,10 @@ fn mount(line: &str) -> Option<Mount<'_>> {
     let (fields, rest) = line.split_once(" - ")?;
     let mut fields = fields.split(' ').skip(2);
     let (numbers, target) = (fields.next()?, fields.nth(1)?);
-    let device = rest.split(' ').nth(1)?;
-    Some(Mount { numbers, device, target: unescape(target) })
+    let mut rest = rest.split(' ');
+    let (kind, device) = (rest.next()?, rest.next()?);
+    let channel = Channel::of(kind, rest.next().unwrap_or_default());
+    Some(Mount { numbers, device, target: unescape(target), channel })
 }
 
 /// Undoes the kernel's octal escapes for blanks and backslashes.
@@ -165,8 +222,12 @@ mod tests {
         #[case] line: &str,
         #[case] expected: Option<(&str, &str, &str)>,
     ) {
-        let expected =
-            expected.map(|(numbers, device, target)| Mount { numbers, device, target: target.to_owned() });
+        let expected = expected.map(|(numbers, device, target)| Mount {
+            numbers,
+            device,
+            target: target.to_owned(),
+            channel: None,
+        });
         assert_eq!(mount(line).filter(Mount::is_on_block), expected);
     }
 }

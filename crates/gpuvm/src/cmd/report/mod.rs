@@ -26,7 +26,7 @@ use crate::cli::{Cli, ProfileArgs};
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
 use crate::load::{self, Loaded};
-use crate::out;
+use crate::{hints, out};
 
 /// The most virtual functions that are looked at closely.
 const VIRTUAL_FUNCTIONS: usize = 256;
@@ -84,7 +84,7 @@ pub(super) fn run(cli: &Cli, args: &ReportArgs) -> Result<Exit, Failure> {
             ErrorKind::StorageFull => Exit::Unfit,
             _ => Exit::Usage,
         };
-        Failure::one(code, format!("write {}: {error}", file.display()), None)
+        Failure::one(code, format!("write {}: {error}", file.display()), hints::unwritable(&file, &error))
     })?;
     print(cli, &file, &members, &unread)?;
     Ok(Exit::Ok)
