@@ -98,61 +98,40 @@ impl Distribution {
 
     /// Returns the commands that add an option to the kernel's command line for the next boots.
     pub fn kernel_option(self, option: &str) -> Vec<String> {
-        let grub = format!("sed -i 's/^GRUB_CMDLINE_LINUX=\"/&{option} /' /etc/default/grub");
-        match self {
-            Self::Debian => {
-                vec![grub, "update-grub".to_owned(), self.other_loader(), "reboot".to_owned()]
-            }
-            Self::Fedora => {
-                vec![format!("grubby --update-kernel=ALL --args=\"{option}\""), "reboot".to_owned()]
-            }
-            Self::Suse => {
-                vec![grub, "grub2-mkconfig -o /boot/grub2/grub.cfg".to_owned(), "reboot".to_owned()]
-            }
-            Self::Arch => vec![
-                grub,
-                "grub-mkconfig -o /boot/grub/grub.cfg".to_owned(),
-                self.other_loader(),
-                "reboot".to_owned(),
-            ],
-            Self::Nix => vec![
-                format!("# in configuration.nix: boot.kernelParams = [ \"{option}\" ];"),
-                "nixos-rebuild boot".to_owned(),
-                "reboot".to_owned(),
-            ],
-            Self::Other => Vec::new(),
-        }
+        self.booted_after(match self {
+            Self::Fedora => format!("grubby --update-kernel=ALL --args=\"{option}\""),
+            Self::Nix => format!("# in configuration.nix: boot.kernelParams = [ \"{option}\" ];"),
+            _ => format!("sed -i 's/^GRUB_CMDLINE_LINUX=\"/&{option} /' /etc/default/grub"),
+        })
     }
 
     /// Returns the commands that take an option off the kernel's command line for the next boots.
     pub fn without_kernel_option(self, option: &str) -> Vec<String> {
-        // Whole words only: `iommu=off` is also the end of `intel_iommu=off`.
-        let grub = format!(
-            "sed -i -E '/^GRUB_CMDLINE_LINUX/s/([\"\\x27 ]){option}([\"\\x27 ])/\\1\\2/g' /etc/default/grub"
-        );
+        self.booted_after(match self {
+            Self::Fedora => format!("grubby --update-kernel=ALL --remove-args=\"{option}\""),
+            Self::Nix => format!("# in configuration.nix: take \"{option}\" out of boot.kernelParams"),
+            // Whole words only: `iommu=off` is also the end of `intel_iommu=off`.
+            _ => format!(
+                "sed -i -E '/^GRUB_CMDLINE_LINUX/s/([\"\\x27 ]){option}([\"\\x27 ])/\\1\\2/g' /etc/default/grub"
+            ),
+        })
+    }
+
+    /// Follows a change of the kernel's command line by what makes it count; nothing where that isn't known.
+    fn booted_after(self, edit: String) -> Vec<String> {
+        let mut commands = vec![edit];
         match self {
-            Self::Debian => {
-                vec![grub, "update-grub".to_owned(), self.other_loader(), "reboot".to_owned()]
+            Self::Debian => commands.extend(["update-grub".to_owned(), self.other_loader()]),
+            Self::Fedora => {}
+            Self::Suse => commands.push("grub2-mkconfig -o /boot/grub2/grub.cfg".to_owned()),
+            Self::Arch => {
+                commands.extend(["grub-mkconfig -o /boot/grub/grub.cfg".to_owned(), self.other_loader()]);
             }
-            Self::Fedora => {
-                vec![format!("grubby --update-kernel=ALL --remove-args=\"{option}\""), "reboot".to_owned()]
-            }
-            Self::Suse => {
-                vec![grub, "grub2-mkconfig -o /boot/grub2/grub.cfg".to_owned(), "reboot".to_owned()]
-            }
-            Self::Arch => vec![
-                grub,
-                "grub-mkconfig -o /boot/grub/grub.cfg".to_owned(),
-                self.other_loader(),
-                "reboot".to_owned(),
-            ],
-            Self::Nix => vec![
-                format!("# in configuration.nix: take \"{option}\" out of boot.kernelParams"),
-                "nixos-rebuild boot".to_owned(),
-                "reboot".to_owned(),
-            ],
-            Self::Other => Vec::new(),
+            Self::Nix => commands.push("nixos-rebuild boot".to_owned()),
+            Self::Other => return Vec::new(),
         }
+        commands.push("reboot".to_owned());
+        commands
     }
 
     /// Says where the command line is on hosts of the family that boot without GRUB, as Proxmox does from ZFS.
