@@ -79,7 +79,9 @@ fn case() -> Case {
     let host = hosts::desktop();
     let of_card = OF_CARD.iter().map(|name| format!("/sys/bus/pci/devices/{CARD}/{name}"));
     let paths = OF_HOST.iter().map(|path| (*path).to_owned()).chain(of_card).map(|path| host.path(&path));
-    let text = format!("version = 1\nname = \"x\"\n[memory]\nsize = \"2G\"\n[cpu]\ncount = 2\n[[device]]\nbdf = \"{CARD}\"\n");
+    let text = format!(
+        "version = 1\nname = \"x\"\n[memory]\nsize = \"2G\"\n[cpu]\ncount = 2\n[[device]]\nbdf = \"{CARD}\"\n"
+    );
     let profile = parse(&Sources::new("x.toml", text), std::path::Path::new("/")).expect("a valid profile");
     let paths = paths.collect();
     Case { host, profile, card: CARD.parse().expect("an address"), paths }

@@ -8,7 +8,11 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|config: &[u8]| {
     let found = Capabilities::parse(config);
     if config.len() < 0x100 {
-        assert!(!found.aer && found.acs.is_none() && found.serial.is_none(), "{found:?} of {} bytes", config.len());
+        assert!(
+            !found.aer && found.acs.is_none() && found.serial.is_none(),
+            "{found:?} of {} bytes",
+            config.len()
+        );
     }
     if let Some(acs) = found.acs {
         let _ = acs.isolates();
