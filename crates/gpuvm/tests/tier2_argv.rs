@@ -20,6 +20,7 @@ use gpuvm_core::plan::{Plan, SlotUse, plan};
 use gpuvm_core::profile::{Sources, parse};
 use gpuvm_core::qemu::cmdline::Start;
 use gpuvm_core::qemu::{Handle, Handles, argv};
+use gpuvm_core::select::{Hold, resolve};
 use gpuvm_host::facts;
 use gpuvm_host::root::HostRoot;
 use rstest::rstest;
@@ -204,7 +205,11 @@ fn planned(case: &Case, folder: &Path) -> Plan {
     let sources = Sources::new(&*case.profile, fs::read_to_string(&path).unwrap());
     let sources = case.set.iter().fold(sources, |sources, set| sources.with_override(set));
     let profile = parse(&sources, path.parent().unwrap()).unwrap_or_else(|p| panic!("{}: {p:?}", case.name));
-    let mut facts = facts::read(&HostRoot::new(case.host.root()), &profile).unwrap();
+    let root = HostRoot::new(case.host.root());
+    let selectors: Vec<_> = profile.choices.iter().map(|choice| &choice.select).collect();
+    let index = facts::index(&root, &selectors).unwrap();
+    let profile = resolve(profile, None, Hold::Always, &index).unwrap();
+    let mut facts = facts::read(&root, &profile).unwrap();
     facts.state_dir = folder.to_owned();
     plan(&profile, &facts).unwrap_or_else(|refusals| panic!("{}: {refusals:?}", case.name))
 }

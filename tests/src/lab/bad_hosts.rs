@@ -152,12 +152,12 @@ fn second_up() -> Outcome {
         vm.printed("gpuvm-guest: lingering", PATIENCE)?;
         let same = gpuvm(&["up", PROFILE])?;
         let told = String::from_utf8_lossy(&same.stderr);
-        ensure(same.status.code() == Some(75) && told.contains("VM lab-compute is already up"), || {
+        ensure(same.status.code() == Some(75) && told.contains("VM lab-compute has it"), || {
             format!("{same:?}")
         })?;
         let other = gpuvm(&["up", PROFILE, "--set", "name=other", "--set", "cpu.count=1"])?;
         let told = String::from_utf8_lossy(&other.stderr);
-        ensure(other.status.code() == Some(75) && told.contains("is reserved by VM lab-compute"), || {
+        ensure(other.status.code() == Some(75) && told.contains("VM lab-compute has it"), || {
             format!("{other:?}")
         })?;
         vm.signal(Signal::SIGTERM)?;
