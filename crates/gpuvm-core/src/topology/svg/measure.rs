@@ -28,12 +28,16 @@ pub(super) fn width(text: &str, face: Face, size: f64) -> f64 {
     text.chars().map(letter).sum::<f64>() * size
 }
 
+/// More letters than fit into any box.
+const LONGEST: usize = 512;
+
 /// Shortens a text to a width, with an ellipsis.
 pub(super) fn fit(text: &str, face: Face, size: f64, most: f64) -> String {
     if width(text, face, size) <= most {
         return text.to_owned();
     }
-    let mut kept = text.to_owned();
+    // A damaged list of names may have lines of megabytes, of which each letter would be tried.
+    let mut kept: String = text.chars().take(LONGEST).collect();
     while kept.pop().is_some() {
         let shortened = format!("{}…", kept.trim_end());
         if width(&shortened, face, size) <= most {
