@@ -3,12 +3,12 @@
 //! Everything is below two prefixes: [`root::HostRoot`] for the kernel's trees, [`places::Places`] for gpuvm's own files.
 //! The kernel is acted upon through [`kernel::Kernel`] alone, which a test replaces.
 
+mod aer;
 pub mod apply;
 pub mod archive;
 pub mod bound;
 pub mod claims;
 pub mod collect;
-pub mod config;
 pub mod error;
 pub mod facts;
 pub mod given;
@@ -23,6 +23,7 @@ mod power;
 pub mod process;
 pub mod reservation;
 pub mod root;
+pub mod snapshot;
 pub mod undo;
 pub mod vfio;
 

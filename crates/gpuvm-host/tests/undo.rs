@@ -16,12 +16,12 @@ use gpuvm_core::reset::Snapshot as Baseline;
 use gpuvm_core::units::PageSize;
 use gpuvm_host::HostError;
 use gpuvm_host::apply::{Host, apply};
-use gpuvm_host::config;
 use gpuvm_host::journal::Journal;
 use gpuvm_host::kernel::Kernel;
 use gpuvm_host::lock::make_dir;
 use gpuvm_host::places::Places;
 use gpuvm_host::process::ProcessId;
+use gpuvm_host::snapshot;
 use gpuvm_host::undo::undo_all;
 use gpuvm_sys::errno::EBUSY;
 use gpuvm_sys::watched::WriteOutcome;
@@ -45,7 +45,7 @@ impl Bench {
         let fake = FakeHost::new();
         fake.device(&gpu(GPU, 7, 1));
         let places = Places::below(&fake.prefix());
-        let baselines = BTreeMap::from([(bdf(), config::snapshot(&fake.root(), bdf()).unwrap())]);
+        let baselines = BTreeMap::from([(bdf(), snapshot::take(&fake.root(), bdf()))]);
         Self { kernel: fake.kernel(), places, vm: VmName::new("vm").unwrap(), baselines, fake }
     }
 

@@ -131,7 +131,7 @@ pub enum Cause {
         /// The device.
         bdf: Bdf,
         /// What is wrong with it.
-        finding: Finding,
+        finding: Box<Finding>,
     },
     /// A signal came before the guest ran.
     #[error("interrupted by {signal} before the guest ran")]

@@ -7,7 +7,7 @@ use gpuvm_core::lifecycle::{Outcome, Stage};
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::Warning;
 use gpuvm_core::profile::VmName;
-use gpuvm_core::reset::Verdict;
+use gpuvm_core::reset::Judgement;
 use gpuvm_host::HostError;
 use gpuvm_host::kernel_log::KernelSaid;
 use serde::Serialize;
@@ -154,12 +154,12 @@ pub struct DeviceReport {
     pub bdf: Bdf,
     /// The verdict.
     #[serde(flatten)]
-    pub verdict: Verdict,
+    pub judgement: Judgement,
 }
 
 impl Report {
-    /// Tells whether every device answers.
-    pub fn all_alive(&self) -> bool {
-        self.devices.iter().all(|device| device.verdict == Verdict::Alive)
+    /// Tells whether no device is sick.
+    pub fn all_well(&self) -> bool {
+        self.devices.iter().all(|device| !device.judgement.verdict.is_bad())
     }
 }

@@ -16,7 +16,7 @@ use gpuvm_core::lifecycle::{Outcome, Patience};
 use gpuvm_core::pci::{Bdf, DriverName};
 use gpuvm_core::plan::{Owned, Ownership, Plan};
 use gpuvm_core::profile::{Serial, VmName};
-use gpuvm_core::reset::{Snapshot, Verdict, judge};
+use gpuvm_core::reset::{Heard, Reading, Snapshot, inspect, judge};
 use gpuvm_host::apply::{self, Host};
 use gpuvm_host::journal::{self, Journal};
 use gpuvm_host::kernel::Kernel;
@@ -24,7 +24,7 @@ use gpuvm_host::places::Places;
 use gpuvm_host::process::ProcessId;
 use gpuvm_host::reservation::{self, Reservation};
 use gpuvm_host::root::{HostRoot, driver_of};
-use gpuvm_host::{HostError, config, lock, undo};
+use gpuvm_host::{HostError, lock, snapshot, undo};
 use serde::Serialize;
 
 use crate::console::{Console, Sink};
@@ -119,13 +119,15 @@ fn baseline(root: &HostRoot, device: Owned<'_>) -> Result<Snapshot, Cause> {
             |driver: Option<DriverName>| driver.map_or("no driver".to_owned(), |d| format!("driver {d}"));
         return Err(HostError::Stale { bdf, planned: words(planned), now: words(now) }.into());
     }
-    let snapshot = config::snapshot(root, bdf)?;
-    // The ids as the kernel read them at boot; those of a VF read ffff in its config space.
-    let known = Snapshot { id: device.id, ..snapshot };
-    let before = if snapshot.id.vendor == 0xffff && snapshot.command != 0xffff { snapshot } else { known };
-    match judge(&before, Ok(snapshot)) {
-        Verdict::Alive => Ok(snapshot),
-        Verdict::Sick { mut findings } => Err(Cause::SickBefore { bdf, finding: findings.swap_remove(0) }),
+    let mut before = snapshot::take(root, bdf);
+    // The ids as the kernel read them when it found the device; those of a VF read ffff in its config space.
+    before.id = Reading::Read(device.id);
+    let judgement = inspect(&before);
+    match judgement.reason() {
+        Some(finding) if judgement.verdict.is_bad() || before.config.read().is_none() => {
+            Err(Cause::SickBefore { bdf, finding: Box::new(finding.clone()) })
+        }
+        _ => Ok(before),
     }
 }
 
@@ -296,11 +298,11 @@ impl<'a> Session<'a> {
         let begun = Instant::now();
         observer.phase(&Phase::Judging);
         let root = &self.run.kernel.root;
-        let verdict = |(bdf, before): (&Bdf, &Snapshot)| DeviceReport {
+        let judged = |(bdf, before): (&Bdf, &Snapshot)| DeviceReport {
             bdf: *bdf,
-            verdict: judge(before, config::snapshot(root, *bdf).map_err(|error| error.to_string())),
+            judgement: judge(before, &snapshot::take(root, *bdf), &Heard::Said(Vec::new())),
         };
-        let devices: Vec<_> = self.baselines.iter().map(verdict).collect();
+        let devices: Vec<_> = self.baselines.iter().map(judged).collect();
         observer.phase(&Phase::GivingBack);
         let left = self.undo(observer);
         self.timings.push(Timing::new("give-back", begun.elapsed()));

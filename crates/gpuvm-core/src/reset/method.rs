@@ -5,6 +5,28 @@ use serde::{Deserialize, Serialize};
 use crate::facts::HostFacts;
 use crate::pci::Bdf;
 
+/// A way to reset a function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// A way that the kernel knows for this very device.
+    DeviceSpecific,
+    /// By the firmware (_RST).
+    Acpi,
+    /// Function level reset.
+    Flr,
+    /// Function level reset of conventional PCI.
+    AfFlr,
+    /// Through D3hot and back.
+    Pm,
+    /// Secondary bus reset, of a function that is alone on its bus.
+    Bus,
+    /// The reset of a CXL port's bus.
+    CxlBus,
+    /// VFIO's bus reset of everything on the bus, by whoever owns all of it (VFIO_DEVICE_PCI_HOT_RESET).
+    Hot,
+}
+
 /// A method that the kernel lists for a device (`reset_method`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResetMethod {

@@ -1,11 +1,17 @@
-//! Whether a device came back: what its config space says, against what it said before.
+//! Whether a device came back: what its registers say, against what they said before.
 
+mod check;
+mod config;
 mod domain;
+mod ledger;
 mod method;
 mod snapshot;
 mod verdict;
 
+pub use check::{inspect, judge};
+pub use config::ConfigSpace;
 pub use domain::ResetDomain;
-pub use method::{ResetMethod, Standing, methods, what_it_does};
-pub use snapshot::Snapshot;
-pub use verdict::{Finding, Verdict, judge};
+pub use ledger::{Deed, Entry, Grounds, Identity, Quarantine, quarantine};
+pub use method::{Method, ResetMethod, Standing, methods, what_it_does};
+pub use snapshot::{Heard, PortSnapshot, Reading, Snapshot};
+pub use verdict::{Check, Finding, Judgement, Verdict};

@@ -1,150 +1,110 @@
-//! Judges a device by its snapshots before and after a run.
+//! The verdict on a function: what is wrong with it after a run or a reset, against what it was before.
 
 use serde::{Deserialize, Serialize};
 
-use super::Snapshot;
-use crate::pci::PciId;
+use crate::pci::Bdf;
 
-/// What a device is fit for after a run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "verdict")]
+/// What a function is fit for, from best to worst.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// It answers, as the device that it was.
-    Alive,
-    /// It doesn't.
-    Sick {
-        /// What is wrong with it.
-        findings: Vec<Finding>,
-    },
+    /// It answers as it did, everything was read, and nothing speaks against it.
+    Healthy,
+    /// It works, and less well: a narrower link, errors that the link repairs, a reset that took long.
+    Degraded,
+    /// Nothing bad was seen, but not everything could be read.
+    Unknown,
+    /// Its config space is alive, and its registers, power or identity are wrong: no driver can use it as it is.
+    Impaired,
+    /// It, its link or the kernel has reported an error that nothing has repaired.
+    Faulted,
+    /// It doesn't answer: all ones, or still in reset.
+    Unreachable,
 }
 
-/// One thing that is wrong with a device.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[serde(rename_all = "kebab-case", tag = "finding")]
-pub enum Finding {
-    /// Its config space couldn't be read: unread is never healthy.
-    #[error("its config space couldn't be read ({message})")]
-    Unread {
-        /// Why.
-        message: String,
-    },
-    /// All ones: the device fell off the bus.
-    #[error("its config space reads all ones: it has fallen off the bus")]
+impl Verdict {
+    /// Tells whether nobody should be given the device before it is known to be well again.
+    pub fn is_bad(self) -> bool {
+        self >= Self::Impaired
+    }
+}
+
+impl std::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Healthy => "healthy",
+            Self::Degraded => "degraded",
+            Self::Unknown => "unknown",
+            Self::Impaired => "impaired",
+            Self::Faulted => "faulted",
+            Self::Unreachable => "unreachable",
+        })
+    }
+}
+
+/// What was found by a check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// The check.
+    pub check: Check,
+    /// What it comes to; nothing for what is only worth knowing.
+    pub weight: Option<Verdict>,
+    /// Whose register it is: the function's, or the port's above it.
+    pub bdf: Bdf,
+    /// The register or attribute, as `config 0x04 COMMAND` or `aer_dev_fatal`.
+    pub register: String,
+    /// Its value before, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
+    /// Its value after, or why there is none.
+    pub after: String,
+    /// What that means, in one sentence without its subject.
+    pub meaning: String,
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of {}: {}", self.register, self.bdf, self.after)?;
+        if let Some(before) = &self.before {
+            write!(f, ", was {before}")?;
+        }
+        write!(f, ": {}", self.meaning)
+    }
+}
+
+/// What is looked at. The names are stable: they are in the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Check {
+    /// Whether the config space could be read at all.
+    Config,
+    /// Whether it answers with anything but ones.
     AllOnes,
-    /// Still in reset: it answers requests with Request Retry Status (vendor id 0001).
-    #[error("it is still in reset (vendor id 0001, Request Retry Status)")]
+    /// Whether it has left reset (vendor id 0001 is Request Retry Status).
     Retrying,
-    /// Another id than before.
-    #[error("it answers as {now}, and was {was}")]
-    OtherId {
-        /// Before the run.
-        was: PciId,
-        /// After it.
-        now: PciId,
-    },
-    /// A register that never changes has changed.
-    #[error("{register} reads {now:#x}, and was {was:#x}")]
-    Changed {
-        /// The register's name.
-        register: String,
-        /// Before the run.
-        was: u32,
-        /// After it.
-        now: u32,
-    },
+    /// Whether it is the device that it was.
+    Identity,
 }
 
-/// Judges a device. `after` is the reading after the run, or why there is none.
-pub fn judge(before: &Snapshot, after: Result<Snapshot, String>) -> Verdict {
-    let findings = match after {
-        Err(message) => vec![Finding::Unread { message }],
-        Ok(after) => findings(before, &after),
-    };
-    if findings.is_empty() { Verdict::Alive } else { Verdict::Sick { findings } }
+/// The verdict on one function, with everything that was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Judgement {
+    /// The worst of the findings.
+    pub verdict: Verdict,
+    /// What was found, worst first; what is only worth knowing comes last.
+    pub findings: Vec<Finding>,
 }
 
-fn findings(before: &Snapshot, after: &Snapshot) -> Vec<Finding> {
-    // A VF's ids always read ffff (SR-IOV 1.1, 3.4.1.1), so its command register tells whether it is there.
-    let virtual_function = before.id.vendor == 0xffff && before.command != 0xffff;
-    if after.command == 0xffff && (virtual_function || after.id.vendor == 0xffff) {
-        return vec![Finding::AllOnes];
-    }
-    // No vendor has this id (PCI Express Base Specification 2.3.2).
-    if after.id.vendor == 0x0001 {
-        return vec![Finding::Retrying];
-    }
-    let mut findings = Vec::new();
-    if after.id != before.id {
-        findings.push(Finding::OtherId { was: before.id, now: after.id });
-    }
-    let registers = [
-        ("class and revision", before.class_revision, after.class_revision),
-        ("header type", before.header_type.into(), after.header_type.into()),
-        ("interrupt pin", before.interrupt_pin.into(), after.interrupt_pin.into()),
-    ];
-    for (register, was, now) in registers {
-        if was != now {
-            findings.push(Finding::Changed { register: register.to_owned(), was, now });
-        }
-    }
-    findings
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn config(bytes: &[(usize, u8)]) -> Vec<u8> {
-        let mut config = vec![0u8; 256];
-        config[..16].copy_from_slice(&[0x36, 0x1b, 0x10, 0, 7, 5, 0x10, 0, 2, 2, 8, 1, 0, 0, 0, 0]);
-        config[0x3d] = 1;
-        for (at, byte) in bytes {
-            config[*at] = *byte;
-        }
-        config
+impl Judgement {
+    /// Draws the verdict from what was found.
+    pub fn new(mut findings: Vec<Finding>) -> Self {
+        findings.sort_by_key(|finding| std::cmp::Reverse(finding.weight));
+        let worst = findings.first().and_then(|finding| finding.weight);
+        Self { verdict: worst.unwrap_or(Verdict::Healthy), findings }
     }
 
-    fn verdict(after: &[u8]) -> Verdict {
-        judge(&Snapshot::new(&config(&[])).unwrap(), Snapshot::new(after).ok_or("short".to_owned()))
-    }
-
-    #[test]
-    fn a_device_that_reads_as_before_is_alive_whatever_its_command_register() {
-        assert_eq!(verdict(&config(&[(4, 0), (5, 0)])), Verdict::Alive);
-    }
-
-    #[test]
-    fn all_ones_are_a_lost_device_and_not_five_changed_registers() {
-        assert_eq!(verdict(&[0xff; 256]), Verdict::Sick { findings: vec![Finding::AllOnes] });
-    }
-
-    #[test]
-    fn a_retrying_device_is_named_so() {
-        let mut after = vec![0xff; 256];
-        after[..2].copy_from_slice(&[1, 0]);
-        assert_eq!(verdict(&after), Verdict::Sick { findings: vec![Finding::Retrying] });
-    }
-
-    #[test]
-    fn another_id_or_header_is_sick() {
-        let Verdict::Sick { findings } = verdict(&config(&[(2, 0x11), (0x0e, 0x7f)])) else {
-            panic!("alive")
-        };
-        assert_eq!(findings.len(), 2, "{findings:?}");
-    }
-
-    #[test]
-    fn an_unread_device_is_never_alive() {
-        assert!(matches!(verdict(&[0; 10]), Verdict::Sick { .. }));
-    }
-
-    #[test]
-    fn a_virtual_function_is_judged_by_its_command_register() {
-        let mut vf = vec![0u8; 64];
-        vf[..4].copy_from_slice(&[0xff; 4]);
-        let before = Snapshot::new(&vf).unwrap();
-        assert_eq!(judge(&before, Ok(before)), Verdict::Alive);
-        let gone = Snapshot::new(&[0xff; 64]).unwrap();
-        assert_eq!(judge(&before, Ok(gone)), Verdict::Sick { findings: vec![Finding::AllOnes] });
+    /// Returns the finding that the verdict rests on; none of a healthy device.
+    pub fn reason(&self) -> Option<&Finding> {
+        self.findings.first().filter(|finding| finding.weight.is_some())
     }
 }

@@ -16,7 +16,7 @@ use crate::places::Places;
 use crate::process::ProcessId;
 use crate::reservation::{self, Reservation};
 use crate::root::driver_of;
-use crate::{HostError, config};
+use crate::{HostError, snapshot};
 
 /// Why nothing was bound, and what of the host could not be put back.
 #[derive(Debug)]
@@ -136,7 +136,7 @@ fn begin(
         let Ownership::BoundByUs { was: driver } = &device.ownership else { continue };
         unchanged(kernel, device.bdf, driver.as_ref())?;
         was.insert(device.bdf, driver.clone());
-        baselines.insert(device.bdf, config::snapshot(&kernel.root, device.bdf)?);
+        baselines.insert(device.bdf, snapshot::take(&kernel.root, device.bdf));
     }
     let old = with_any(places, boot_id, &devices)?;
     let changes = carried(places, &old, &devices, &mut was)?;
@@ -194,7 +194,7 @@ fn make(
         groups: planned.groups.clone(),
         devices: devices.iter().map(|bdf| (*bdf, was.get(bdf).cloned().flatten())).collect(),
         leaving: devices.iter().copied().collect(),
-        baselines: devices.iter().filter_map(|bdf| Some((*bdf, *baselines.get(bdf)?))).collect(),
+        baselines: devices.iter().filter_map(|bdf| Some((*bdf, baselines.get(bdf)?.clone()))).collect(),
     };
     // A folder without a record, or of another boot, is of no use to anybody.
     journal::remove_dir(&set.folder(places))?;

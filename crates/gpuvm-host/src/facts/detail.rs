@@ -5,14 +5,13 @@ use std::io::Read;
 use std::path::Path;
 
 use gpuvm_core::config_space::Capabilities;
-use gpuvm_core::facts::{
-    ConfigFacts, DeviceFacts, ErrorCounters, LinkFacts, LinkSpeed, PowerFacts, Presence, ResizableBar,
-};
+use gpuvm_core::facts::{ConfigFacts, DeviceFacts, LinkFacts, LinkSpeed, PowerFacts, Presence, ResizableBar};
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::units::ByteSize;
 
 use super::Reading;
 use crate::HostError;
+use crate::aer;
 use crate::root::{self, HostRoot, is_absent, list, read_text};
 
 /// What everybody may read of a config space.
@@ -35,7 +34,7 @@ pub(super) fn read(
         runtime: text("power/runtime_status")?,
     };
     facts.nodes = nodes(&folder, reading)?;
-    facts.errors = errors(&folder, reading)?;
+    facts.errors = reading.take(aer::of_function(&folder))?;
     // The kernel wakes a device that is in D3cold, or below a port that sleeps, to read its config space or the sizes of its
     // registers; newer ones also to show its link and the buses behind it, which are registers too (pci_config_pm_runtime_get of
     // drivers/pci/pci-sysfs.c).
@@ -136,19 +135,4 @@ fn registers(config: &[u8]) -> Vec<u32> {
         }
         _ => Vec::new(),
     }
-}
-
-/// Reads what Advanced Error Reporting has counted: lines of `NAME COUNT`, the last of them the sum
-/// (Documentation/ABI/testing/sysfs-bus-pci-devices-aer_stats).
-fn errors(folder: &Path, reading: &Reading) -> Result<Option<ErrorCounters>, HostError> {
-    let total = |name: &str| -> Result<Option<u64>, HostError> {
-        let path = folder.join(name);
-        let Some(text) = reading.take(read_text(&path))? else { return Ok(None) };
-        let sum = text.lines().find_map(|line| line.strip_prefix("TOTAL_ERR_")?.split_once(' '));
-        let sum = sum.and_then(|(_, count)| count.trim().parse().ok());
-        let sum = sum.ok_or_else(|| HostError::content(&path, &text, "there is no total"));
-        reading.take(sum.map(Some))
-    };
-    let counters = total("aer_dev_correctable")?.zip(total("aer_dev_nonfatal")?).zip(total("aer_dev_fatal")?);
-    Ok(counters.map(|((correctable, nonfatal), fatal)| ErrorCounters { correctable, nonfatal, fatal }))
 }

@@ -35,6 +35,7 @@ pub use index::index;
 pub use lock::for_lock;
 pub use narrow::narrow;
 pub use pci::asked;
+pub(crate) use pci::{bars, upstream};
 pub(crate) use reading::Reading;
 
 /// Which devices a survey is about.

@@ -216,7 +216,7 @@ pub(super) fn node_of(folder: &Path) -> Result<Option<u32>, HostError> {
 }
 
 /// Reads the bridges above a device off its path: `/sys/devices/pci0000:80/0000:80:00.0/0000:81:00.0`.
-pub(super) fn upstream(real: &Path, own: Bdf) -> Vec<Bdf> {
+pub(crate) fn upstream(real: &Path, own: Bdf) -> Vec<Bdf> {
     real.iter().filter_map(|name| name.to_str()?.parse().ok()).filter(|bdf| *bdf != own).collect()
 }
 
@@ -232,7 +232,7 @@ const IORESOURCE_MEM_64: u64 = 0x10_0000;
 const IORESOURCE_UNSET: u64 = 0x2000_0000;
 
 /// Reads the base address registers: one line each of begin, end and flags; all zeros where there is none.
-fn bars(path: &Path) -> Result<Vec<BarFacts>, HostError> {
+pub(crate) fn bars(path: &Path) -> Result<Vec<BarFacts>, HostError> {
     let text = read_text(path)?.unwrap_or_default();
     let mut bars = Vec::new();
     for (index, line) in (0..).zip(text.lines().take(BARS)) {

@@ -8,7 +8,7 @@ use crate::HostError;
 use crate::apply::{BIND_DEADLINE, Host};
 use crate::kernel::Kernel;
 use crate::kernel_log::{About, listening};
-use crate::{config, power, root};
+use crate::{power, root, snapshot};
 
 /// Gives a device to a VFIO driver, and keeps it awake if it was.
 ///
@@ -46,7 +46,7 @@ pub(crate) fn undo(host: &Host<'_>, bdf: Bdf, driver: &DriverName) -> Result<(),
     match root::driver_of(&host.kernel.root, bdf)? {
         None => Ok(()),
         Some(now) if now == *driver => {
-            config::answers(host, bdf)?;
+            snapshot::answers(host, bdf)?;
             unbind::apply(host.kernel, &doing, bdf, driver)
         }
         Some(now) => Err(changed(doing, format!("the driver of {bdf}"), driver, Some(now))),

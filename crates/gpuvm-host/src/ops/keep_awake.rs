@@ -6,7 +6,7 @@ use gpuvm_core::pci::Bdf;
 use crate::apply::Host;
 use crate::kernel::Kernel;
 use crate::power::{self, DriverChange};
-use crate::{HostError, config};
+use crate::{HostError, snapshot};
 
 /// Keeps a device awake.
 pub(crate) fn apply(kernel: &Kernel, doing: &str, bdf: Bdf) -> Result<(), HostError> {
@@ -24,6 +24,6 @@ pub(crate) fn undo(
     if power::read(&host.kernel.root, bdf)? == saved {
         return Ok(());
     }
-    config::answers(host, bdf)?;
+    snapshot::answers(host, bdf)?;
     power::put_back(host.kernel, bdf, saved, change)
 }

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use gpuvm_core::lifecycle::{Outcome, Patience, Stage};
 use gpuvm_core::plan::{Topic, Warning};
 use gpuvm_core::profile::{Hugepages, Memory, Policy, Profile};
-use gpuvm_core::reset::Verdict;
 use gpuvm_host::HostError;
 use gpuvm_host::kernel::Kernel;
 use gpuvm_run::{Cause, Note, Observer, Phase, Report, Run, Signals, Sink, UpError, exit_words};
@@ -120,7 +119,7 @@ struct Document<'a> {
 }
 
 fn code(report: &Report) -> Exit {
-    if !report.left.is_empty() || !report.all_alive() {
+    if !report.left.is_empty() || !report.all_well() {
         return Exit::NotGivenBack;
     }
     match report.outcome {
@@ -159,14 +158,20 @@ fn summary(report: &Report) {
         out::note(&format!("  hint: {line}"));
     }
     for device in &report.devices {
-        match &device.verdict {
-            Verdict::Alive => out::note(&format!("gpuvm: {} answers as before", device.bdf)),
-            Verdict::Sick { findings } => {
-                for finding in findings {
+        let judgement = &device.judgement;
+        match judgement.reason() {
+            None => out::note(&format!("gpuvm: {} answers as before", device.bdf)),
+            Some(_) if judgement.verdict.is_bad() => {
+                for finding in &judgement.findings {
                     let message = format!("{} is sick: {finding}", device.bdf);
                     let hint = Some(hints::sick(device.bdf));
-                    let kind = failure::kind(finding);
+                    let kind = failure::kind(&finding.check);
                     failure::print_item("error", &failure::Item { kind, message, hint });
+                }
+            }
+            Some(_) => {
+                for finding in &judgement.findings {
+                    out::note(&format!("gpuvm: {} is {}: {finding}", device.bdf, judgement.verdict));
                 }
             }
         }

@@ -9,7 +9,7 @@ use gpuvm_core::cpulist::CpuSet;
 use gpuvm_core::lifecycle::Exit as Ended;
 use gpuvm_core::pci::{Bdf, DriverName, GroupId};
 use gpuvm_core::profile::VmName;
-use gpuvm_core::reset::Finding;
+use gpuvm_core::reset::{Check, Finding, Verdict};
 use gpuvm_core::units::PageSize;
 use gpuvm_host::errno::{EINVAL, EIO, ENODEV, ENOENT, ENOSPC, ESRCH};
 use gpuvm_host::kernel_log::KernelSaid;
@@ -242,7 +242,15 @@ fn causes() -> Vec<(&'static str, Cause)> {
             "up-cause-launch" => { 0: LaunchError::Vcpus { found: 3, planned: 4 } }
         }
         SickBefore {
-            "up-sick-before" => { bdf: bdf(), finding: Finding::AllOnes }
+            "up-sick-before" => { bdf: bdf(), finding: Box::new(Finding {
+                check: Check::AllOnes,
+                weight: Some(Verdict::Unreachable),
+                bdf: bdf(),
+                register: "config 0x00".to_owned(),
+                before: None,
+                after: "0xffffffff".to_owned(),
+                meaning: "it reads all ones: it has fallen off the bus".to_owned(),
+            }) }
         }
         Interrupted {
             "up-interrupted" => { signal: "SIGTERM" }

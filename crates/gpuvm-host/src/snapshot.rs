@@ -1,0 +1,103 @@
+//! A function as it is now: what its registers say, and what the kernel believes.
+
+use std::fs::{self, File};
+use std::io::Read;
+
+use gpuvm_core::facts::{BarFacts, Presence};
+use gpuvm_core::pci::{Bdf, PciId};
+use gpuvm_core::reset::{ConfigSpace, PortSnapshot, Reading, Snapshot, inspect};
+
+use crate::HostError;
+use crate::apply::Host;
+use crate::facts::upstream;
+use crate::root::{self, HostRoot, is_absent, read_hex, read_text};
+use crate::{aer, power};
+
+/// Takes a function's snapshot. What can't be read is in it with the reason, so this never fails.
+///
+/// The read of `config` reaches the device itself. In D3hot config space answers without waking; a read of a D3cold device wakes
+/// it (`pci_config_pm_runtime_get` of drivers/pci/pci-sysfs.c).
+pub fn take(root: &HostRoot, bdf: Bdf) -> Snapshot {
+    let folder = root.device(bdf);
+    let text = |name: &str| read_text(&folder.join(name)).map(|text| text.map(|text| text.trim().to_owned()));
+    let id = || {
+        let [vendor, device] = ["vendor", "device"].map(|name| read_hex(&folder.join(name)));
+        let low = |value: u32| u16::try_from(value & 0xffff).unwrap_or(u16::MAX);
+        let id = |(vendor, device)| PciId { vendor: low(vendor), device: low(device) };
+        Ok(vendor?.zip(device?).map(id))
+    };
+    let words = |text: String| text.split_ascii_whitespace().map(str::to_owned).collect();
+    let virtual_function = if folder.join("physfn").exists() { Presence::Present } else { Presence::Absent };
+    Snapshot {
+        bdf,
+        id: reading(id()),
+        virtual_function,
+        driver: root::driver_of(root, bdf).ok().flatten(),
+        config: config(root, bdf),
+        bars: reading(bars(root, bdf)),
+        power_state: reading(text("power_state")),
+        power: reading(power::read(root, bdf).map(Some)),
+        errors: reading(aer::of_function(&folder)),
+        reset_methods: reading(text("reset_method").map(|text| text.map(words))),
+        port: port(root, bdf),
+    }
+}
+
+fn bars(root: &HostRoot, bdf: Bdf) -> Result<Option<Vec<BarFacts>>, HostError> {
+    let path = root.device(bdf).join("resource");
+    if path.exists() { crate::facts::bars(&path).map(Some) } else { Ok(None) }
+}
+
+fn port(root: &HostRoot, bdf: Bdf) -> Option<PortSnapshot> {
+    let real = fs::canonicalize(root.device(bdf)).ok()?;
+    let above = upstream(&real, bdf);
+    let (nearest, root_port) = (*above.last()?, *above.first()?);
+    Some(PortSnapshot {
+        bdf: nearest,
+        config: config(root, nearest),
+        root_port,
+        root_errors: reading(aer::of_root_port(&root.device(root_port))),
+    })
+}
+
+fn config(root: &HostRoot, bdf: Bdf) -> Reading<ConfigSpace> {
+    let read = || {
+        // A reset that doesn't come back keeps config space to itself (pci_cfg_access_lock), and a reader waits for it.
+        root.lockable(bdf)?;
+        let path = root.device(bdf).join("config");
+        let mut bytes = Vec::new();
+        let limit = u64::try_from(ConfigSpace::MAX).unwrap_or(u64::MAX);
+        match File::open(&path).and_then(|file| file.take(limit).read_to_end(&mut bytes)) {
+            Ok(_) => Ok(Some(ConfigSpace::new(&bytes))),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(HostError::file("read", &path)(error)),
+        }
+    };
+    reading(read())
+}
+
+fn reading<T>(result: Result<Option<T>, HostError>) -> Reading<T> {
+    match result {
+        Ok(Some(value)) => Reading::Read(value),
+        Ok(None) => Reading::Absent,
+        Err(error) => Reading::Unread(error.to_string()),
+    }
+}
+
+/// Checks that a device answers as it did: one that has fallen off the bus hangs or crashes what touches it next.
+///
+/// # Errors
+/// Returns what its config space says instead.
+pub(crate) fn answers(host: &Host<'_>, bdf: Bdf) -> Result<(), HostError> {
+    let mut now = take(&host.kernel.root, bdf);
+    if let Some(before) = host.baselines.get(&bdf) {
+        now.id = before.id.clone();
+    }
+    let judgement = inspect(&now);
+    match judgement.reason() {
+        Some(reason) if judgement.verdict.is_bad() || !matches!(now.config, Reading::Read(_)) => {
+            Err(HostError::NotAnswering { bdf, finding: reason.to_string() })
+        }
+        _ => Ok(()),
+    }
+}
