@@ -342,6 +342,7 @@ fn of_error(error: &HostError) -> Option<String> {
         HostError::File { source, .. }
         | HostError::Refused { source, .. }
         | HostError::Vfio { source, .. }
+        | HostError::Reset { source, .. }
             if source.kind() == ErrorKind::PermissionDenied =>
         {
             "run gpuvm as root".to_owned()

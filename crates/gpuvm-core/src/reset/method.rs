@@ -27,6 +27,34 @@ pub enum Method {
     Hot,
 }
 
+impl Method {
+    /// Every way.
+    pub const ALL: [Self; 8] = [
+        Self::DeviceSpecific,
+        Self::Acpi,
+        Self::Flr,
+        Self::AfFlr,
+        Self::Pm,
+        Self::Bus,
+        Self::CxlBus,
+        Self::Hot,
+    ];
+
+    /// Returns its name, which is the kernel's in `reset_method` but for `hot`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::DeviceSpecific => "device_specific",
+            Self::Acpi => "acpi",
+            Self::Flr => "flr",
+            Self::AfFlr => "af_flr",
+            Self::Pm => "pm",
+            Self::Bus => "bus",
+            Self::CxlBus => "cxl_bus",
+            Self::Hot => "hot",
+        }
+    }
+}
+
 /// A method that the kernel lists for a device (`reset_method`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResetMethod {
