@@ -28,30 +28,36 @@ pub enum Method {
 }
 
 impl Method {
-    /// Every way.
-    pub const ALL: [Self; 8] = [
-        Self::DeviceSpecific,
-        Self::Acpi,
-        Self::Flr,
-        Self::AfFlr,
-        Self::Pm,
-        Self::Bus,
-        Self::CxlBus,
-        Self::Hot,
+    /// All that the kernel may list, under its names, in its order (pci_reset_fn_methods of drivers/pci/pci.c).
+    const OF_KERNEL: [(&'static str, Self); 7] = [
+        ("device_specific", Self::DeviceSpecific),
+        ("acpi", Self::Acpi),
+        ("flr", Self::Flr),
+        ("af_flr", Self::AfFlr),
+        ("pm", Self::Pm),
+        ("bus", Self::Bus),
+        ("cxl_bus", Self::CxlBus),
     ];
 
-    /// Returns its name, which is the kernel's in `reset_method` but for `hot`.
+    /// Finds the method that the kernel lists under a name, if this gpuvm knows it.
+    pub fn of_kernel(name: &str) -> Option<Self> {
+        Self::OF_KERNEL.into_iter().find(|(known, _)| *known == name).map(|(_, method)| method)
+    }
+
+    /// Returns the kernel's name; `hot` has none of the kernel's.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::DeviceSpecific => "device_specific",
-            Self::Acpi => "acpi",
-            Self::Flr => "flr",
-            Self::AfFlr => "af_flr",
-            Self::Pm => "pm",
-            Self::Bus => "bus",
-            Self::CxlBus => "cxl_bus",
-            Self::Hot => "hot",
-        }
+        Self::OF_KERNEL.into_iter().find(|(_, method)| *method == self).map_or("hot", |(name, _)| name)
+    }
+
+    /// Tells whether it is a function level reset.
+    pub fn is_flr(self) -> bool {
+        matches!(self, Self::Flr | Self::AfFlr)
+    }
+}
+
+impl std::fmt::Display for Method {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -6,6 +6,7 @@ mod domain;
 mod ledger;
 mod log;
 mod method;
+pub mod plan;
 mod snapshot;
 mod verdict;
 
@@ -15,5 +16,6 @@ pub use domain::ResetDomain;
 pub use ledger::{Deed, Entry, Grounds, Identity, Quarantine, quarantine};
 pub use log::{Event, Severity, What};
 pub use method::{Method, ResetMethod, Standing, methods, what_it_does};
+pub use plan::{PlannedReset, RebootPolicy, Rejected, ResetPlan, ResetPolicy, ResetWish, Step, reset_plan};
 pub use snapshot::{Heard, PortSnapshot, Reading, Snapshot};
 pub use verdict::{Check, Finding, Judgement, Verdict};
