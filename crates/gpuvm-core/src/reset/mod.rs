@@ -3,10 +3,12 @@
 mod check;
 mod config;
 mod domain;
+mod identity;
 mod ledger;
 mod log;
 mod method;
 pub mod plan;
+mod quarantine;
 mod snapshot;
 mod verdict;
 
@@ -17,5 +19,9 @@ pub use ledger::{Deed, Entry, Grounds, Identity, Quarantine, quarantine};
 pub use log::{Event, Severity, What};
 pub use method::{Method, ResetMethod, Standing, methods, what_it_does};
 pub use plan::{PlannedReset, RebootPolicy, Rejected, ResetPlan, ResetPolicy, ResetWish, Step, reset_plan};
+pub use identity::Identity;
+pub use ledger::{Deed, Entry, Grounds};
+pub use method::{Method, ResetMethod, Standing, methods, what_it_does};
+pub use quarantine::{Quarantine, kept, quarantine};
 pub use snapshot::{Heard, PortSnapshot, Reading, Snapshot};
 pub use verdict::{Check, Finding, Judgement, Verdict};
