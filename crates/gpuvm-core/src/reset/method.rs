@@ -97,7 +97,7 @@ pub fn methods(bdf: Bdf, facts: &HostFacts) -> Vec<ResetMethod> {
         .filter(|other| *other != bdf)
         .collect();
     let standing = |name: &str| match name {
-        "bus" if !others.is_empty() => Standing::Stale { others: others.clone() },
+        "bus" | "cxl_bus" if !others.is_empty() => Standing::Stale { others: others.clone() },
         "pm" if capabilities.and_then(|found| found.no_soft_reset) == Some(true) => Standing::KeepsState,
         _ => Standing::Usable,
     };
