@@ -341,7 +341,9 @@ fn header(line: &[u8]) -> Result<(), String> {
 }
 
 fn entry_of(line: &[u8], ledger: &mut Ledger) -> Result<(), String> {
-    let entry: Entry = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+    // Each line is a document of its own, whose only line is the first.
+    let spelt = |error: serde_json::Error| error.to_string().replace(" at line 1 column ", " at column ");
+    let entry: Entry = serde_json::from_slice(line).map_err(spelt)?;
     match &mut ledger.device {
         None => ledger.device = Some(entry.device.clone()),
         Some(own) if own.is_same(&entry.device) => own.learn(&entry.device),
