@@ -6,6 +6,7 @@ mod domain;
 mod ledger;
 mod log;
 mod method;
+mod registers;
 mod snapshot;
 mod verdict;
 
