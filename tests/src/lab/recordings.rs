@@ -208,6 +208,7 @@ pub fn record<'a>(host: &str, tell: &'a mut Tell<'a>) -> Outcome {
             removed(&mut recorder)?;
             stray_dma(&mut recorder)?;
             link_errors(&mut recorder)?;
+            slow_resets(&mut recorder)?;
             gave_up(&mut recorder)
         }
     }
@@ -532,6 +533,35 @@ fn link_errors(recorder: &mut Recorder<'_>) -> Outcome {
     )?;
     drop(bound);
     found_anew(NVME)
+}
+
+/// Resets that take longer than a second: the card goes away once the kernel has saved its registers, and is back before the kernel
+/// gives up.
+fn slow_resets(recorder: &mut Recorder<'_>) -> Outcome {
+    let bound = Bound::to_vfio(&[NVME])?;
+    set(NVME, "power/control", "on")?;
+    for (method, name, about) in [
+        ("flr", "nvme-slow-flr", "an NVMe that takes more than two seconds to come back from FLR"),
+        (
+            "bus",
+            "nvme-slow-bus-reset",
+            "an NVMe that takes more than two seconds to come back from a reset of its bus; the kernel says that it gives up after \
+             one second, and goes on waiting since the link is active",
+        ),
+    ] {
+        set(NVME, "reset_method", method)?;
+        recorder.deed(about, &expect(name, NVME, "degraded", &["slow-reset"]), || {
+            let reset = std::thread::spawn(|| set(NVME, "reset", "1"));
+            std::thread::sleep(Duration::from_millis(60));
+            let fallen = OffTheBus::below(NVME_PORT)?;
+            std::thread::sleep(Duration::from_millis(2500));
+            fallen.put_back()?;
+            reset.join().map_err(|_| "the thread that resets has panicked".to_owned())?
+        })?;
+    }
+    set(NVME, "reset_method", "default")?;
+    drop(bound);
+    Ok(())
 }
 
 /// A card off the bus for as long as the kernel waits for it.
