@@ -281,7 +281,7 @@ impl Watch {
                 .filter(reached)
                 .find_map(|attempt| attempt.done.as_ref().map(|done| done.method));
             let after = snapshot::take(&root, bdf);
-            let heard = log.heard();
+            let heard = log.heard(bdf);
             let mut judgement = judge(before, &after, &heard);
             if method.is_none() && asked.contains(&bdf) {
                 let last = report.attempts.iter().rfind(|attempt| attempt.bdf == bdf);
