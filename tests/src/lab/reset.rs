@@ -227,7 +227,9 @@ fn ioctl(call: &str, bdf: &str) -> Result<Observed, String> {
 /// Makes plain calls with the groups of these functions.
 fn ioctl_with(call: &str, bdf: &str, functions: &[&str]) -> Result<Observed, String> {
     let program = std::env::current_exe().map_err(doing("find this program"))?.with_file_name("vfio-ioctl");
-    let groups = functions.iter().map(|bdf| group_of(bdf)).collect::<Result<Vec<_>, _>>()?;
+    let mut groups = functions.iter().map(|bdf| group_of(bdf)).collect::<Result<Vec<_>, _>>()?;
+    // Functions of one group share its file, which can be open once.
+    groups.dedup();
     let output = Command::new(program).arg(call).arg(bdf).args(groups).output();
     let output = output.map_err(doing("start vfio-ioctl"))?;
     let mut seen = Observed::default();

@@ -74,19 +74,19 @@ pub fn reset(targets: &[Target], choice: MethodChoice, facts: &HostFacts) -> Res
     let wanted = wanted(targets, facts);
     let plans = |in_hand: &dyn Fn(Bdf) -> BTreeSet<Bdf>| -> Result<Vec<ResetPlan>, Vec<Refusal>> {
         let known = wanted.iter().filter(|(bdf, _)| takeable(**bdf, facts));
-        let planned = |(bdf, wish): (&Bdf, &ResetWish)| {
-            let plan = plan(*bdf, *wish, choice, &in_hand(*bdf), facts);
+        let planned =
+            known.map(|(bdf, wish)| (plan(*bdf, *wish, choice, &in_hand(*bdf), facts), wish.policy));
+        let (open, none): (Vec<_>, Vec<_>) = planned.partition(|(plan, _)| !plan.steps.is_empty());
+        if none.is_empty() {
+            return Ok(open.into_iter().map(|(plan, _)| plan).collect());
+        }
+        let refusal = |(plan, policy): (ResetPlan, ResetPolicy)| {
             // All reasons where all ways were open.
-            let any = choice == MethodChoice::Auto && wish.policy == ResetPolicy::Auto;
-            match plan.steps.is_empty() {
-                true if any => Err(Refusal::NoReset { bdf: *bdf, reason: reasons(&plan, facts) }),
-                true => Err(Refusal::NoReset { bdf: *bdf, reason: plan.reason }),
-                false => Ok(plan),
-            }
+            let any = choice == MethodChoice::Auto && policy == ResetPolicy::Auto;
+            let reason = if any { reasons(&plan, facts) } else { plan.reason };
+            Refusal::NoReset { bdf: plan.bdf, reason }
         };
-        let (plans, none): (Vec<_>, Vec<_>) = known.map(planned).partition(Result::is_ok);
-        let none: Vec<Refusal> = none.into_iter().filter_map(Result::err).collect();
-        if none.is_empty() { Ok(plans.into_iter().filter_map(Result::ok).collect()) } else { Err(none) }
+        Err(none.into_iter().map(refusal).collect())
     };
     // With everything in hand.
     plans(&|bdf| affected(bdf, facts).into_iter().filter(|bdf| takeable(*bdf, facts)).collect())?;
