@@ -168,9 +168,10 @@ impl Claim {
             self.0["attempts"].as_array().and_then(|attempts| attempts.last()).ok_or("no attempt")?;
         let done = &attempt["done"];
         ensure(good && function["method"] == method && done["by"] == by, || format!("{:#}", self.0))?;
-        // The kernel waits 100 ms after an FLR; a bus is held in reset for 2 ms, and its link may be up at once.
+        // The kernel waits 100 ms after an FLR; a bus is held in reset for 2 ms, and its link may be up at once. A busy
+        // machine's clock leaps: all that is known of the other end is that the kernel has not given up waiting.
         let ms = done["ms"].as_u64().unwrap_or(0);
-        ensure((if method == "flr" { 100 } else { 2 }..5000).contains(&ms), || {
+        ensure((if method == "flr" { 100 } else { 2 }..60_000).contains(&ms), || {
             format!("{bdf}: reset by {method} took {ms} ms")
         })
     }
