@@ -124,8 +124,9 @@ fn set_reset_methods(root: &HostRoot, path: &Path, value: &str) -> io::Result<Re
     let mates = names.iter().filter_map(|name| name.parse::<Bdf>().ok());
     let alone = mates.filter(|mate| mate.bus() == bdf.bus()).count() == 1;
     let real: Vec<&str> = found.split_whitespace().filter(|method| alone || *method != "bus").collect();
+    let in_order = || ["device_specific", "acpi", "flr", "af_flr", "pm", "bus", "cxl_bus"];
     let wanted: Vec<&str> = match value {
-        "default" => real.clone(),
+        "default" => in_order().into_iter().filter(|method| real.contains(method)).collect(),
         list => list.split_whitespace().collect(),
     };
     if !wanted.iter().all(|method| real.contains(method)) {
