@@ -98,12 +98,44 @@ fn of_device(refusal: &Refusal) -> Option<String> {
         Refusal::BootDisplay { .. } => format!(
             "{BOOT_DISPLAY}, or write allow-boot-display = true beside its bdf: the host's console is dark from then on"
         ),
+        Refusal::Quarantined { bdf, reset_since, .. } => return Some(quarantined(*bdf, *reset_since)),
+        Refusal::LedgerUnread { .. } => damaged_ledger(),
         Refusal::Kept { .. } => "go on with what has begun: gpuvm cleanup".to_owned(),
         Refusal::Overridden { bdf, .. } => {
             format!("if that is no longer wanted: echo > /sys/bus/pci/devices/{bdf}/driver_override")
         }
         _ => return None,
     })
+}
+
+/// The way out of quarantine.
+pub(crate) fn quarantined(bdf: Bdf, reset_since: bool) -> String {
+    match reset_since {
+        true => format!("it was reset since and came back well: gpuvm quarantine clear {bdf}"),
+        false => format!(
+            "reset it, and clear it if it comes back well: gpuvm reset {bdf}, then gpuvm quarantine clear {bdf}"
+        ),
+    }
+}
+
+/// What to do about a device that can't be cleared yet.
+pub(crate) fn not_cleared(bdf: Bdf) -> String {
+    format!(
+        "reset it: gpuvm reset {bdf}; or take it as it is, if you know that it is well: gpuvm quarantine clear {bdf} --accept"
+    )
+}
+
+/// Where the ledger of a recorded host is.
+pub(crate) fn ledger_elsewhere(reported: bool) -> String {
+    match reported {
+        true => "what was written down is in the report itself, below gpuvm/ledger".to_owned(),
+        false => "name the folder that holds it: --prefix DIR".to_owned(),
+    }
+}
+
+/// What to do about a file of the ledger that can't be read.
+pub(crate) fn damaged_ledger() -> String {
+    "look at the file, and put it right or move it away: without it nothing is held against its device, so reset that first".to_owned()
 }
 
 /// What to do about somebody who uses a device.
