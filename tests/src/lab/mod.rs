@@ -13,6 +13,7 @@ mod kills;
 mod lock;
 mod messages;
 pub mod placement;
+mod reset_policy;
 pub mod scenarios;
 mod shared;
 pub mod snapshot;
