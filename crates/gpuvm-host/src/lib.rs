@@ -23,10 +23,11 @@ pub mod places;
 mod power;
 pub mod process;
 pub mod reservation;
+pub mod reset;
 pub mod root;
 pub mod snapshot;
 pub mod undo;
 pub mod vfio;
 
 pub use error::HostError;
-pub use gpuvm_sys::errno;
+pub use gpuvm_sys::{errno, signals};

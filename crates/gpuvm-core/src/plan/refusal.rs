@@ -210,6 +210,14 @@ pub enum Refusal {
         /// Whether it was reset since and came back well.
         reset_since: bool,
     },
+    /// A device can't be reset, or not as it is asked for.
+    #[error("{bdf} can't be reset: {reason}")]
+    NoReset {
+        /// The device.
+        bdf: Bdf,
+        /// Why not.
+        reason: String,
+    },
     /// It can't be known whether the device is in quarantine.
     #[error("{bdf} may be in quarantine, which can't be known: {problem}")]
     LedgerUnread {

@@ -12,6 +12,7 @@ pub(crate) mod lock;
 mod plan;
 mod quarantine;
 mod report;
+pub(crate) mod reset;
 mod schema;
 pub(crate) mod topology;
 mod up;
@@ -46,6 +47,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Devices(args) => devices::run(cli, args),
         Command::Bind(args) => bind::run(cli, args),
         Command::Unbind(args) => bind::run_unbind(cli, args),
+        Command::Reset(args) => reset::run(cli, args),
         Command::Topology(args) => topology::run(cli, args),
         Command::Cleanup(args) => cleanup::run(cli, args),
         Command::Lock(args) => lock::run(cli, args),
