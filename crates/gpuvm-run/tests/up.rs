@@ -92,6 +92,7 @@ impl Bench {
             acpi: Duration::from_millis(300),
             quit: Duration::from_millis(300),
             exit: Duration::from_millis(500),
+            killed: Duration::from_secs(10),
         };
         Run {
             plan: &self.plan,

@@ -7,6 +7,7 @@ mod ledger;
 mod method;
 mod snapshot;
 mod verdict;
+pub mod wait;
 
 pub use check::{inspect, judge};
 pub use config::ConfigSpace;

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use gpuvm_core::lifecycle::{Outcome, Patience, Stage};
+use gpuvm_core::lifecycle::{NotAgain, Outcome, Patience, Reboots, Stage};
 use gpuvm_core::plan::{Topic, Warning};
 use gpuvm_core::profile::{Hugepages, Memory, Policy, Profile};
 use gpuvm_host::HostError;
@@ -90,7 +90,7 @@ async fn attempt(
         kernel: &Kernel::running(cli.host_root()),
         places: &cli.places(),
         boot_id: &gpuvm_host::facts::boot_id(&cli.host_root())?,
-        patience: Patience { acpi, ..Patience::default() },
+        patience: Patience { acpi, ..Patience::with_functions(plan.owned().count()) },
     };
     Ok(gpuvm_run::up(&run, signals, console(cli), progress).await)
 }
@@ -124,6 +124,8 @@ fn code(report: &Report) -> Exit {
     }
     match report.outcome {
         Outcome::PoweredOff | Outcome::Stopped { .. } => Exit::Ok,
+        Outcome::Rebooted { not_again: Some(NotAgain::Looping) } => Exit::Guest,
+        Outcome::Rebooted { .. } => Exit::Ok,
         Outcome::Panicked | Outcome::InternalError | Outcome::QemuDied { .. } => Exit::Guest,
     }
 }
@@ -141,12 +143,30 @@ fn console(cli: &Cli) -> Option<Sink> {
     }))
 }
 
+/// Says why a guest that rebooted is not started again.
+fn not_again(why: NotAgain) -> String {
+    match why {
+        NotAgain::Policy => "reboot = \"stop\"".to_owned(),
+        NotAgain::Asked => "gpuvm was asked to end it".to_owned(),
+        NotAgain::SickDevice => "a device did not come back well".to_owned(),
+        NotAgain::Looping => format!(
+            "{} times in a row it did so within {} s of its start",
+            Reboots::TOO_MANY,
+            Reboots::SOON.as_secs()
+        ),
+    }
+}
+
 fn summary(report: &Report) {
     let outcome = match &report.outcome {
         Outcome::PoweredOff => "powered itself off".to_owned(),
         Outcome::Stopped { stage: Stage::Acpi } => "powered off when its power button was pressed".to_owned(),
         Outcome::Stopped { stage: Stage::Quit } => "was ended by telling QEMU to quit".to_owned(),
         Outcome::Stopped { stage: Stage::Kill } => "was ended by killing QEMU".to_owned(),
+        Outcome::Rebooted { not_again: None } => "rebooted".to_owned(),
+        Outcome::Rebooted { not_again: Some(why) } => {
+            format!("rebooted, and is not started again: {}", not_again(*why))
+        }
         Outcome::Panicked => "panicked".to_owned(),
         Outcome::InternalError => {
             "was stopped by QEMU because of an error that it can't go on from".to_owned()
