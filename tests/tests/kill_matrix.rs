@@ -119,6 +119,7 @@ fn kind(op: &HostOp) -> &'static str {
         HostOp::ClaimAwake { .. } => "claim-awake",
         HostOp::CreateOverlay { .. } => "create-overlay",
         HostOp::KeepAwake { .. } => "keep-awake",
+        HostOp::SetResetMethods { .. } => "set-reset-methods",
         HostOp::Adopt { .. } => "adopt",
         HostOp::Unbind { .. } => "unbind",
         HostOp::SetDriverOverride { .. } => "set-driver-override",

@@ -55,6 +55,8 @@ pub enum OpState {
 pub enum Saved {
     /// A `driver_override`.
     Driver(DriverName),
+    /// A list of reset methods.
+    ResetMethods(Vec<String>),
     /// Power attributes.
     Power(PowerPolicy),
 }

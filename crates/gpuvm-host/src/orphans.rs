@@ -98,6 +98,7 @@ fn attributes_of(root: &HostRoot, op: &HostOp) -> Vec<PathBuf> {
         HostOp::ClaimAwake { port: bdf } | HostOp::KeepAwake { bdf } => {
             of_device(*bdf, &["power/control", "d3cold_allowed"])
         }
+        HostOp::SetResetMethods { bdf, .. } => of_device(*bdf, &["reset_method"]),
         HostOp::Adopt { .. } => vec![root.path(ops::adopt::PROBE)],
         HostOp::SetDriverOverride { bdf, .. } => of_device(*bdf, &["driver_override"]),
         HostOp::Unbind { driver, .. } | HostOp::Bind { driver, .. } => {

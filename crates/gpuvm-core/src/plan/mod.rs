@@ -45,7 +45,7 @@ use crate::profile::{
     Accel, CpuFlag, DeviceRequest, Disk, DiskMode, Display, FirmwareKind, Forward, HvVendorId, KernelBoot,
     Network, Profile, Rtc, Serial, VmName,
 };
-use crate::reset::ResetDomain;
+use crate::reset::{PlannedReset, RebootPolicy, ResetDomain};
 use obstacle::Obstacles;
 
 /// What will be done, for one profile on one host.
@@ -100,6 +100,9 @@ pub struct Plan {
     pub rtc: Rtc,
     /// How long the guest may take to power off when asked to, in seconds.
     pub shutdown_timeout: u32,
+    /// What happens when the guest reboots.
+    #[serde(default)]
+    pub reboot: RebootPolicy,
     /// Words that are added to QEMU's command line as they are: where there are any, the VM is tainted.
     #[serde(default)]
     pub extra_args: Vec<String>,
@@ -229,6 +232,9 @@ pub struct PlannedDevice {
     /// What a bus reset of it reaches; nothing where none can be had.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reset_domain: Option<ResetDomain>,
+    /// What is done about its resets; only a plan of an older gpuvm has nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reset: Option<PlannedReset>,
     /// The secret that a virtual function shares with its physical function's owner, where vfio-pci owns that too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vf_token: Option<uuid::Uuid>,
@@ -356,6 +362,7 @@ pub fn plan(profile: &Profile, facts: &HostFacts) -> Result<Plan, Vec<Refusal>> 
         display: profile.display,
         rtc: profile.rtc,
         shutdown_timeout: profile.shutdown_timeout,
+        reboot: profile.reboot,
         extra_args: profile.extra_args.clone(),
         deviations: deviation::of(profile),
         warnings,
@@ -383,6 +390,7 @@ fn planned_devices(
             rombar: request.and_then(|request| request.rombar),
             boot: request.and_then(|request: &DeviceRequest| request.boot),
             reset_domain: ResetDomain::of(passed.bdf, facts),
+            reset: None,
             vf_token: None,
             reason: passed.reason.clone(),
         })
