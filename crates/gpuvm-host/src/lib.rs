@@ -15,6 +15,7 @@ pub mod given;
 pub mod journal;
 pub mod kernel;
 pub mod kernel_log;
+pub mod ledger;
 pub mod lock;
 mod ops;
 pub mod orphans;

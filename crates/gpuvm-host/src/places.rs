@@ -93,6 +93,11 @@ impl Places {
         self.state(vm).join(gpuvm_core::plan::files::OVERLAYS)
     }
 
+    /// Returns the folder of what was done with each device and how it came back, one file per device.
+    pub fn ledger(&self) -> PathBuf {
+        self.lib.join("ledger")
+    }
+
     /// Returns the folder of what outlives a reboot, one folder per VM.
     pub fn states(&self) -> PathBuf {
         self.lib.join("vm")

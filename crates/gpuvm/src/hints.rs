@@ -98,12 +98,23 @@ fn of_device(refusal: &Refusal) -> Option<String> {
         Refusal::BootDisplay { .. } => format!(
             "{BOOT_DISPLAY}, or write allow-boot-display = true beside its bdf: the host's console is dark from then on"
         ),
+        Refusal::Quarantined { bdf, reset_since, .. } => return Some(quarantined(*bdf, *reset_since)),
         Refusal::Kept { .. } => "go on with what has begun: gpuvm cleanup".to_owned(),
         Refusal::Overridden { bdf, .. } => {
             format!("if that is no longer wanted: echo > /sys/bus/pci/devices/{bdf}/driver_override")
         }
         _ => return None,
     })
+}
+
+/// The way out of quarantine.
+pub(crate) fn quarantined(bdf: Bdf, reset_since: bool) -> String {
+    match reset_since {
+        true => format!("it was reset since and came back well: gpuvm quarantine clear {bdf}"),
+        false => format!(
+            "reset it, and clear it if it comes back well: gpuvm reset {bdf}, then gpuvm quarantine clear {bdf}"
+        ),
+    }
 }
 
 /// What to do about somebody who uses a device.

@@ -69,7 +69,7 @@ pub(super) fn resolve(
     let mut groups = Groups::default();
     for (bdf, wanted) in &wanted {
         let Some(device) = facts.devices.get(bdf) else { continue };
-        may_take(*bdf, device, wanted.boot_display, obstacles);
+        may_take(*bdf, device, wanted.boot_display, facts, obstacles);
         let (ownership, reason) = (ownership(device), wanted.reason.clone());
         let vfio = match ownership {
             Ownership::BoundByUs { .. } => variant::choose(*bdf, device, obstacles),
@@ -197,7 +197,13 @@ fn warn_of_resets(bdf: Bdf, device: &DeviceFacts, held: Bdf, obstacles: &mut Obs
 }
 
 /// Checks that a function may be taken from the host.
-fn may_take(bdf: Bdf, device: &DeviceFacts, boot_display: BootDisplay, obstacles: &mut Obstacles) {
+fn may_take(
+    bdf: Bdf,
+    device: &DeviceFacts,
+    boot_display: BootDisplay,
+    facts: &HostFacts,
+    obstacles: &mut Obstacles,
+) {
     let driver = || device.driver.clone();
     for holder in &device.holders {
         let (driver, holder) = (driver(), holder.clone());
@@ -207,6 +213,12 @@ fn may_take(bdf: Bdf, device: &DeviceFacts, boot_display: BootDisplay, obstacles
             Gravity::Note => obstacles.warn(Topic::Console, format!("{bdf}: {holder}")),
         }
     }
+    obstacles.refusals.extend(facts.quarantined.get(&bdf).map(|quarantine| Refusal::Quarantined {
+        bdf,
+        finding: quarantine.finding.clone(),
+        since: quarantine.since,
+        reset_since: quarantine.reset_since,
+    }));
     match (device.boot_display, boot_display) {
         (Presence::Absent, _) => {}
         (Presence::Present, BootDisplay::Refused) => {

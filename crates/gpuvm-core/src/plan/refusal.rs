@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::cpulist::{CpuSet, NodeSet};
+use crate::date;
 use crate::facts::Holder;
 use crate::lock::LockedFunction;
 use crate::pci::{Bdf, ClassCode, DriverName, GroupId, PciId, Slot};
@@ -195,6 +196,18 @@ pub enum Refusal {
         bdf: Bdf,
         /// Why, in words.
         why: String,
+    },
+    /// A run or a reset left the device sick, and nobody has cleared it.
+    #[error("{bdf} is in quarantine since {}: {finding}", date::day(*since))]
+    Quarantined {
+        /// The device.
+        bdf: Bdf,
+        /// What was found, in words.
+        finding: String,
+        /// When, in seconds since 1970-01-01 UTC.
+        since: u64,
+        /// Whether it was reset since and came back well.
+        reset_since: bool,
     },
     /// The boot display.
     #[error("{bdf} ({driver}) is the boot display of this host", driver = driver_words(driver.as_ref()))]

@@ -1,7 +1,6 @@
 //! `gpuvm report`: one archive with what somebody else needs to see what is wrong.
 
 mod clean;
-mod date;
 mod readme;
 
 use std::collections::BTreeSet;
@@ -10,6 +9,7 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
+use gpuvm_core::date;
 use gpuvm_core::facts::file::{FORMAT, FactsFile};
 use gpuvm_core::facts::{HostFacts, Presence};
 use gpuvm_core::plan::{Plan, Refusal, plan};
