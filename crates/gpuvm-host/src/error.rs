@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use gpuvm_core::pci::{Bdf, DriverName, GroupId};
+use gpuvm_core::reset::Method;
 use gpuvm_core::units::PageSize;
 
 use crate::kernel_log::KernelSaid;
@@ -209,6 +210,22 @@ pub enum HostError {
         /// What the kernel said in its log meanwhile.
         said: Box<KernelSaid>,
     },
+    /// The kernel has not reset a device.
+    #[error("reset {bdf} by {}: {call}: {source}{}{said}", method.name(), behind_colon(meaning))]
+    Reset {
+        /// The device.
+        bdf: Bdf,
+        /// How it was to be reset.
+        method: Method,
+        /// What failed: the call under the kernel's name, or the attribute.
+        call: String,
+        /// Why.
+        source: io::Error,
+        /// What that means; empty where it isn't known.
+        meaning: String,
+        /// What the kernel said in its log meanwhile.
+        said: Box<KernelSaid>,
+    },
     /// The IOMMU can't remap interrupts, so a guest could forge them.
     #[error(
         "IOMMU group {group}: VFIO_SET_IOMMU: {source}; the IOMMU has no interrupt remapping, so a device's guest could \
@@ -305,6 +322,7 @@ impl HostError {
         if let Self::Refused { said, .. }
         | Self::InFlight { said, .. }
         | Self::NoEffect { said, .. }
+        | Self::Reset { said, .. }
         | Self::Vfio { said, .. } = &mut self
             && said.0.is_empty()
         {
@@ -319,6 +337,7 @@ impl HostError {
             Self::Refused { said, .. }
             | Self::InFlight { said, .. }
             | Self::NoEffect { said, .. }
+            | Self::Reset { said, .. }
             | Self::Vfio { said, .. } => &said.0,
             _ => &[],
         }
@@ -330,14 +349,22 @@ impl HostError {
             Self::File { source, .. }
             | Self::Refused { source, .. }
             | Self::Vfio { source, .. }
+            | Self::Reset { source, .. }
             | Self::NoInterruptRemapping { source, .. } => source.raw_os_error(),
             _ => None,
         }
     }
 }
 
+fn behind_colon(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!(": {text}") }
+}
+
 fn in_flight_words(path: &Path, value: &str, seconds: u64) -> String {
     match seconds {
+        1.. if value.contains("VFIO_") || value.contains(' ') => {
+            format!("`{value}` of {} has not come back after {seconds} s and goes on", path.display())
+        }
         0 => "a write of before has not come back yet, and goes on".to_owned(),
         _ => {
             format!("writing `{value}` to {} has not come back after {seconds} s and goes on", path.display())

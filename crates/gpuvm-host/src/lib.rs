@@ -23,6 +23,7 @@ pub mod places;
 mod power;
 pub mod process;
 pub mod reservation;
+pub mod reset;
 pub mod root;
 pub mod snapshot;
 pub mod undo;

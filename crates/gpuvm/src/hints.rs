@@ -328,12 +328,12 @@ fn of_error(error: &HostError) -> Option<String> {
         HostError::Stale { .. } => "try again: it is planned anew then".to_owned(),
         HostError::Reserved { owner, state, .. } if state.starts_with("ended") => match owner {
             Owner::Vm(vm) => format!("gpuvm cleanup {vm}"),
-            Owner::Bind(_) => "gpuvm cleanup".to_owned(),
+            Owner::Bind(_) | Owner::Reset(_) => "gpuvm cleanup".to_owned(),
         },
         HostError::Reserved { owner: Owner::Vm(vm), .. } => {
             format!("VM {vm} gives it back when it ends; try again then")
         }
-        HostError::Reserved { owner: Owner::Bind(_), .. } => {
+        HostError::Reserved { owner: Owner::Bind(_) | Owner::Reset(_), .. } => {
             "try again once that process has ended; what it leaves behind is given back by: gpuvm cleanup"
                 .to_owned()
         }
@@ -353,6 +353,7 @@ fn of_error(error: &HostError) -> Option<String> {
         HostError::File { source, .. }
         | HostError::Refused { source, .. }
         | HostError::Vfio { source, .. }
+        | HostError::Reset { source, .. }
             if source.kind() == ErrorKind::PermissionDenied =>
         {
             "run gpuvm as root".to_owned()

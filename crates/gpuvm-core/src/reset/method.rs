@@ -28,6 +28,18 @@ pub enum Method {
 }
 
 impl Method {
+    /// Every way.
+    pub const ALL: [Self; 8] = [
+        Self::DeviceSpecific,
+        Self::Acpi,
+        Self::Flr,
+        Self::AfFlr,
+        Self::Pm,
+        Self::Bus,
+        Self::CxlBus,
+        Self::Hot,
+    ];
+
     /// All that the kernel may list, under its names, in its order (pci_reset_fn_methods of drivers/pci/pci.c).
     const OF_KERNEL: [(&'static str, Self); 7] = [
         ("device_specific", Self::DeviceSpecific),

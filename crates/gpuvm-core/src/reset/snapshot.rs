@@ -88,8 +88,25 @@ pub struct PortSnapshot {
 pub enum Heard {
     /// These lines of its log, oldest first, those of other devices left out.
     Said(Vec<String>),
+    /// These lines, and others are lost.
+    Partly {
+        /// The lines, oldest first.
+        lines: Vec<String>,
+        /// Which aren't there, and why.
+        lost: String,
+    },
     /// Its log couldn't be read, for this reason.
     Deaf(String),
+}
+
+impl Heard {
+    /// Returns the lines that were heard.
+    pub fn lines(&self) -> &[String] {
+        match self {
+            Self::Said(lines) | Self::Partly { lines, .. } => lines,
+            Self::Deaf(_) => &[],
+        }
+    }
 }
 
 impl Snapshot {

@@ -84,6 +84,84 @@ pub enum Check {
     Retrying,
     /// Whether it is the device that it was.
     Identity,
+    /// Whether it is the card that it was.
+    Subsystem,
+    /// Whether it is of the class and the revision that it was.
+    Class,
+    /// Whether its header has the layout that it had.
+    HeaderType,
+    /// Whether its interrupt pin is one: QEMU aborts otherwise.
+    InterruptPin,
+    /// Whether its capabilities are where they were.
+    Capabilities,
+    /// Whether it has seen a system or parity error (`Status`).
+    Status,
+    /// Whether its base address registers are where the kernel has placed them.
+    Bars,
+    /// Whether its power management answers (`PMCSR`).
+    PowerRegister,
+    /// Whether the kernel still believes in its power.
+    PowerState,
+    /// Whether somebody lets it sleep who didn't.
+    PowerPolicy,
+    /// Whether both ends of its link are as wide as they were.
+    LinkWidth,
+    /// Whether both ends of its link are as fast as they were.
+    LinkSpeed,
+    /// Whether its port says that the link is up.
+    LinkActive,
+    /// Whether its port has done with training the link.
+    LinkTraining,
+    /// Whether the port above it answers, and is the one that it was.
+    Port,
+    /// Whether errors that the hardware repairs were counted.
+    CorrectableErrors,
+    /// Whether errors that cost a transaction were counted.
+    NonfatalErrors,
+    /// Whether errors that cost the link were counted.
+    FatalErrors,
+    /// Whether the root port was told of errors.
+    RootPortErrors,
+    /// Whether a counter of errors began anew.
+    CountersBegunAnew,
+    /// Whether its Advanced Error Reporting shows uncorrectable errors that it didn't.
+    ErrorStatus,
+    /// Whether its Device Status shows errors that it didn't.
+    DeviceStatus,
+    /// Whether the kernel lists the reset methods that it did.
+    ResetMethods,
+    /// Whether the kernel's log could be heard, all of it.
+    Log,
+    /// Whether the kernel has given up waiting for it after a reset.
+    GaveUp,
+    /// Whether the kernel couldn't wake it.
+    PowerStuck,
+    /// Whether the kernel found it inaccessible.
+    Inaccessible,
+    /// Whether the kernel couldn't recover it from an error.
+    RecoveryFailed,
+    /// Whether the kernel was told of an uncorrectable error.
+    UncorrectableLogged,
+    /// Whether the kernel was told of a correctable error.
+    CorrectableLogged,
+    /// Whether it took more than a second to come back.
+    SlowReset,
+    /// Whether its link didn't come up in time.
+    LinkNotActive,
+    /// Whether it was reset with transactions pending.
+    PendingTransaction,
+    /// Whether the IOMMU has stopped an access of it.
+    IommuFault,
+    /// Whether everything else could be read.
+    Unread,
+}
+
+impl Check {
+    /// Returns the name under which the ledger and `--json` have it.
+    pub fn name(self) -> String {
+        // A variant without fields is a text.
+        serde_json::to_value(self).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
+    }
 }
 
 /// The verdict on one function, with everything that was found.

@@ -16,14 +16,17 @@ const EV_KEY: u16 = 1;
 const KEY_POWER: u16 = 116;
 const STEP_MS: u16 = 1000;
 
-/// Waits for `time`; true if the power button ended it early.
-pub(crate) fn linger(time: Duration, ignore: bool) -> Result<bool, String> {
+/// Waits for `time`; true if the power button ended it early. `ready` is called once the button is listened to: whoever presses it before
+/// may not be heard.
+pub(crate) fn linger(time: Duration, ignore: bool, ready: impl FnOnce()) -> Result<bool, String> {
     if ignore {
+        ready();
         sleep(time);
         return Ok(false);
     }
     let start = Instant::now();
     let inputs = load_modules("button").and_then(|()| load_modules("evdev")).and_then(|()| open_inputs());
+    ready();
     let inputs = match inputs {
         Ok(inputs) => inputs,
         Err(error) => {

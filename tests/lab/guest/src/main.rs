@@ -29,8 +29,8 @@ fn main() {
     let report = examine(&options, errors);
     console.line(&report.to_line());
     if let Some(time) = options.linger {
-        console.line("gpuvm-guest: lingering");
-        match button::linger(time, options.ignore_power_button) {
+        let lingering = || console.line("gpuvm-guest: lingering");
+        match button::linger(time, options.ignore_power_button, lingering) {
             Ok(true) => console.line("gpuvm-guest: power button"),
             Ok(false) => {}
             Err(error) => console.line(&format!("gpuvm-guest: {error}")),
