@@ -3,6 +3,8 @@
 //! The log is opened at its end before the deed and read only if the deed fails, so a deed that succeeds costs an open and a seek. Who may not
 //! read it hears nothing.
 
+mod since;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::fs::{self, File};
@@ -16,6 +18,8 @@ use serde::Serialize;
 
 use crate::HostError;
 use crate::root::HostRoot;
+
+pub use since::{Mark, Since};
 
 /// The most lines that are kept, the last ones.
 const LINES: usize = 10;

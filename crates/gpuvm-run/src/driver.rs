@@ -22,7 +22,7 @@ const REPIN: [Duration; 3] = [Duration::from_millis(100), Duration::from_secs(1)
 /// Between words about a QEMU that was killed and isn't gone.
 pub(crate) const STILL_THERE: Duration = Duration::from_secs(20);
 /// Between looks at a QEMU that waits in the kernel when its time to quit is over.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// Between later looks.
 const REPIN_LATER: Duration = Duration::from_secs(60);
 
@@ -140,6 +140,15 @@ fn what_holds(pid: i32) -> Note {
     ))
 }
 
+/// Tells that a QEMU doesn't answer because the kernel has it.
+pub(crate) fn waits(pid: i32) -> Note {
+    let states = gpuvm_host::process::describe_threads(pid);
+    Note(format!(
+        "QEMU does not answer: it waits in the kernel ({states}). Resets of a device that doesn't answer take minutes: \
+         dmesg | tail"
+    ))
+}
+
 impl Driver<'_> {
     /// Waits for the next thing that happens. Each source may be dropped and asked again without loss.
     async fn next(&mut self) -> Event {
@@ -206,10 +215,7 @@ impl Driver<'_> {
         let limit = wait::at_start(self.plan.owned().count());
         let in_time = self.told_to_quit.is_some_and(|since| since.elapsed() < limit);
         if stage == Stage::Quit && in_time && gpuvm_host::process::waits_in_kernel(self.process.pid()) {
-            self.observer.note(&Note(format!(
-                "QEMU does not answer: it waits in the kernel ({})",
-                gpuvm_host::process::describe_threads(self.process.pid())
-            )));
+            self.observer.note(&waits(self.process.pid()));
             self.deadline = Some((stage, Instant::now() + LOOK_AGAIN));
             return None;
         }

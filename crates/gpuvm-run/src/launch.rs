@@ -155,6 +155,13 @@ const SERIAL_BYTES: usize = 8 << 20;
 /// dies before, the connections end.
 pub(crate) fn sockets(paths: &Paths) -> Result<(Sockets, Connections), LaunchError> {
     let path = paths.run.join("qmp.sock");
+    // That of this run's QEMU before a reboot, which is gone.
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(file("remove", &path)(error));
+        }
+        _ => {}
+    }
     let monitor_listener = listen_unix(&path).map_err(file("listen on", &path))?;
     let monitor = std::os::unix::net::UnixStream::connect(&path).and_then(async_stream);
     let monitor = monitor.map_err(file("connect to", &path))?;
