@@ -110,8 +110,8 @@ fn attributes_of(root: &HostRoot, op: &HostOp) -> Vec<PathBuf> {
         HostOp::ClaimAwake { port: bdf } | HostOp::KeepAwake { bdf } => {
             of_device(*bdf, &["power/control", "d3cold_allowed"])
         }
-        HostOp::SetResetMethods { bdf, .. } => of_device(*bdf, &["reset_method"]),
         HostOp::Adopt { bdf } => [vec![root.path(ops::adopt::PROBE)], resets_of(root, *bdf)].concat(),
+        HostOp::SetResetMethods { bdf, .. } => of_device(*bdf, &["reset_method"]),
         HostOp::SetDriverOverride { bdf, .. } => of_device(*bdf, &["driver_override"]),
         HostOp::Unbind { bdf, driver } | HostOp::Bind { bdf, driver } => {
             let writes = ["bind", "unbind"].map(|name| root.driver(driver).join(name)).to_vec();

@@ -17,6 +17,7 @@ mod unread;
 mod variant;
 mod vfio;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -45,7 +46,8 @@ use crate::profile::{
     Accel, CpuFlag, DeviceRequest, Disk, DiskMode, Display, FirmwareKind, Forward, HvVendorId, KernelBoot,
     Network, Profile, Rtc, Serial, VmName,
 };
-use crate::reset::{PlannedReset, RebootPolicy, ResetDomain};
+use crate::reset::plan::{Asked, Asker, Unavailable, planned_resets};
+use crate::reset::{PlannedReset, RebootPolicy, ResetDomain, ResetPolicy, ResetWish};
 use obstacle::Obstacles;
 
 /// What will be done, for one profile on one host.
@@ -327,6 +329,7 @@ pub fn plan(profile: &Profile, facts: &HostFacts) -> Result<Plan, Vec<Refusal>> 
         obstacles.refuse(Refusal::NotResolved { selector: choice.select.clone() });
     }
     let disks = files::disks(profile, facts);
+    let resets = resets(profile, &groups, facts, &mut obstacles);
     let Obstacles { mut refusals, warnings } = obstacles;
     let (Some(qemu), Some(firmware), true) = (facts.qemu.clone(), firmware, refusals.is_empty()) else {
         refusals.sort();
@@ -338,7 +341,7 @@ pub fn plan(profile: &Profile, facts: &HostFacts) -> Result<Plan, Vec<Refusal>> 
         accel: profile.accel,
         qemu,
         backend,
-        devices: planned_devices(profile, &groups, facts, &pcie),
+        devices: planned_devices(profile, &groups, facts, &pcie, &resets),
         held: held_devices(&groups, facts),
         cpu: CpuModel {
             kvm_hidden: profile.cpu.kvm_hidden,
@@ -346,7 +349,7 @@ pub fn plan(profile: &Profile, facts: &HostFacts) -> Result<Plan, Vec<Refusal>> 
             hv_vendor_id: profile.cpu.hv_vendor_id.clone(),
             flags: profile.cpu.flags.clone(),
         },
-        operations: operations::in_order(&memory, &disks, &groups.taken, facts),
+        operations: operations::in_order(&memory, &disks, &groups.taken, &resets, facts),
         groups: groups.groups,
         distances: numa::distances(&placement, facts),
         placement,
@@ -374,6 +377,7 @@ fn planned_devices(
     groups: &group::Groups,
     facts: &HostFacts,
     pcie: &PciTopology,
+    resets: &[PlannedReset],
 ) -> Vec<PlannedDevice> {
     let device = |passed: &group::Taken| {
         let facts = facts.devices.get(&passed.bdf)?;
@@ -390,12 +394,52 @@ fn planned_devices(
             rombar: request.and_then(|request| request.rombar),
             boot: request.and_then(|request: &DeviceRequest| request.boot),
             reset_domain: ResetDomain::of(passed.bdf, facts),
-            reset: None,
+            reset: resets.iter().find(|reset| reset.plan.bdf == passed.bdf).cloned(),
             vf_token: None,
             reason: passed.reason.clone(),
         })
     };
     groups.passed().filter_map(device).collect()
+}
+
+/// Decides what is done about the resets of the functions that the guest gets. Nobody opens those that are only held, so that nobody
+/// resets them by themselves; but they are in hand.
+fn resets(
+    profile: &Profile,
+    groups: &group::Groups,
+    facts: &HostFacts,
+    obstacles: &mut Obstacles,
+) -> Vec<PlannedReset> {
+    let in_hand: BTreeSet<Bdf> = groups.taken.iter().map(|taken| taken.bdf).collect();
+    let asked = |passed: &group::Taken| {
+        let bdf = passed.bdf;
+        let by_name = profile.devices.iter().find(|request| request.bdf == bdf);
+        let by_card = || profile.devices.iter().find(|request| request.bdf.slot() == bdf.slot());
+        match (by_name, by_name.is_none().then(by_card).flatten()) {
+            (Some(request), _) => Asked { bdf, wish: request.reset, by: Asker::Profile },
+            (None, Some(card)) => Asked { bdf, wish: card.reset, by: Asker::CardOf(card.bdf) },
+            (None, None) => Asked { bdf, wish: ResetWish::default(), by: Asker::Profile },
+        }
+    };
+    let asked: Vec<Asked> = groups.passed().map(asked).collect();
+    let planned = match planned_resets(&asked, &in_hand, facts) {
+        Ok(planned) => planned,
+        Err(unavailable) => {
+            for Unavailable { bdf, policy, reason } in unavailable {
+                obstacles.refuse(Refusal::NoSuchReset { bdf, policy, reason });
+            }
+            Vec::new()
+        }
+    };
+    for reset in planned.iter().filter(|reset| reset.plan.steps.is_empty()) {
+        let leaks = "what one guest leaves in it, the next one finds";
+        let message = match reset.wish.policy {
+            ResetPolicy::None => format!("{} isn't reset, as the profile says: {leaks}", reset.plan.bdf),
+            _ => format!("{}: {}: {leaks}", reset.plan.bdf, reset.plan.reason),
+        };
+        obstacles.warn(Topic::Reset, message);
+    }
+    planned
 }
 
 fn held_devices(groups: &group::Groups, facts: &HostFacts) -> Vec<HeldDevice> {

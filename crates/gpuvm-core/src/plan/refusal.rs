@@ -9,6 +9,7 @@ use crate::lock::LockedFunction;
 use crate::pci::{Bdf, ClassCode, DriverName, GroupId, PciId, Slot};
 use crate::profile::DiskFormat;
 use crate::profile::{PortAddress, Selector};
+use crate::reset::ResetPolicy;
 use crate::units::{ByteSize, PageSize};
 
 /// One reason why this host can't run this profile.
@@ -229,6 +230,16 @@ pub enum Refusal {
         driver: Option<DriverName>,
         /// The override.
         set: DriverName,
+    },
+    /// A device can't be reset as it is to be.
+    #[error("{bdf} can't have reset = \"{policy}\": {reason}")]
+    NoSuchReset {
+        /// The device.
+        bdf: Bdf,
+        /// How it is to be reset.
+        policy: ResetPolicy,
+        /// Why it can't be.
+        reason: String,
     },
     /// The driver vfio-pci isn't loaded.
     #[error("the driver vfio-pci isn't loaded")]

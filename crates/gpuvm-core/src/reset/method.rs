@@ -28,18 +28,6 @@ pub enum Method {
 }
 
 impl Method {
-    /// Every way.
-    pub const ALL: [Self; 8] = [
-        Self::DeviceSpecific,
-        Self::Acpi,
-        Self::Flr,
-        Self::AfFlr,
-        Self::Pm,
-        Self::Bus,
-        Self::CxlBus,
-        Self::Hot,
-    ];
-
     /// All that the kernel may list, under its names, in its order (pci_reset_fn_methods of drivers/pci/pci.c).
     const OF_KERNEL: [(&'static str, Self); 7] = [
         ("device_specific", Self::DeviceSpecific),
@@ -109,7 +97,7 @@ pub fn methods(bdf: Bdf, facts: &HostFacts) -> Vec<ResetMethod> {
         .filter(|other| *other != bdf)
         .collect();
     let standing = |name: &str| match name {
-        "bus" if !others.is_empty() => Standing::Stale { others: others.clone() },
+        "bus" | "cxl_bus" if !others.is_empty() => Standing::Stale { others: others.clone() },
         "pm" if capabilities.and_then(|found| found.no_soft_reset) == Some(true) => Standing::KeepsState,
         _ => Standing::Usable,
     };

@@ -77,6 +77,14 @@ pub struct ResetWish {
     pub avoid_flr: bool,
 }
 
+impl std::fmt::Display for ResetWish {
+    /// Spells it as in a profile.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "reset = \"{}\"", self.policy)?;
+        if self.avoid_flr { f.write_str(", avoid-flr = true") } else { Ok(()) }
+    }
+}
+
 /// Which resets a device has, in the order in which they are tried.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResetPlan {
@@ -152,7 +160,325 @@ pub fn affected(bdf: Bdf, facts: &HostFacts) -> Vec<Bdf> {
 /// `in_hand` are the functions that whoever asks has, or will have, on a VFIO driver in groups of its own. Facts of a device's config
 /// space tell whether `pm` resets anything; without them the kernel's word is taken.
 pub fn reset_plan(bdf: Bdf, wish: ResetWish, in_hand: &BTreeSet<Bdf>, facts: &HostFacts) -> ResetPlan {
-    let _ = (wish, in_hand, what_it_does, methods, Presence::Absent, Standing::Usable);
-    let _ = facts;
-    ResetPlan { bdf, steps: Vec::new(), rejected: Vec::new(), reason: String::new() }
+    let Some(device) = facts.devices.get(&bdf) else {
+        let reason = "there is no such device".to_owned();
+        return ResetPlan { bdf, steps: Vec::new(), rejected: Vec::new(), reason };
+    };
+    let reach = affected(bdf, facts);
+    let mut steps = Vec::new();
+    let mut rejected = Vec::new();
+    for listed in methods(bdf, facts) {
+        match of_kernel(bdf, device, &listed.name, &listed.standing) {
+            Ok(step) => steps.push(step),
+            Err(reason) => rejected.push(Rejected { method: listed.name, reason }),
+        }
+    }
+    match hot(bdf, device, &reach, in_hand, facts) {
+        Ok(step) => steps.insert(place_of_hot(&steps, &reach), step),
+        Err(reason) => rejected.push(Rejected { method: Method::Hot.to_string(), reason }),
+    }
+    let (steps, unwanted): (Vec<_>, Vec<_>) =
+        steps.into_iter().partition(|step| wish.allows(step.method).is_ok());
+    let unwanted = unwanted.into_iter().filter_map(|step| {
+        let reason = wish.allows(step.method).err()?;
+        Some(Rejected { method: step.method.to_string(), reason })
+    });
+    rejected.extend(unwanted);
+    let reason = if steps.is_empty() {
+        why_none(wish, device, &rejected)
+    } else {
+        let names: Vec<_> = steps.iter().map(|step| step.method.name()).collect();
+        format!("by {}", names.join(", then "))
+    };
+    ResetPlan { bdf, steps, rejected, reason }
+}
+
+impl ResetWish {
+    /// Tells whether a method may be used, or why not.
+    fn allows(self, method: Method) -> Result<(), String> {
+        let only = match self.policy {
+            ResetPolicy::Auto => true,
+            ResetPolicy::Flr => method.is_flr(),
+            ResetPolicy::Pm => method == Method::Pm,
+            ResetPolicy::Bus => matches!(method, Method::Bus | Method::CxlBus),
+            ResetPolicy::Hot => method == Method::Hot,
+            ResetPolicy::None => return Err("no reset is asked for".to_owned()),
+        };
+        match only {
+            false => Err(format!("only {} is asked for", self.policy)),
+            true if self.avoid_flr && method.is_flr() => Err("avoid-flr keeps it from the device".to_owned()),
+            true => Ok(()),
+        }
+    }
+}
+
+/// Makes a step of a method that the kernel lists, or says why it is none.
+fn of_kernel(bdf: Bdf, device: &DeviceFacts, name: &str, standing: &Standing) -> Result<Step, String> {
+    let Some(method) = Method::of_kernel(name) else {
+        return Err("this gpuvm doesn't know it".to_owned());
+    };
+    match standing {
+        Standing::Stale { others } => {
+            return Err(format!(
+                "the kernel lists it and refuses it: it resets the bus of no function that isn't alone there, and {} {} on it too",
+                words(others),
+                if others.len() == 1 { "is" } else { "are" }
+            ));
+        }
+        Standing::KeepsState => {
+            return Err("the device keeps its state over D3hot (No_Soft_Reset)".to_owned());
+        }
+        Standing::Usable => {}
+    }
+    if matches!(method, Method::Bus | Method::CxlBus) {
+        domain(bdf, device)?;
+    }
+    let reason = format!("the kernel lists it: {}", what_it_does(name));
+    Ok(Step { method, functions: vec![bdf], groups: Vec::new(), reason })
+}
+
+/// Finds what a bus reset of a device starts from, or says why there is none.
+fn domain(bdf: Bdf, device: &DeviceFacts) -> Result<ResetDomain, String> {
+    ResetDomain::of(bdf, device).ok_or_else(|| match device.virtual_function {
+        Presence::Present => "it is a virtual function: its bus is its physical function's".to_owned(),
+        Presence::Absent => format!("bus {} is a root bus, which can't be reset", bdf.bus()),
+    })
+}
+
+/// Makes the step of VFIO's bus reset, or says why it can't be: everything that it reaches must be on a VFIO driver, and its groups
+/// must be held by whoever asks (vfio_pci_ioctl_pci_hot_reset of drivers/vfio/pci/vfio_pci_core.c).
+fn hot(
+    bdf: Bdf,
+    device: &DeviceFacts,
+    reach: &[Bdf],
+    in_hand: &BTreeSet<Bdf>,
+    facts: &HostFacts,
+) -> Result<Step, String> {
+    let ResetDomain { bus, .. } = domain(bdf, device)?;
+    let foreign: Vec<String> =
+        reach.iter().filter(|other| !in_hand.contains(other)).map(|other| whose(*other, facts)).collect();
+    if !foreign.is_empty() {
+        return Err(format!("it resets all of bus {bus}, and {}", foreign.join("; ")));
+    }
+    let group = |other: &Bdf| facts.devices.get(other).and_then(|device| device.group);
+    if let Some(other) = reach.iter().find(|other| group(other).is_none()) {
+        return Err(format!("it resets all of bus {bus}, and {other} has no IOMMU group"));
+    }
+    let groups: BTreeSet<GroupId> = reach.iter().filter_map(group).collect();
+    let what = match reach {
+        [_] => format!("{bdf} is alone on bus {bus}"),
+        _ => format!("all of bus {bus} is in hand: {}", words(reach)),
+    };
+    let reason = format!("{what}; only the kernel knows whether that bus may be reset (ENODEV if not)");
+    Ok(Step { method: Method::Hot, functions: reach.to_vec(), groups: groups.into_iter().collect(), reason })
+}
+
+/// Says who has a function that isn't in hand.
+fn whose(bdf: Bdf, facts: &HostFacts) -> String {
+    let device = facts.devices.get(&bdf);
+    match device.and_then(|device| device.driver.as_ref()) {
+        _ if device.is_some_and(|device| device.class.is_pci_bridge()) => {
+            format!("{bdf} is a bridge, which stays with the kernel")
+        }
+        Some(driver) if is_vfio_driver(driver) => {
+            let group = device.and_then(|device| device.group);
+            let group = group.map_or_else(String::new, |group| format!(", in IOMMU group {group}"));
+            format!("{bdf} is on {driver}{group}, and not in hand")
+        }
+        Some(driver) => format!("{bdf} is on {driver}, not on a vfio driver"),
+        None => format!("{bdf} has no driver, and needs a vfio driver"),
+    }
+}
+
+/// Finds the place of hot reset: before `pm` on a card of several functions, as QEMU has it, since D3hot resets but one function of
+/// the card, and often little of that; at the end otherwise, where the kernel's own way to the same bus comes first.
+fn place_of_hot(steps: &[Step], reach: &[Bdf]) -> usize {
+    let pm = steps.iter().position(|step| step.method == Method::Pm);
+    pm.filter(|_| reach.len() > 1).unwrap_or(steps.len())
+}
+
+/// Says why a device has no reset that is asked for.
+fn why_none(wish: ResetWish, device: &DeviceFacts, rejected: &[Rejected]) -> String {
+    let listed = match (&device.reset_methods[..], device.reset_method_file) {
+        ([], Presence::Present) => {
+            "its list of reset methods is empty: somebody has switched them off (reset_method)".to_owned()
+        }
+        ([], Presence::Absent) => "the kernel lists no reset method for it".to_owned(),
+        (names, _) => format!("the kernel lists only {}", names.join(", ")),
+    };
+    let of = |method: Method| {
+        let found = rejected.iter().find(|rejected| rejected.method == method.name());
+        found.map_or_else(|| listed.clone(), |rejected| rejected.reason.clone())
+    };
+    match wish.policy {
+        ResetPolicy::None => "no reset is asked for".to_owned(),
+        ResetPolicy::Flr => format!("no flr: {}", of(Method::Flr)),
+        ResetPolicy::Pm => format!("no pm: {}", of(Method::Pm)),
+        ResetPolicy::Bus => format!("no bus: {}", of(Method::Bus)),
+        ResetPolicy::Hot => format!("no hot: {}", of(Method::Hot)),
+        ResetPolicy::Auto => {
+            let mut reasons = if device.reset_methods.is_empty() { vec![listed] } else { Vec::new() };
+            reasons
+                .extend(rejected.iter().map(|Rejected { method, reason }| format!("no {method}: {reason}")));
+            format!("it can't be reset; {}", reasons.join("; "))
+        }
+    }
+}
+
+/// A device of a VM, and what is asked for of its resets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
+    /// The device.
+    pub bdf: Bdf,
+    /// What is asked for.
+    pub wish: ResetWish,
+    /// Who asks.
+    pub by: Asker,
+}
+
+/// Who asks for a device's resets to be so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    /// The profile, of this very device.
+    Profile,
+    /// The profile, of another function of the card that it came along with: it gets as much of that as it can have.
+    CardOf(Bdf),
+}
+
+/// A reset that is asked for and can't be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unavailable {
+    /// The device.
+    pub bdf: Bdf,
+    /// What is asked for.
+    pub policy: ResetPolicy,
+    /// Why it can't be.
+    pub reason: String,
+}
+
+/// Decides what `up` does about the resets of all its devices.
+///
+/// # Errors
+/// Returns each device that can't have what is asked for.
+pub fn planned_resets(
+    asked: &[Asked],
+    in_hand: &BTreeSet<Bdf>,
+    facts: &HostFacts,
+) -> Result<Vec<PlannedReset>, Vec<Unavailable>> {
+    let mut unavailable = Vec::new();
+    let mut planned: Vec<PlannedReset> = Vec::new();
+    for asked in asked {
+        let mut wish = asked.wish;
+        let mut plan = reset_plan(asked.bdf, wish, in_hand, facts);
+        let mut reason = String::new();
+        if let (true, false, Asker::CardOf(other)) =
+            (plan.steps.is_empty(), wish.asks_for_nothing(), asked.by)
+        {
+            reason = format!("it can't be by {}, as {other} is; ", wish.policy);
+            wish.policy = ResetPolicy::Auto;
+            plan = reset_plan(asked.bdf, wish, in_hand, facts);
+        }
+        if plan.steps.is_empty() && !wish.asks_for_nothing() {
+            let (bdf, reason) = (asked.bdf, plan.reason.clone());
+            unavailable.push(Unavailable { bdf, policy: wish.policy, reason });
+        }
+        planned.push(planned_reset(wish, plan, reason, facts));
+    }
+    once_per_bus(&mut planned);
+    unavailable.extend(at_odds(&planned));
+    if unavailable.is_empty() { Ok(planned) } else { Err(unavailable) }
+}
+
+impl ResetWish {
+    /// Tells whether a device without any reset is no less than what was asked for.
+    fn asks_for_nothing(self) -> bool {
+        matches!(self.policy, ResetPolicy::Auto | ResetPolicy::None)
+    }
+}
+
+fn planned_reset(wish: ResetWish, plan: ResetPlan, prefix: String, facts: &HostFacts) -> PlannedReset {
+    // An entry that never worked is none that must be taken away: a list is written only where that changes something.
+    let device = facts.devices.get(&plan.bdf);
+    let works = |name: &String, standing: &Standing| {
+        let device = device?;
+        of_kernel(plan.bdf, device, name, standing).ok().map(|step| step.method)
+    };
+    let real: Vec<Method> =
+        methods(plan.bdf, facts).iter().filter_map(|listed| works(&listed.name, &listed.standing)).collect();
+    let left: Vec<Method> = real.iter().copied().filter(|method| wish.allows(*method).is_ok()).collect();
+    let methods = (left != real).then_some(left);
+    let hot = plan.steps.iter().find(|step| step.method == Method::Hot);
+    let after_run = hot.filter(|_| wish.policy == ResetPolicy::Hot).cloned();
+    let reason = prefix + &what_happens(wish, &plan, methods.as_deref());
+    PlannedReset { wish, plan, methods, after_run, reason }
+}
+
+/// Says who resets a device, when and how.
+fn what_happens(wish: ResetWish, plan: &ResetPlan, left: Option<&[Method]>) -> String {
+    let list = match left {
+        None => String::new(),
+        Some([]) => "the kernel's list of its methods is emptied while the VM has it: ".to_owned(),
+        Some(left) => {
+            let names: Vec<_> = left.iter().map(|method| method.name()).collect();
+            format!("the kernel's list of its methods is {} while the VM has it: ", names.join(", "))
+        }
+    };
+    let what = match (wish.policy, plan.steps.first().map(|step| step.method)) {
+        (ResetPolicy::None, _) => {
+            "nothing resets it, but for the kernel's own reset of the bus when the last of its functions is closed, which nobody can \
+             turn off"
+                .to_owned()
+        }
+        (ResetPolicy::Hot, _) => {
+            "QEMU resets the bus at its start and when the guest reboots, and gpuvm once more when QEMU has ended".to_owned()
+        }
+        (_, None) => format!("nothing resets it: {}", plan.reason),
+        (_, Some(Method::Hot)) => {
+            "QEMU resets the bus at its start and when the guest reboots, and the kernel when QEMU ends (hot)".to_owned()
+        }
+        (_, Some(method)) => {
+            format!("the kernel does it when QEMU opens it, when the guest reboots and when QEMU ends, by {method}")
+        }
+    };
+    list + &what
+}
+
+/// Leaves one reset of each bus after the run: it is of all that is on the bus.
+fn once_per_bus(planned: &mut [PlannedReset]) {
+    let mut reached = BTreeSet::new();
+    for reset in planned {
+        match &reset.after_run {
+            Some(_) if reached.contains(&reset.plan.bdf) => reset.after_run = None,
+            Some(step) => reached.extend(step.functions.iter().copied()),
+            None => {}
+        }
+    }
+}
+
+/// Finds the functions that are to be reset otherwise, or not at all, and that a reset of their bus after the run would reach.
+fn at_odds(planned: &[PlannedReset]) -> Vec<Unavailable> {
+    let mut found = Vec::new();
+    for (first, step) in planned.iter().filter_map(|first| Some((first, first.after_run.as_ref()?))) {
+        let other = planned.iter().find(|other| {
+            let otherwise = !matches!(other.wish.policy, ResetPolicy::Auto | ResetPolicy::Hot);
+            otherwise && step.functions.contains(&other.plan.bdf)
+        });
+        if let Some(other) = other {
+            let reason =
+                format!("it resets {} too, whose reset is to be {}", other.plan.bdf, other.wish.policy);
+            found.push(Unavailable { bdf: first.plan.bdf, policy: first.wish.policy, reason });
+        }
+    }
+    found
+}
+
+/// The most functions that are named in one reason.
+const NAMED: usize = 8;
+
+fn words(functions: &[Bdf]) -> String {
+    let mut words: Vec<String> = functions.iter().take(NAMED).map(ToString::to_string).collect();
+    if let Some(more) = functions.len().checked_sub(NAMED).filter(|more| *more > 0) {
+        words.push(format!("{more} more"));
+    }
+    words.join(", ")
 }

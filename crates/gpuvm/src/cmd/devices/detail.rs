@@ -7,7 +7,8 @@ use gpuvm_core::facts::{BarKind, DeviceFacts, HostFacts, NodeFacts, Presence};
 use gpuvm_core::host_ops::{D3cold, PowerControl};
 use gpuvm_core::inventory::LinkState;
 use gpuvm_core::pci::{Bdf, ClassCode, GroupId};
-use gpuvm_core::reset::{ResetMethod, Standing, methods, what_it_does};
+use gpuvm_core::reset::plan::in_hand;
+use gpuvm_core::reset::{ResetMethod, ResetPlan, ResetWish, methods, reset_plan};
 use serde::Serialize;
 
 use super::row::{Row, Verdict};
@@ -27,6 +28,8 @@ pub(super) struct Detail<'a> {
     way_up: Vec<Port>,
     link: Option<LinkState>,
     resets: Vec<ResetMethod>,
+    /// What they come to while the drivers are as they are.
+    reset_plan: ResetPlan,
     unread: &'a [String],
 }
 
@@ -91,6 +94,7 @@ impl<'a> Detail<'a> {
         let rows = |bdfs: &[Bdf]| bdfs.iter().filter_map(|bdf| Row::of(*bdf, facts)).collect();
         let members = |id| Group { id, members: rows(facts.groups.get(&id).map_or(&[][..], Vec::as_slice)) };
         let mates: Vec<Bdf> = facts.slot_of(bdf).filter(|mate| *mate != bdf).collect();
+        let groups = facts.groups.keys().copied().collect();
         Some(Self {
             device: Row::of(bdf, facts)?,
             facts: device,
@@ -101,6 +105,7 @@ impl<'a> Detail<'a> {
             way_up: device.upstream.iter().filter_map(|bridge| Port::of(*bridge, facts)).collect(),
             link: LinkState::of(device, facts),
             resets: methods(bdf, facts),
+            reset_plan: reset_plan(bdf, ResetWish::default(), &in_hand(&groups, facts), facts),
             unread: &facts.unread,
         })
     }
@@ -254,27 +259,11 @@ fn what_it_has(detail: &Detail<'_>, lines: &mut Lines) {
 }
 
 fn what_it_can(detail: &Detail<'_>, lines: &mut Lines) {
-    lines.list(
-        "resets",
-        detail.resets.iter().map(|method| {
-            let name = &method.name;
-            match &method.standing {
-                Standing::Usable => format!("{name}: {}", what_it_does(name)),
-                Standing::Stale { others } => {
-                    let others = others.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                    format!("{name}: listed, but the kernel refuses it: {others} is on its bus too")
-                }
-                Standing::KeepsState => {
-                    format!("{name}: listed, but the device says that it keeps its state over D3hot")
-                }
-            }
-        }),
-    );
-    if detail.resets.is_empty() {
-        let hot =
-            if detail.way_up.is_empty() { "" } else { ", but VFIO may reset its bus while it has all on it" };
-        lines.add("resets", format!("none by itself{hot}"));
-    }
+    let ResetPlan { steps, rejected, reason, .. } = &detail.reset_plan;
+    let steps = steps.iter().map(|step| format!("{}: {}", step.method, step.reason));
+    let rejected = rejected.iter().map(|rejected| format!("not {}: {}", rejected.method, rejected.reason));
+    lines.add("resets", reason);
+    lines.list("", steps.chain(rejected));
     lines.add("power", power(detail.facts));
     if detail.facts.virtual_functions_total > 0 {
         let (on, most) = (detail.facts.virtual_functions, detail.facts.virtual_functions_total);
