@@ -158,6 +158,11 @@ impl Cli {
         self.host_root.is_some() || self.facts.is_some()
     }
 
+    /// Tells whether the ledger is that of the host in question: of a recorded one it is there only where its folder is named.
+    pub(crate) fn has_ledger(&self) -> bool {
+        self.facts.is_none() && (self.host_root.is_none() || self.prefix.is_some())
+    }
+
     /// Tells whether more is to be said.
     pub(crate) fn is_verbose(&self) -> bool {
         self.verbose > 0

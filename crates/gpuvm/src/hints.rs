@@ -99,6 +99,7 @@ fn of_device(refusal: &Refusal) -> Option<String> {
             "{BOOT_DISPLAY}, or write allow-boot-display = true beside its bdf: the host's console is dark from then on"
         ),
         Refusal::Quarantined { bdf, reset_since, .. } => return Some(quarantined(*bdf, *reset_since)),
+        Refusal::LedgerUnread { .. } => damaged_ledger(),
         Refusal::Kept { .. } => "go on with what has begun: gpuvm cleanup".to_owned(),
         Refusal::Overridden { bdf, .. } => {
             format!("if that is no longer wanted: echo > /sys/bus/pci/devices/{bdf}/driver_override")
@@ -115,6 +116,11 @@ pub(crate) fn quarantined(bdf: Bdf, reset_since: bool) -> String {
             "reset it, and clear it if it comes back well: gpuvm reset {bdf}, then gpuvm quarantine clear {bdf}"
         ),
     }
+}
+
+/// What to do about a file of the ledger that can't be read.
+pub(crate) fn damaged_ledger() -> String {
+    "look at the file, and put it right or move it away: without it nothing is held against its device, so reset that first".to_owned()
 }
 
 /// What to do about somebody who uses a device.

@@ -8,6 +8,7 @@ use super::{Member, Ownership, PlannedGroup, Refusal, Role, is_vfio_driver};
 use crate::facts::{DeviceFacts, Gravity, HostFacts, Presence};
 use crate::pci::{Bdf, DriverName, GroupId};
 use crate::profile::DeviceRequest;
+use crate::reset::Quarantine;
 
 /// A function that the VM owns while it runs.
 #[derive(Debug, Clone)]
@@ -213,12 +214,7 @@ fn may_take(
             Gravity::Note => obstacles.warn(Topic::Console, format!("{bdf}: {holder}")),
         }
     }
-    obstacles.refusals.extend(facts.quarantined.get(&bdf).map(|quarantine| Refusal::Quarantined {
-        bdf,
-        finding: quarantine.finding.clone(),
-        since: quarantine.since,
-        reset_since: quarantine.reset_since,
-    }));
+    known_well(bdf, facts, obstacles);
     match (device.boot_display, boot_display) {
         (Presence::Absent, _) => {}
         (Presence::Present, BootDisplay::Refused) => {
@@ -237,6 +233,16 @@ fn may_take(
     let on_vfio = device.driver.as_ref().is_none_or(is_vfio_driver);
     if let Some(set) = device.driver_override.as_ref().filter(|set| !(on_vfio && is_vfio_driver(set))) {
         obstacles.refuse(Refusal::Overridden { bdf, driver: driver(), set: set.clone() });
+    }
+}
+
+/// Checks that the ledger has nothing against a device: it may have come back sick from its last guest.
+fn known_well(bdf: Bdf, facts: &HostFacts, obstacles: &mut Obstacles) {
+    if let Some(problem) = facts.ledgers_unread.get(&bdf).cloned() {
+        obstacles.refuse(Refusal::LedgerUnread { bdf, problem });
+    }
+    if let Some(Quarantine { finding, since, reset_since, .. }) = facts.quarantined.get(&bdf).cloned() {
+        obstacles.refuse(Refusal::Quarantined { bdf, finding, since, reset_since });
     }
 }
 

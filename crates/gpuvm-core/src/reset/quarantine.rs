@@ -112,3 +112,6 @@ fn newer(fields: &Map<String, Value>) -> Effect {
     };
     Effect::Bad { verdict, finding }
 }
+
+#[cfg(test)]
+mod tests;

@@ -53,6 +53,7 @@ pub(super) fn write(
         Some("nr_hugepages") => resize(root, path, &value)?,
         Some("control") => store(path, &value, &["on", "auto"])?,
         Some("d3cold_allowed") => store(path, &value, &["0", "1"])?,
+        Some("reset_method") => set_reset_methods(root, path, &value)?,
         _ => Err(EINVAL),
     };
     Ok(result.map_or_else(failed, |()| WriteOutcome::Done))
@@ -106,6 +107,37 @@ fn store(path: &Path, value: &str, known: &[&str]) -> io::Result<Result<(), i32>
         return Ok(Err(EINVAL));
     }
     fs::write(path, format!("{value}\n"))?;
+    Ok(Ok(()))
+}
+
+/// Takes a list of reset methods of which it finds each one now (reset_method_store of drivers/pci/pci.c). What it found when the
+/// device appeared may be more: it looked before it knew the other functions on the bus.
+fn set_reset_methods(root: &HostRoot, path: &Path, value: &str) -> io::Result<Result<(), i32>> {
+    let bdf = path.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+    let bdf = parse(&bdf.unwrap_or_default())?;
+    let found = format!("reset-methods/{bdf}");
+    let found = match known(root, &found) {
+        Some(found) => found,
+        None => {
+            let first = fs::read_to_string(path)?;
+            let file = root.path("/fake-kernel").join(&found);
+            file.parent().map_or(Ok(()), fs::create_dir_all)?;
+            fs::write(file, &first)?;
+            first
+        }
+    };
+    let names = root::list(&root.path("/sys/bus/pci/devices")).map_err(io::Error::other)?;
+    let mates = names.iter().filter_map(|name| name.parse::<Bdf>().ok());
+    let alone = mates.filter(|mate| mate.bus() == bdf.bus()).count() == 1;
+    let real: Vec<&str> = found.split_whitespace().filter(|method| alone || *method != "bus").collect();
+    let wanted: Vec<&str> = match value {
+        "default" => real.clone(),
+        list => list.split_whitespace().collect(),
+    };
+    if !wanted.iter().all(|method| real.contains(method)) {
+        return Ok(Err(EINVAL));
+    }
+    fs::write(path, format!("{}\n", wanted.join(" ")))?;
     Ok(Ok(()))
 }
 
