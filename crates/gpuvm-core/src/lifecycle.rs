@@ -485,7 +485,7 @@ mod tests {
                 Just("host-qmp-quit"),
                 Just("new-in-qemu-12")
             ]
-                .prop_map(shutdown),
+            .prop_map(shutdown),
             Just(Event::Panicked),
             Just(Event::InternalError),
             Just(Event::MonitorLost),

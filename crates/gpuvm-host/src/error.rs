@@ -183,7 +183,9 @@ pub enum HostError {
         finding: String,
     },
     /// A device that a run left sick is kept from everybody.
-    #[error("{bdf} came back {verdict} ({finding}); it stays on vfio-pci and reserved, so that nobody touches it")]
+    #[error(
+        "{bdf} came back {verdict} ({finding}); it stays on vfio-pci and reserved, so that nobody touches it"
+    )]
     Sick {
         /// The device.
         bdf: Bdf,

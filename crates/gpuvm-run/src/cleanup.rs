@@ -191,8 +191,7 @@ fn judge(
     let begun: Begun = kept(&places.begun(vm))?.unwrap_or_else(unknown);
     let took = Duration::from_secs(ledger::now().saturating_sub(begun.at));
     let ran = Ran { vm, qemu: None, started: record.qemu.is_some(), outcome: None, took };
-    let mut judged =
-        judging::after_run(&kernel.root, places, baselines, &begun, Resets::default(), ran);
+    let mut judged = judging::after_run(&kernel.root, places, baselines, &begun, Resets::default(), ran);
     // A full disk stops nothing: giving back comes first.
     judged.failures.extend(judging::note_judged(places, vm, &judged).err());
     Ok(judged)

@@ -40,12 +40,7 @@ pub(crate) struct Console {
 
 impl Console {
     /// Copies the stream into a log, and into a sink if there is one.
-    pub(crate) fn copy(
-        stream: UnixStream,
-        log: &Path,
-        sink: Option<Sink>,
-        which: Which,
-    ) -> io::Result<Self> {
+    pub(crate) fn copy(stream: UnixStream, log: &Path, sink: Option<Sink>, which: Which) -> io::Result<Self> {
         let path = log.to_owned();
         let log = match which {
             Which::First => Log::begin(log)?,

@@ -188,7 +188,8 @@ pub(crate) fn planned(plan: &Plan) -> Vec<(Bdf, Step)> {
     let mut steps: Vec<(Bdf, Step)> = Vec::new();
     for device in &plan.devices {
         let Some(step) = device.reset.as_ref().and_then(|reset| reset.after_run.as_ref()) else { continue };
-        let made = |(_, other): &(Bdf, Step)| other.method == step.method && other.functions == step.functions;
+        let made =
+            |(_, other): &(Bdf, Step)| other.method == step.method && other.functions == step.functions;
         if step.functions.len() < 2 || !steps.iter().any(made) {
             steps.push((device.bdf, step.clone()));
         }

@@ -106,8 +106,11 @@ pub async fn up(
 ) -> Result<Report, UpError> {
     observer.phase(&Phase::Reserving);
     let reservation = Reservation::new(run.plan, run.boot_id);
-    reservation::reserve(run.places, &reservation)
-        .map_err(|error| UpError { cause: Box::new(error.into()), devices: Vec::new(), left: Vec::new() })?;
+    reservation::reserve(run.places, &reservation).map_err(|error| UpError {
+        cause: Box::new(error.into()),
+        devices: Vec::new(),
+        left: Vec::new(),
+    })?;
     let journal = match begin(run) {
         Ok(journal) => journal,
         Err(error) => {
@@ -213,9 +216,7 @@ impl<'a> Session<'a> {
         }
         let judged = judging::before_run(root, run.places, &self.baselines, self.ran(None));
         // One that can't be read isn't known to be well, and its ids wouldn't be known afterwards.
-        let unfit = |bdf: &Bdf| {
-            self.baselines.get(bdf).is_none_or(|before| before.config.read().is_none())
-        };
+        let unfit = |bdf: &Bdf| self.baselines.get(bdf).is_none_or(|before| before.config.read().is_none());
         for device in &judged.devices {
             let Some(finding) = device.judgement.reason() else { continue };
             if device.judgement.verdict.is_bad() || unfit(&device.bdf) {
@@ -329,8 +330,8 @@ impl<'a> Session<'a> {
             Serial::Log => None,
         };
         let log = self.paths().logs.join("console.log");
-        let console =
-            Console::copy(serial, &log, console, which).map_err(HostError::file("copy the console to", &log))?;
+        let console = Console::copy(serial, &log, console, which)
+            .map_err(HostError::file("copy the console to", &log))?;
         let running = self.ready(process, monitor, signals, observer).await?;
         self.timings.push(Timing::new("start", begun.elapsed()));
         self.qemu = Some(running.greeted.qmp.version().to_string());
@@ -474,11 +475,7 @@ impl<'a> Session<'a> {
 
     /// Undoes what the journal holds, but of what stays as it is. Where anything is left, journal and reservation stay, for
     /// `gpuvm cleanup`.
-    fn undo(
-        &mut self,
-        judged: Judged,
-        observer: &mut dyn Observer,
-    ) -> (Vec<HostError>, Vec<DeviceReport>) {
+    fn undo(&mut self, judged: Judged, observer: &mut dyn Observer) -> (Vec<HostError>, Vec<DeviceReport>) {
         let (places, vm) = (self.run.places, &self.run.plan.name);
         let noted = judging::note_judged(places, vm, &judged);
         let host = self.run.host(&self.baselines);

@@ -11,7 +11,8 @@ pub(crate) fn tell(devices: &[DeviceReport]) {
     for device in devices {
         if let Some(reset) = &device.reset {
             let (bdf, method, ms) = (device.bdf, reset.method, reset.ms);
-            let result = reset.failure.as_ref().map_or_else(|| "done".to_owned(), |why| format!("failed: {why}"));
+            let result =
+                reset.failure.as_ref().map_or_else(|| "done".to_owned(), |why| format!("failed: {why}"));
             out::note(&format!("gpuvm: {bdf}: reset by {method} after the run, {ms} ms: {result}"));
         }
         let (bdf, judgement) = (device.bdf, &device.judgement);

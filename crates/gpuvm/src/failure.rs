@@ -65,7 +65,12 @@ pub(crate) fn kind(error: &impl Debug) -> String {
 impl Failure {
     /// A failure of one thing.
     pub(crate) fn one(code: Exit, message: impl Into<String>, hint: Option<String>) -> Self {
-        Self { code, items: vec![Item { kind: kind(&code), message: message.into(), hint }], profile: None, devices: Vec::new() }
+        Self {
+            code,
+            items: vec![Item { kind: kind(&code), message: message.into(), hint }],
+            profile: None,
+            devices: Vec::new(),
+        }
     }
 
     /// A failure of several things.

@@ -120,7 +120,8 @@ mod tests {
     fn a_later_process_hears_what_was_said_of_a_device_and_its_port_since_the_mark() {
         let (_dir, root) = host();
         let mark = Mark::now(&root);
-        for (number, line) in [(6, FLR), (7, "nvme 0000:02:00.0: resetting"), (8, LINK), (9, "usb 1-1: new")] {
+        for (number, line) in [(6, FLR), (7, "nvme 0000:02:00.0: resetting"), (8, LINK), (9, "usb 1-1: new")]
+        {
             say(&root, number, line);
         }
         // As a file keeps it.

@@ -61,7 +61,7 @@ pub(super) fn write(
 
 /// Adds a record to the kernel's log, with the number that comes next.
 pub(super) fn say(log: &Path, text: &str) -> io::Result<()> {
-    let number = fs::read_to_string(log)?.lines().filter(|line| !line.starts_with(' ')).count() + 1;
+    let number = fs::read_to_string(log)?.lines().filter(|line| !line.starts_with(' ')).count();
     let mut file = fs::File::options().append(true).open(log)?;
     writeln!(file, "4,{number},1000,-;{text}")
 }

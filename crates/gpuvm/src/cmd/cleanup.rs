@@ -29,10 +29,8 @@ pub(super) fn run(cli: &Cli, args: &CleanupArgs) -> Result<Exit, Failure> {
     };
     let left = reports.iter().any(|report| report.result == Cleaned::Left)
         || bound.iter().any(|report| report.result == bound::Cleaned::Left);
-    let sick = reports
-        .iter()
-        .flat_map(|report| &report.devices)
-        .any(|device| device.judgement.verdict.is_bad());
+    let sick =
+        reports.iter().flat_map(|report| &report.devices).any(|device| device.judgement.verdict.is_bad());
     if cli.json {
         let both: Vec<_> =
             reports.iter().map(|report| json!(report)).chain(bound.iter().map(|r| json!(r))).collect();
