@@ -11,6 +11,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 
 use gpuvm_core::pci::{Bdf, GroupId};
+use gpuvm_core::reset::Heard;
 use gpuvm_core::trouble::{self, Context, Origin};
 use gpuvm_sys::access::open_nonblocking;
 use gpuvm_sys::errno::EPIPE;
@@ -127,6 +128,14 @@ impl KernelLog {
             self.heard.drain(..self.heard.len().saturating_sub(LINES));
         }
         KernelSaid(self.heard.iter().cloned().collect())
+    }
+
+    /// Returns the same, and why nothing can be heard where the log couldn't be opened.
+    pub fn heard(&mut self) -> Heard {
+        match &self.file {
+            Ok(_) => Heard::Said(self.said().0),
+            Err(error) => Heard::Deaf(format!("/dev/kmsg: {error}")),
+        }
     }
 }
 

@@ -30,4 +30,4 @@ pub mod undo;
 pub mod vfio;
 
 pub use error::HostError;
-pub use gpuvm_sys::errno;
+pub use gpuvm_sys::{errno, signals};

@@ -16,6 +16,7 @@ use crate::cmd::devices::DevicesArgs;
 use crate::cmd::doctor::DoctorArgs;
 use crate::cmd::explain::ExplainArgs;
 use crate::cmd::lock::LockArgs;
+use crate::cmd::reset::ResetArgs;
 use crate::cmd::topology::TopologyArgs;
 use crate::exit::Exit;
 use crate::locked::OnChanges;
@@ -88,6 +89,8 @@ pub(crate) enum Command {
     Bind(BindArgs),
     /// Give bound devices back to the drivers that they had
     Unbind(BindArgs),
+    /// Reset devices, and say by their registers how they came back; a device on its own driver is taken from it meanwhile
+    Reset(ResetArgs),
     /// Give back what VMs left behind whose gpuvm was killed, and what a bind or unbind was cut short in
     Cleanup(CleanupArgs),
     /// Take down what a profile rests on, or say what has changed since

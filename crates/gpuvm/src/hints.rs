@@ -12,11 +12,13 @@ use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::{FileRole, MemoryMeasure, Refusal};
 use gpuvm_core::profile::GUEST_MEMORY_MIN;
 use gpuvm_core::qemu::cmdline::quote;
+use gpuvm_core::reset::Method;
 use gpuvm_core::trouble::{self, Context, Explanation};
 use gpuvm_core::units::{ByteSize, PageSize};
 use gpuvm_host::HostError;
-use gpuvm_host::errno::ENODEV;
+use gpuvm_host::errno::{EAGAIN, EBUSY, EINVAL, ENODEV, ENOTTY};
 use gpuvm_host::reservation::{Owner, ProcessRole};
+use gpuvm_host::reset::{Attempted, Report};
 use gpuvm_run::{LastWords, LaunchError};
 
 use crate::cli::ProfileArgs;
@@ -43,6 +45,45 @@ pub(crate) fn of_bind(refusal: &Refusal) -> Option<String> {
         )),
         refusal => self::refusal(refusal),
     }
+}
+
+/// What to do about a reason why a device can't be reset.
+pub(crate) fn of_reset(refusal: &Refusal) -> Option<String> {
+    Some(match refusal {
+        Refusal::BootDisplay { .. } => {
+            "reset it by a profile that has allow-boot-display = true beside its bdf: the host's console is dark meanwhile".to_owned()
+        }
+        Refusal::NoReset { bdf, .. } => format!(
+            "see what it has and who is beside it: gpuvm devices {bdf}; without any reset only a power cycle of the host clears it"
+        ),
+        refusal => return self::refusal(refusal),
+    })
+}
+
+/// What to do about a device that a reset has not made well.
+pub(crate) fn after_reset(bdf: Bdf, report: &Report) -> String {
+    let tried = |attempt: &Attempted| attempt.method == Method::Hot;
+    let ours = report.attempts.iter().filter(|attempt| attempt.bdf == bdf);
+    if ours.clone().any(|attempt| matches!(attempt.error, Some(HostError::InFlight { .. }))) {
+        return "it is judged again once that has come back: gpuvm reset again then".to_owned();
+    }
+    match ours.clone().next().is_some() && !ours.clone().any(tried) {
+        true => format!("try its bus, with everything on it: gpuvm reset --method hot {bdf}; {}", sick(bdf)),
+        false => sick(bdf),
+    }
+}
+
+/// What a refused reset by its errno calls for.
+fn of_failed_reset(bdf: Bdf, errno: i32) -> Option<String> {
+    Some(match errno {
+        ENOTTY => {
+            format!("see what the kernel said: dmesg | grep {bdf}; other ways: gpuvm reset --dry-run {bdf}")
+        }
+        EINVAL => format!("see who has what is beside it: gpuvm reset --dry-run {bdf}"),
+        EBUSY | EAGAIN => format!("see who is at it: gpuvm devices {bdf}; or try later"),
+        ENODEV => "its bus can't be reset; a power cycle of the host does it".to_owned(),
+        _ => return None,
+    })
 }
 
 /// What to do about a device that can't be taken.
@@ -364,6 +405,7 @@ fn of_error(error: &HostError) -> Option<String> {
         {
             "run gpuvm as root".to_owned()
         }
+        HostError::Reset { bdf, source, .. } => return of_failed_reset(*bdf, source.raw_os_error()?),
         HostError::File { path, source, .. } if source.kind() == ErrorKind::StorageFull => disk_full(path),
         _ => return None,
     })

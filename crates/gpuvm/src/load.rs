@@ -318,6 +318,13 @@ pub(crate) fn devices(cli: &Cli, asked: BTreeSet<Bdf>) -> Result<HostFacts, Fail
     with_own(cli, facts, None, Unreadable::Refused)
 }
 
+/// Reads what must be known of devices to reset them.
+pub(crate) fn for_reset(cli: &Cli, asked: &BTreeSet<Bdf>) -> Result<HostFacts, Failure> {
+    check_host_root(cli)?;
+    let facts = facts::read_for_reset(&host_root(cli), asked)?;
+    with_own(cli, facts, None, Unreadable::Refused)
+}
+
 /// Returns the host to read, with what hangs in it left alone.
 pub(crate) fn host_root(cli: &Cli) -> HostRoot {
     let root = cli.host_root();

@@ -146,7 +146,7 @@ fn requests(targets: &[&Target], facts: &HostFacts, obstacles: &mut Obstacles) -
     requests
 }
 
-fn functions_of(slot: Slot, facts: &HostFacts) -> Vec<Bdf> {
+pub(super) fn functions_of(slot: Slot, facts: &HostFacts) -> Vec<Bdf> {
     facts.devices.keys().copied().filter(|bdf| bdf.slot() == slot).collect()
 }
 

@@ -13,6 +13,7 @@ mod outline;
 mod passable;
 mod pcie;
 mod refusal;
+mod reset;
 mod unread;
 mod variant;
 mod vfio;
@@ -35,6 +36,7 @@ pub use outline::{Outline, card_of, outline, targets};
 pub use passable::{Passability, host_refusals, passable};
 pub use pcie::{Expander, GuestAddress, PciTopology, RootBus, RootPort, SlotUse};
 pub use refusal::{FileRole, MemoryMeasure, Refusal, RefusalKind};
+pub use reset::{MethodChoice, ResetJob, reset};
 pub use variant::{ALIAS as VFIO_ALIAS, fits as fits_alias};
 pub use vfio::{VfioBackend, is_vfio_driver};
 

@@ -218,6 +218,14 @@ pub enum Refusal {
         /// Its file in the ledger, and what is wrong with it.
         problem: String,
     },
+    /// A device can't be reset, or not as it is asked for.
+    #[error("{bdf} can't be reset: {reason}")]
+    NoReset {
+        /// The device.
+        bdf: Bdf,
+        /// Why not.
+        reason: String,
+    },
     /// The boot display.
     #[error("{bdf} ({driver}) is the boot display of this host", driver = driver_words(driver.as_ref()))]
     BootDisplay {

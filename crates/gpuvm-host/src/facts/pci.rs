@@ -20,6 +20,24 @@ pub fn asked(profile: &Profile) -> BTreeSet<Bdf> {
     profile.devices.iter().flat_map(named).collect()
 }
 
+/// Adds what a bus reset of functions reaches: all others on their buses, and what is behind those.
+pub(super) fn with_buses(root: &HostRoot, asked: &BTreeSet<Bdf>) -> Result<BTreeSet<Bdf>, HostError> {
+    let buses: BTreeSet<_> = asked.iter().map(|bdf| bdf.bus()).collect();
+    let mut found = asked.clone();
+    for name in list(&root.path("/sys/bus/pci/devices"))? {
+        let Ok(bdf) = name.parse::<Bdf>() else { continue };
+        // The link leads through every bridge above.
+        let place = fs::read_link(root.device(bdf)).unwrap_or_default();
+        let above = place.iter().filter_map(|part| part.to_str()?.parse::<Bdf>().ok());
+        // A root bus can't be reset.
+        let depth = above.clone().count();
+        if depth > 1 && above.skip(1).chain([bdf]).any(|part| buses.contains(&part.bus())) {
+            found.insert(bdf);
+        }
+    }
+    Ok(found)
+}
+
 /// Reads the devices in scope, the other functions of their slots, and the members of all groups touched.
 pub(super) fn read(
     root: &HostRoot,

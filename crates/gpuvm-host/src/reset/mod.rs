@@ -8,6 +8,7 @@
 //! What the kernel calls success proves nothing: who asks for a reset judges the device by its registers afterwards.
 
 mod meaning;
+mod run;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,6 +20,7 @@ use gpuvm_sys::errno::{EACCES, ENOENT, EPERM, EROFS};
 use gpuvm_sys::reset::{Call, Only, ResetFailure, ResetOutcome, ResetTold, Step, Way};
 use serde::{Deserialize, Serialize};
 
+pub use self::run::{Attempted, Event, FunctionReport, Report, run};
 use crate::HostError;
 use crate::kernel::Kernel;
 use crate::kernel_log::{About, listening};
@@ -29,7 +31,7 @@ const BASE: Duration = Duration::from_secs(10);
 /// How long the kernel waits for one function that doesn't come back: `pci_dev_wait` gives up past 60 s, and says `not ready 65535ms`.
 const PER_WAIT: Duration = Duration::from_secs(70);
 /// Opening the device, resetting it, closing it: each resets it.
-const WAITS_OF_VFIO: u32 = 3;
+const WAITS_OF_VFIO: usize = 3;
 
 /// A reset to be done.
 #[derive(Debug, Clone, Copy)]
@@ -89,26 +91,44 @@ pub fn perform(kernel: &Kernel, attempt: &Attempt<'_>) -> Result<ResetDone, Host
     })
 }
 
-/// Returns how long a reset may take at most.
-pub fn deadline(waits: u32) -> Duration {
-    BASE + PER_WAIT * waits.max(1)
+/// Returns how long a reset may take at most, with every function dead: then it is given up, and left alone.
+pub fn deadline_of(kernel: &Kernel, attempt: &Attempt<'_>) -> Duration {
+    match attempt.method {
+        Method::Hot => deadline_of_vfio(attempt),
+        // What can't be read is told by the reset itself.
+        _ => deadline(listed(&kernel.root, attempt.bdf).unwrap_or_default().split_ascii_whitespace().count()),
+    }
+}
+
+/// Opening, resetting and closing each reset the device, and wait for everything that a reset reaches.
+fn deadline_of_vfio(attempt: &Attempt<'_>) -> Duration {
+    deadline(attempt.functions.len().max(1) * WAITS_OF_VFIO)
+}
+
+fn deadline(waits: usize) -> Duration {
+    BASE + PER_WAIT * u32::from(u8::try_from(waits).unwrap_or(u8::MAX)).max(1)
+}
+
+/// Reads a function's list of methods; empty where there is none.
+fn listed(root: &HostRoot, bdf: Bdf) -> Result<String, HostError> {
+    let text = read_text(&root.device(bdf).join("reset_method"))?.unwrap_or_default();
+    Ok(text.trim().to_owned())
 }
 
 fn by_sysfs(kernel: &Kernel, attempt: &Attempt<'_>) -> Result<ResetDone, HostError> {
     let root = &kernel.root;
     let folder = root.device(attempt.bdf);
     let (reset, attribute) = (folder.join("reset"), folder.join("reset_method"));
-    let listed = read_text(&attribute)?.unwrap_or_default();
-    let listed = listed.trim();
+    let listed = listed(root, attempt.bdf)?;
     let wanted = attempt.method.name();
     // The kernel begins with the first, and goes on to the next only when that one says that it doesn't work here. Kernels before
     // 5.15 have no list, and one order.
     let narrow = !listed.is_empty() && listed.split_ascii_whitespace().next() != Some(wanted);
-    let others = without_bus(listed);
-    let only = Only { attribute: &attribute, methods: wanted, after: [listed, &others] };
+    let others = without_bus(&listed);
+    let only = Only { attribute: &attribute, methods: wanted, after: [&listed, &others] };
     let way = Way::Sysfs { reset: &reset, only: narrow.then_some(only) };
-    let waits = if narrow { 1 } else { u32::try_from(listed.split_ascii_whitespace().count()).unwrap_or(1) };
-    let deadline = deadline(waits);
+    // Each method that the kernel goes on to may wait as long.
+    let deadline = deadline_of(kernel, attempt);
     let job = Job { attempt, path: &reset, deadline, by: "reset" };
     match kernel.reset(attempt.bdf, way, deadline).map_err(|source| job.failed_to_start(source))? {
         ResetOutcome::Done(told) => {
@@ -165,8 +185,7 @@ fn by_vfio(
     let paths: Vec<&Path> = nodes.iter().map(PathBuf::as_path).collect();
     let container = root.path("/dev/vfio/vfio");
     let way = Way::Vfio { container: &container, groups: &paths, call };
-    let functions = u32::from(u8::try_from(attempt.functions.len()).unwrap_or(u8::MAX));
-    let deadline = deadline(functions.max(1) * WAITS_OF_VFIO);
+    let deadline = deadline_of_vfio(attempt);
     let by = match call {
         Call::Function => Step::Reset.name(),
         Call::Bus => Step::HotReset.name(),

@@ -11,6 +11,7 @@ mod init;
 pub(crate) mod lock;
 mod plan;
 mod report;
+pub(crate) mod reset;
 mod schema;
 pub(crate) mod topology;
 mod up;
@@ -44,6 +45,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Devices(args) => devices::run(cli, args),
         Command::Bind(args) => bind::run(cli, args),
         Command::Unbind(args) => bind::run_unbind(cli, args),
+        Command::Reset(args) => reset::run(cli, args),
         Command::Topology(args) => topology::run(cli, args),
         Command::Cleanup(args) => cleanup::run(cli, args),
         Command::Lock(args) => lock::run(cli, args),
