@@ -108,20 +108,30 @@ impl Acs {
     }
 }
 
-impl Capabilities {
+/// The capability lists of a function: each entry's id, and where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Lists {
+    /// The list of the first 256 bytes.
+    pub standard: Vec<(u8, usize)>,
+    /// The list behind them, of PCI Express.
+    pub extended: Vec<(u16, usize)>,
+}
+
+impl Lists {
     /// Reads the lists. Whatever the bytes say, this ends: each place is looked at once.
     pub fn parse(config: &[u8]) -> Self {
         let mut found = Self::default();
-        // The ids of a virtual function always read ffff (PCI Express Base Specification 9.3.4.1); its class doesn't.
-        if config.len() < 64 || config[..16] == [0xff; 16] {
-            return found;
-        }
         let mut seen = [false; 256];
         let has_list = word(config, STATUS).is_some_and(|status| status & STATUS_LIST != 0);
-        let mut at = if has_list { usize::from(config[POINTER] & 0xfc) } else { 0 };
+        let first = config.get(POINTER).filter(|_| has_list);
+        let mut at = first.map_or(0, |pointer| usize::from(*pointer & 0xfc));
         while at >= 0x40 && !std::mem::replace(&mut seen[at], true) {
             let (Some(id), Some(next)) = (config.get(at), config.get(at + 1)) else { break };
-            found.add(*id, config, at);
+            // What answers with ones has no list there.
+            if (*id, *next) == (0xff, 0xff) {
+                break;
+            }
+            found.standard.push((*id, at));
             at = usize::from(*next & 0xfc);
         }
         let mut seen = vec![false; 4096];
@@ -131,8 +141,27 @@ impl Capabilities {
             if (id, header) == (0, 0) || id == 0xffff {
                 break;
             }
-            found.add_extended(id, config, at);
+            found.extended.push((id, at));
             at = usize::from(header >> 4) & 0xffc;
+        }
+        found
+    }
+}
+
+impl Capabilities {
+    /// Reads the lists. Whatever the bytes say, this ends: each place is looked at once.
+    pub fn parse(config: &[u8]) -> Self {
+        let mut found = Self::default();
+        // The ids of a virtual function always read ffff (PCI Express Base Specification 9.3.4.1); its class doesn't.
+        if config.len() < 64 || config[..16] == [0xff; 16] {
+            return found;
+        }
+        let lists = Lists::parse(config);
+        for (id, at) in lists.standard {
+            found.add(id, config, at);
+        }
+        for (id, at) in lists.extended {
+            found.add_extended(id, config, at);
         }
         found
     }

@@ -23,6 +23,12 @@ impl Bdf {
         (device < 32 && function < 8).then_some(Self { domain, bus, device, function })
     }
 
+    /// Returns the address at the same place of another's domain: who names a device without its domain may mean any.
+    #[must_use]
+    pub fn in_domain_of(self, other: Self) -> Self {
+        Self { domain: other.domain, ..self }
+    }
+
     /// Returns the function's number in its slot, 0 to 7.
     pub fn function(self) -> u8 {
         self.function

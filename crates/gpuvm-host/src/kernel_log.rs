@@ -1,11 +1,12 @@
 //! What the kernel says in its log while something is done: why a driver didn't take a device is told there and nowhere else.
 //!
 //! The log is opened at its end before the deed and read only if the deed fails, so a deed that succeeds costs an open and a seek. Who may not
-//! read it hears nothing.
+//! read it hears nothing. For a verdict that isn't enough: [`KernelLog::of_functions`] keeps all lines of each function, and
+//! [`KernelLog::heard`] says so where some or all couldn't be heard.
 
 mod since;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -22,10 +23,15 @@ use crate::root::HostRoot;
 
 pub use since::{Mark, Since};
 
-/// The most lines that are kept, the last ones.
+/// The most lines that are kept for an error's text, the last ones.
 const LINES: usize = 10;
-/// The most of the log that is read: more than its usual ring holds.
+/// The most lines that are kept of a function: as many of the first as of the last. A flood has its cause at the beginning, and what
+/// came of it at the end.
+const ENDS: usize = 500;
+/// The most of the log that is read at once: more than its usual ring holds.
 const BYTES: usize = 8 << 20;
+/// The most times that it is read in one go, by whoever wants all of it: the kernel may write as fast as it is read.
+const ROUNDS: usize = 16;
 /// Room for one record: `CONSOLE_EXT_LOG_MAX` of older kernels; a smaller buffer is EINVAL.
 const RECORD: usize = 8192;
 
@@ -92,6 +98,34 @@ pub struct KernelLog {
     about: About,
     file: io::Result<File>,
     heard: VecDeque<String>,
+    /// What is kept of each function for a verdict.
+    functions: BTreeMap<Bdf, Kept>,
+    /// Why lines are missing, if any are.
+    lost: Option<String>,
+}
+
+/// The lines of one function.
+#[derive(Debug, Default)]
+struct Kept {
+    /// The function, and the bridges above it, as they were in the beginning: a device that is lost has no place in the tree.
+    addresses: Vec<Bdf>,
+    first: Vec<String>,
+    last: VecDeque<String>,
+    left_out: usize,
+}
+
+impl Kept {
+    fn add(&mut self, line: &str) {
+        if self.first.len() < ENDS {
+            self.first.push(line.to_owned());
+            return;
+        }
+        if self.last.len() == ENDS {
+            self.last.pop_front();
+            self.left_out += 1;
+        }
+        self.last.push_back(line.to_owned());
+    }
 }
 
 impl KernelLog {
@@ -102,40 +136,96 @@ impl KernelLog {
             file.seek(SeekFrom::End(0))?;
             Ok(file)
         };
-        Self { root: root.clone(), about, file: open(), heard: VecDeque::new() }
+        let (heard, functions) = (VecDeque::new(), BTreeMap::new());
+        Self { root: root.clone(), about, file: open(), heard, functions, lost: None }
+    }
+
+    /// Takes the log from now on, and keeps what it says of each of these functions and the bridges above them, for
+    /// [`KernelLog::heard`].
+    pub fn of_functions(root: &HostRoot, functions: &[Bdf]) -> Self {
+        let about = About { devices: functions.to_vec(), groups: Vec::new() };
+        let kept = |bdf: &Bdf| {
+            let mut addresses = path_to(root, *bdf);
+            addresses.push(*bdf);
+            (*bdf, Kept { addresses, ..Kept::default() })
+        };
+        Self { functions: functions.iter().map(kept).collect(), ..Self::from_now(root, about) }
     }
 
     /// Returns the last lines so far that are about what was asked for. May be called again, and then knows what was said since.
     pub fn said(&mut self) -> KernelSaid {
-        let text = match &mut self.file {
-            Ok(file) => match read_on(file) {
-                Ok(text) => text,
-                Err(error) => {
-                    tracing::debug!("the kernel's log can't be read: {error}");
-                    Vec::new()
-                }
-            },
-            Err(error) => {
-                tracing::debug!("the kernel's log can't be opened: {error}");
-                Vec::new()
-            }
-        };
-        if !text.is_empty() {
-            let addresses = self.about.addresses(&self.root);
-            let text = String::from_utf8_lossy(&text);
-            let ours = text.lines().filter_map(message).filter(|line| self.about.concerns(line, &addresses));
-            self.heard.extend(ours.map(str::to_owned));
-            self.heard.drain(..self.heard.len().saturating_sub(LINES));
+        if let Err(error) = self.listen() {
+            tracing::debug!("the kernel's log can't be heard: {error}");
         }
         KernelSaid(self.heard.iter().cloned().collect())
     }
 
-    /// Returns the same, and why nothing can be heard where the log couldn't be opened.
-    pub fn heard(&mut self) -> Heard {
-        match &self.file {
-            Ok(_) => Heard::Said(self.said().0),
-            Err(error) => Heard::Deaf(format!("/dev/kmsg: {error}")),
+    /// Returns everything so far about one of the functions that the log was taken for, and whether it is everything. The log is
+    /// read once for all of them. In a long run, calling this now and then keeps the kernel from overwriting what wasn't heard
+    /// yet.
+    pub fn heard(&mut self, bdf: Bdf) -> Heard {
+        let failed = self.listen().err().map(|error| format!("/dev/kmsg: {error}"));
+        let Some(kept) = self.functions.get(&bdf) else {
+            return Heard::Deaf(format!("/dev/kmsg wasn't listened to for {bdf}"));
+        };
+        match failed {
+            Some(why) if kept.first.is_empty() => return Heard::Deaf(why),
+            // What was heard before stands.
+            Some(why) => self.lost = Some(why),
+            None => {}
         }
+        let lines: Vec<_> = kept.first.iter().chain(&kept.last).cloned().collect();
+        let flood = (kept.left_out > 0).then(|| format!("{} lines in the middle of a flood", kept.left_out));
+        match self.lost.clone().or(flood) {
+            Some(lost) => Heard::Partly { lines, lost },
+            None => Heard::Said(lines),
+        }
+    }
+
+    /// Takes in what was said since, before the kernel overwrites it: to be called now and then in a long run.
+    pub fn keep_up(&mut self) {
+        if let Err(error) = self.listen() {
+            tracing::debug!("the kernel's log can't be heard: {error}");
+        }
+    }
+
+    /// Reads what was said since.
+    fn listen(&mut self) -> io::Result<()> {
+        for _ in 0..ROUNDS {
+            let file = match &mut self.file {
+                Ok(file) => file,
+                Err(error) => return Err(io::Error::new(error.kind(), error.to_string())),
+            };
+            let (text, overwritten) = read_on(file)?;
+            if overwritten {
+                self.lost =
+                    Some("the kernel has overwritten a part of its log before it was read".to_owned());
+            }
+            self.keep(&String::from_utf8_lossy(&text));
+            if text.len() < BYTES {
+                return Ok(());
+            }
+        }
+        self.lost = Some("the kernel logs faster than its log can be read".to_owned());
+        Ok(())
+    }
+
+    fn keep(&mut self, text: &str) {
+        if text.is_empty() {
+            return;
+        }
+        let addresses = self.about.addresses(&self.root);
+        for line in text.lines().filter_map(message) {
+            if self.about.concerns(line, &addresses) {
+                self.heard.push_back(line.to_owned());
+            }
+            for kept in self.functions.values_mut() {
+                if named(line).any(|named| named.is_any_of(&kept.addresses)) {
+                    kept.add(line);
+                }
+            }
+        }
+        self.heard.drain(..self.heard.len().saturating_sub(LINES));
     }
 }
 
@@ -153,8 +243,10 @@ pub fn listening<T>(
 }
 
 /// Reads what is there now. Each read of the device gives one record; of a file that stands for it, all that fits.
-fn read_on(file: &mut File) -> io::Result<Vec<u8>> {
+/// Tells too whether the ring has overwritten something that wasn't read.
+fn read_on(file: &mut File) -> io::Result<(Vec<u8>, bool)> {
     let mut text = Vec::new();
+    let mut overwritten = false;
     let mut buffer = vec![0; RECORD];
     while text.len() < BYTES {
         match file.read(&mut buffer) {
@@ -163,11 +255,11 @@ fn read_on(file: &mut File) -> io::Result<Vec<u8>> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // The ring has overwritten what would have come next; the next read goes on behind it.
-            Err(error) if error.raw_os_error() == Some(EPIPE) => {}
+            Err(error) if error.raw_os_error() == Some(EPIPE) => overwritten = true,
             Err(error) => return Err(error),
         }
     }
-    Ok(text)
+    Ok((text, overwritten))
 }
 
 /// Returns the message of a record's line, `6,339,5140900,-;message`; none for a line of its dictionary, which begins with a blank.
@@ -188,7 +280,7 @@ impl About {
     fn concerns(&self, line: &str, addresses: &[Bdf]) -> bool {
         let mut named = named(line).peekable();
         if named.peek().is_some() {
-            return named.any(|bdf| addresses.contains(&bdf));
+            return named.any(|named| named.is_any_of(addresses));
         }
         let explained = trouble::explain(line, &Context::default());
         explained.is_some_and(|explanation| explanation.source == Origin::Kernel)
@@ -196,10 +288,28 @@ impl About {
     }
 }
 
+/// An address in a line.
+struct Named {
+    bdf: Bdf,
+    /// Whether the line names it without its domain: an Intel IOMMU does, and means any.
+    any_domain: bool,
+}
+
+impl Named {
+    fn is_any_of(&self, addresses: &[Bdf]) -> bool {
+        let is = |address: &Bdf| {
+            self.bdf == *address || (self.any_domain && self.bdf.in_domain_of(*address) == *address)
+        };
+        addresses.iter().any(is)
+    }
+}
+
 /// Lists the PCI addresses in a line.
-fn named(line: &str) -> impl Iterator<Item = Bdf> {
+fn named(line: &str) -> impl Iterator<Item = Named> {
     let words = line.split(|c: char| !c.is_ascii_hexdigit() && c != ':' && c != '.');
-    words.filter_map(|word| word.trim_matches([':', '.']).parse().ok())
+    words
+        .map(|word| word.trim_matches([':', '.']))
+        .filter_map(|word| Some(Named { bdf: word.parse().ok()?, any_domain: word.matches(':').count() < 2 }))
 }
 
 fn names_group(line: &str, group: GroupId) -> bool {
@@ -284,5 +394,90 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut log = KernelLog::from_now(&HostRoot::new(dir.path()), About::default());
         assert_eq!(log.said().to_string(), "");
+    }
+
+    const CARD: &str = "0000:81:00.0";
+    const PORT: &str = "0000:80:01.0";
+
+    /// A host with a card below a port, and its log.
+    fn host_with_card(text: &str) -> (tempfile::TempDir, HostRoot) {
+        let (dir, root) = host_with_log(text);
+        let real = root.path(format!("/sys/devices/pci0000:80/{PORT}/{CARD}"));
+        fs::create_dir_all(&real).unwrap();
+        fs::create_dir_all(root.path("/sys/bus/pci/devices")).unwrap();
+        std::os::unix::fs::symlink(&real, root.device(CARD.parse().unwrap())).unwrap();
+        (dir, root)
+    }
+
+    #[test]
+    fn each_function_hears_its_own_lines_and_its_bridges_even_once_it_is_gone() {
+        let (_dir, root) = host_with_card("6,1,1,-;vfio-pci 0000:81:00.0: before\n");
+        let (card, other): (Bdf, Bdf) = (CARD.parse().unwrap(), "0000:41:00.0".parse().unwrap());
+        let mut log = KernelLog::of_functions(&root, &[card, other]);
+        assert_eq!(log.heard(card), Heard::Said(Vec::new()));
+        log_on(
+            &root,
+            "6,2,2,-;vfio-pci 0000:81:00.0: one\n6,3,3,-;vfio-pci 0000:41:00.0: two\n SUBSYSTEM=pci\n\
+             6,4,4,-;pcieport 0000:80:01.0: three\n6,5,5,-;usb 1-1: new device\n",
+        );
+        fs::remove_file(root.device(card)).unwrap();
+        let said = |lines: &[&str]| Heard::Said(lines.iter().map(|line| (*line).to_owned()).collect());
+        let ours = ["vfio-pci 0000:81:00.0: one", "pcieport 0000:80:01.0: three"];
+        assert_eq!(log.heard(card), said(&ours));
+        assert_eq!(log.heard(other), said(&["vfio-pci 0000:41:00.0: two"]));
+        assert_eq!(log.heard(card), said(&ours));
+    }
+
+    #[test]
+    fn of_a_flood_both_ends_are_heard_and_how_much_is_left_out() {
+        let (_dir, root) = host_with_card("");
+        let card = CARD.parse().unwrap();
+        let mut log = KernelLog::of_functions(&root, &[card]);
+        let flood: String =
+            (0..5000).map(|n| format!("3,{n},9,-;vfio-pci 0000:81:00.0: line {n}\n")).collect();
+        log_on(&root, &flood);
+        let Heard::Partly { lines, lost } = log.heard(card) else { panic!("not all was heard") };
+        assert_eq!(lines.len(), 2 * ENDS);
+        assert_eq!(lines.first().unwrap(), "vfio-pci 0000:81:00.0: line 0");
+        assert_eq!(lines[ENDS], "vfio-pci 0000:81:00.0: line 4500");
+        assert_eq!(lines.last().unwrap(), "vfio-pci 0000:81:00.0: line 4999");
+        assert_eq!(lost, "4000 lines in the middle of a flood");
+    }
+
+    #[test]
+    fn as_many_lines_as_are_kept_are_all_of_them() {
+        let (_dir, root) = host_with_card("");
+        let card = CARD.parse().unwrap();
+        let mut log = KernelLog::of_functions(&root, &[card]);
+        let lines: String =
+            (0..2 * ENDS).map(|n| format!("3,{n},9,-;vfio-pci 0000:81:00.0: line {n}\n")).collect();
+        log_on(&root, &lines);
+        assert!(matches!(log.heard(card), Heard::Said(lines) if lines.len() == 2 * ENDS));
+    }
+
+    #[test]
+    fn who_cannot_hear_says_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = HostRoot::new(dir.path());
+        let card = CARD.parse().unwrap();
+        let deaf = KernelLog::of_functions(&root, &[card]).heard(card);
+        assert!(matches!(&deaf, Heard::Deaf(why) if why.contains("No such file")), "{deaf:?}");
+        // A folder opens and can't be read.
+        fs::create_dir_all(root.path("/dev/kmsg")).unwrap();
+        let deaf = KernelLog::of_functions(&root, &[card]).heard(card);
+        assert!(matches!(&deaf, Heard::Deaf(_)), "{deaf:?}");
+        let (_dir, root) = host_with_card("");
+        let other = "0000:41:00.0".parse().unwrap();
+        assert!(matches!(KernelLog::of_functions(&root, &[card]).heard(other), Heard::Deaf(_)));
+    }
+
+    #[test]
+    fn a_line_without_a_domain_is_heard_by_whoever_it_may_be_about() {
+        let (_dir, root) = host_with_card("");
+        let card = "0001:81:00.0".parse().unwrap();
+        let mut log = KernelLog::of_functions(&root, &[card]);
+        let line = "DMAR: [DMA Read NO_PASID] Request device [81:00.0] fault addr 0x0";
+        log_on(&root, &format!("3,1,1,-;{line}\n3,2,2,-;vfio-pci 0000:81:00.0: another's\n"));
+        assert_eq!(log.heard(card), Heard::Said(vec![line.to_owned()]));
     }
 }

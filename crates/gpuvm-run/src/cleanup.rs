@@ -13,7 +13,7 @@ use gpuvm_host::apply::Host;
 use gpuvm_host::claims::{self, Stale};
 use gpuvm_host::journal::{self, Journal};
 use gpuvm_host::kernel::Kernel;
-use gpuvm_host::kernel_log::Mark;
+use gpuvm_host::kernel_log::{Mark, Since};
 use gpuvm_host::places::Places;
 use gpuvm_host::process::ProcessId;
 use gpuvm_host::reservation::{self, Reservation};
@@ -189,9 +189,11 @@ fn judge(
     observer.phase(&Phase::Judging);
     let unknown = || Begun { at: ledger::now(), log: Mark::Unread("nobody noted where it was".to_owned()) };
     let begun: Begun = kept(&places.begun(vm))?.unwrap_or_else(unknown);
+    let since = Since::read(&kernel.root, &begun.log);
     let took = Duration::from_secs(ledger::now().saturating_sub(begun.at));
     let ran = Ran { vm, qemu: None, started: record.qemu.is_some(), outcome: None, took };
-    let mut judged = judging::after_run(&kernel.root, places, baselines, &begun, Resets::default(), ran);
+    let mut judged =
+        judging::after_run(&kernel.root, places, baselines, &mut |bdf| since.of(bdf), Resets::default(), ran);
     // A full disk stops nothing: giving back comes first.
     judged.failures.extend(judging::note_judged(places, vm, &judged).err());
     Ok(judged)

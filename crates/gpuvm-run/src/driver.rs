@@ -7,6 +7,7 @@ use gpuvm_core::lifecycle::{Effect, Event, Life, Outcome, Patience, Stage};
 use gpuvm_core::plan::Plan;
 use gpuvm_core::reset::wait;
 use gpuvm_host::HostError;
+use gpuvm_host::kernel_log::KernelLog;
 use gpuvm_qmp::verbs::VcpuThread;
 use gpuvm_qmp::{Events, Known, Qmp};
 use tokio::sync::mpsc;
@@ -46,6 +47,7 @@ struct Driver<'a> {
     vcpus: Vec<VcpuThread>,
     repin: (usize, Instant),
     process: &'a mut Process,
+    kernel_log: &'a mut KernelLog,
     qmp: Qmp,
     events: Option<Events>,
     signals: &'a mut Signals,
@@ -67,6 +69,7 @@ struct Driver<'a> {
 pub(crate) async fn drive(
     running: Running<'_>,
     process: &mut Process,
+    kernel_log: &mut KernelLog,
     patience: Patience,
     signals: &mut Signals,
     observer: &mut dyn Observer,
@@ -77,6 +80,7 @@ pub(crate) async fn drive(
         vcpus: running.vcpus,
         repin: (0, Instant::now() + REPIN[0]),
         process,
+        kernel_log,
         qmp: running.greeted.qmp,
         events: Some(running.greeted.events),
         signals,
@@ -199,7 +203,7 @@ impl Driver<'_> {
                     Some(Event::Deadline(Stage::Kill))
                 }
                 () = sleep_until(self.repin.1) => {
-                    self.pin_again();
+                    self.look_again();
                     None
                 }
             };
@@ -223,11 +227,13 @@ impl Driver<'_> {
         Some(Event::Deadline(stage))
     }
 
-    /// Pins threads that came since; one that can't be pinned is told, and no reason to end a guest that runs.
-    fn pin_again(&mut self) {
+    /// Pins threads that came since, and hears what the kernel has said; a thread that can't be pinned is told, and no reason to end a
+    /// guest that runs.
+    fn look_again(&mut self) {
         if let Err(error) = pin::pin_others(self.plan, self.process.pid(), &self.vcpus) {
             tracing::warn!("{error}");
         }
+        self.kernel_log.keep_up();
         let next = self.repin.0 + 1;
         self.repin = (next, Instant::now() + REPIN.get(next).copied().unwrap_or(REPIN_LATER));
     }

@@ -11,10 +11,10 @@ use gpuvm_core::lifecycle::Outcome;
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::Plan;
 use gpuvm_core::profile::VmName;
-use gpuvm_core::reset::{Deed, Judgement, Method, Snapshot, Step, inspect, judge};
+use gpuvm_core::reset::{Deed, Heard, Judgement, Method, Snapshot, Step, inspect, judge};
 use gpuvm_host::journal::Journal;
 use gpuvm_host::kernel::Kernel;
-use gpuvm_host::kernel_log::{Mark, Since};
+use gpuvm_host::kernel_log::Mark;
 use gpuvm_host::ledger;
 use gpuvm_host::places::Places;
 use gpuvm_host::reset::{Attempt, perform};
@@ -124,14 +124,13 @@ pub(crate) fn after_run(
     root: &HostRoot,
     places: &Places,
     baselines: &BTreeMap<Bdf, Snapshot>,
-    begun: &Begun,
+    heard: &mut dyn FnMut(Bdf) -> Heard,
     resets: Resets,
     ran: Ran<'_>,
 ) -> Judged {
-    let since = Since::read(root, &begun.log);
     let mut judged = Judged { failures: resets.failures, kept: resets.kept, ..Judged::default() };
     for (bdf, before) in baselines {
-        let (after, heard) = (snapshot::take(root, *bdf), since.of(*bdf));
+        let (after, heard) = (snapshot::take(root, *bdf), heard(*bdf));
         let judgement = judge(before, &after, &heard);
         let reset = resets.done.get(bdf);
         if let Some(ResetReport { method, ms, failure }) = reset {

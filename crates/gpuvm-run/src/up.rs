@@ -24,6 +24,7 @@ use gpuvm_core::reset::{Reading, RebootPolicy, Snapshot};
 use gpuvm_host::apply::{self, Host};
 use gpuvm_host::journal::{self, Journal};
 use gpuvm_host::kernel::Kernel;
+use gpuvm_host::kernel_log::KernelLog;
 use gpuvm_host::places::Places;
 use gpuvm_host::process::ProcessId;
 use gpuvm_host::reservation::{self, Reservation};
@@ -72,6 +73,8 @@ struct Session<'a> {
     /// What each device said of itself before anything was done: what it is judged against afterwards.
     baselines: BTreeMap<Bdf, Snapshot>,
     begun: Begun,
+    /// What the kernel has said of the devices since.
+    kernel_log: KernelLog,
     since: Instant,
     /// Whether there was a QEMU, which opens the devices.
     started: bool,
@@ -118,12 +121,14 @@ pub async fn up(
             return Err(UpError { cause: Box::new(error.into()), devices: Vec::new(), left });
         }
     };
+    let functions: Vec<Bdf> = run.plan.owned().map(|device| device.bdf).collect();
     let mut session = Session {
         run,
         journal,
         reservation,
         baselines: BTreeMap::new(),
         begun: Begun::now(&run.kernel.root),
+        kernel_log: KernelLog::of_functions(&run.kernel.root, &functions),
         since: Instant::now(),
         started: false,
         qemu: None,
@@ -214,7 +219,9 @@ impl<'a> Session<'a> {
         for device in run.plan.owned() {
             self.baselines.insert(device.bdf, baseline(root, device)?);
         }
-        let judged = judging::before_run(root, run.places, &self.baselines, self.ran(None));
+        let took = self.since.elapsed();
+        let ran = Ran { vm, qemu: None, started: false, outcome: None, took };
+        let judged = judging::before_run(root, run.places, &self.baselines, ran);
         // One that can't be read isn't known to be well, and its ids wouldn't be known afterwards.
         let unfit = |bdf: &Bdf| self.baselines.get(bdf).is_none_or(|before| before.config.read().is_none());
         for device in &judged.devices {
@@ -297,18 +304,15 @@ impl<'a> Session<'a> {
         }
         observer.phase(&Phase::Judging);
         let (root, places) = (&self.run.kernel.root, self.run.places);
-        judging::after_run(root, places, &self.baselines, &self.begun, resets, self.ran(outcome))
-    }
-
-    /// Returns the run as the ledger tells of it.
-    fn ran<'b>(&'b self, outcome: Option<&'b Outcome>) -> Ran<'b> {
-        Ran {
+        let ran = Ran {
             vm: &self.run.plan.name,
             qemu: self.qemu.as_deref(),
             started: self.started,
             outcome,
             took: self.since.elapsed(),
-        }
+        };
+        let log = &mut self.kernel_log;
+        judging::after_run(root, places, &self.baselines, &mut |bdf| log.heard(bdf), resets, ran)
     }
 
     /// Brings a QEMU that was started to its end.
@@ -337,7 +341,8 @@ impl<'a> Session<'a> {
         self.qemu = Some(running.greeted.qmp.version().to_string());
         let begun = Instant::now();
         let driver::Ended { outcome, reboots } =
-            driver::drive(running, process, self.run.patience, signals, observer).await?;
+            driver::drive(running, process, &mut self.kernel_log, self.run.patience, signals, observer)
+                .await?;
         let ran = begun.elapsed();
         self.reboots += reboots;
         self.timings.push(Timing::new("run", ran));

@@ -59,12 +59,12 @@ impl Examination {
 }
 
 /// Takes devices to vfio-pci, and gives them back to who had them.
-struct Bound {
+pub(super) struct Bound {
     devices: Vec<(&'static str, Option<String>)>,
 }
 
 impl Bound {
-    fn to_vfio(devices: &[&'static str]) -> Result<Self, String> {
+    pub(super) fn to_vfio(devices: &[&'static str]) -> Result<Self, String> {
         let mut bound = Self { devices: Vec::new() };
         for bdf in devices {
             bound.devices.push((bdf, driver_of(bdf)));

@@ -1,7 +1,6 @@
 //! The scenarios. Each leaves the host as it found it, and proves that by a snapshot.
 
 use std::fs;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use nix::sys::signal::Signal;
 use super::bad_hosts::{bad_hosts, prefer};
 use super::canary::Canary;
 use super::placement::Placed;
+use super::sick::OffTheBus;
 use super::snapshot::Snapshot;
 use super::vm::{PROFILE, Vm, gpuvm};
 use super::{Outcome, doing, edu, ensure};
@@ -221,8 +221,8 @@ fn fallen_card() -> Outcome {
     leaving_no_trace(|| {
         let mut vm = Vm::start("gpuvm.linger=300")?;
         vm.printed("gpuvm-guest: lingering", CYCLE)?;
-        let bus = set_secondary_bus(NVME_PORT, 0xff)?;
-        let fallen = (|| {
+        let fallen = OffTheBus::below(NVME_PORT)?;
+        let told = (|| {
             vm.signal(Signal::SIGTERM)?;
             let ended = vm.ended(4 * CYCLE)?;
             ensure(ended.code == Some(74), || {
@@ -244,8 +244,8 @@ fn fallen_card() -> Outcome {
             let early = gpuvm(&["cleanup"])?;
             ensure(early.status.code() == Some(74), || format!("cleanup with a fallen card: {early:?}"))
         })();
-        set_secondary_bus(NVME_PORT, bus)?;
-        fallen?;
+        fallen.put_back()?;
+        told?;
         // It answers again, but the kernel's resets reached it and its BARs are lost: its driver doesn't take it, and says so.
         let refused = gpuvm(&["cleanup"])?;
         let told = String::from_utf8_lossy(&refused.stderr);
@@ -259,17 +259,6 @@ fn fallen_card() -> Outcome {
         let cleaned = gpuvm(&["cleanup"])?;
         ensure(cleaned.status.code() == Some(0), || format!("cleanup of a card that is back: {cleaned:?}"))
     })
-}
-
-/// Rewrites the bus number by which a root port finds what is below it, and returns the former one.
-fn set_secondary_bus(port: &str, bus: u8) -> Result<u8, String> {
-    const SECONDARY_BUS: u64 = 0x19; // PCI-to-PCI Bridge Architecture Specification, 3.2.5.4
-    let path = format!("/sys/bus/pci/devices/{port}/config");
-    let config = fs::File::options().read(true).write(true).open(&path).map_err(doing(&path))?;
-    let mut former = [0];
-    config.read_exact_at(&mut former, SECONDARY_BUS).map_err(doing(&path))?;
-    config.write_all_at(&[bus], SECONDARY_BUS).map_err(doing(&path))?;
-    Ok(former[0])
 }
 
 pub(super) fn driver_of(bdf: &str) -> Option<String> {

@@ -9,6 +9,7 @@ mod log;
 mod method;
 pub mod plan;
 mod quarantine;
+mod registers;
 mod snapshot;
 mod verdict;
 pub mod wait;

@@ -53,7 +53,7 @@ impl Since {
         let mut addresses = path_to(&self.root, bdf);
         addresses.push(bdf);
         let own = |lines: &[String]| -> Vec<String> {
-            let own = |line: &&String| named(line).any(|found| addresses.contains(&found));
+            let own = |line: &&String| named(line).any(|found| found.is_any_of(&addresses));
             lines.iter().filter(own).cloned().collect()
         };
         match &self.said {
@@ -81,7 +81,7 @@ fn records(root: &HostRoot) -> Result<Vec<(u64, String)>, String> {
     let path = root.path("/dev/kmsg");
     let told = |error| format!("{}: {error}", path.display());
     let mut file = open_nonblocking(&path).map_err(told)?;
-    let text = read_on(&mut file).map_err(told)?;
+    let (text, _) = read_on(&mut file).map_err(told)?;
     let text = String::from_utf8_lossy(&text);
     let record = |line: &str| Some((line.split(',').nth(1)?.parse().ok()?, message(line)?.to_owned()));
     Ok(text.lines().filter_map(record).collect())

@@ -255,7 +255,7 @@ impl Watch {
         let steps = job.resets.iter().flat_map(|plan| &plan.steps);
         let reached = steps.flat_map(|step| step.functions.iter().copied());
         let all: BTreeSet<Bdf> = reached.chain(job.resets.iter().map(|plan| plan.bdf)).collect();
-        let begin = |bdf| (bdf, (snapshot::take(root, bdf), KernelLog::from_now(root, About::device(bdf))));
+        let begin = |bdf| (bdf, (snapshot::take(root, bdf), KernelLog::of_functions(root, &[bdf])));
         Self { before: all.into_iter().map(begin).collect() }
     }
 
@@ -281,7 +281,7 @@ impl Watch {
                 .filter(reached)
                 .find_map(|attempt| attempt.done.as_ref().map(|done| done.method));
             let after = snapshot::take(&root, bdf);
-            let heard = log.heard();
+            let heard = log.heard(bdf);
             let mut judgement = judge(before, &after, &heard);
             if method.is_none() && asked.contains(&bdf) {
                 let last = report.attempts.iter().rfind(|attempt| attempt.bdf == bdf);

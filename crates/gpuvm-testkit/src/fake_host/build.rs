@@ -309,6 +309,8 @@ fn config(device: &FakeDevice) -> [u8; 256] {
     config[2..4].copy_from_slice(&device.id.1.to_le_bytes());
     config[4] = 0x06;
     config[9..12].copy_from_slice(&device.class.to_le_bytes()[..3]);
+    // Where its `resource` has it.
+    config[0x10..0x14].copy_from_slice(&0xe000_0000_u32.to_le_bytes());
     config[0x3d] = 1;
     config
 }

@@ -9,17 +9,19 @@ const PM: usize = 0x60;
 const EXPRESS: usize = 0x78;
 const AER: usize = 0x100;
 
-/// What of a bridge's header only its place in the tree tells.
-#[derive(Debug, Clone, Copy, Default)]
+/// What of a header only the place in the tree tells.
+#[derive(Debug, Clone, Default)]
 pub(super) struct Place {
     /// Whether its slot has other functions.
     pub(super) multifunction: bool,
     /// Its own bus, and for a bridge the first and last behind it.
     pub(super) buses: Option<(u8, u8, u8)>,
+    /// Its base address registers that have room, by number, each with the bits that say what it is.
+    pub(super) bars: Vec<(u8, u64)>,
 }
 
 /// Lays out the config space: 4096 bytes on PCI Express, 256 on PCI.
-pub(super) fn bytes(function: &Function, place: Place) -> Vec<u8> {
+pub(super) fn bytes(function: &Function, place: &Place) -> Vec<u8> {
     let mut config = vec![0; if function.port.is_some() { 4096 } else { 256 }];
     header(&mut config, function, place);
     let mut at = if function.port.is_some() { EXPRESS } else { 0 };
@@ -40,7 +42,7 @@ pub(super) fn bytes(function: &Function, place: Place) -> Vec<u8> {
     config
 }
 
-fn header(config: &mut [u8], function: &Function, place: Place) {
+fn header(config: &mut [u8], function: &Function, place: &Place) {
     put(config, 0x00, &function.id.0.to_le_bytes());
     put(config, 0x02, &function.id.1.to_le_bytes());
     if function.physical.is_some() {
@@ -57,6 +59,12 @@ fn header(config: &mut [u8], function: &Function, place: Place) {
     } else if let Some((vendor, device)) = function.subsystem {
         put(config, 0x2c, &vendor.to_le_bytes());
         put(config, 0x2e, &device.to_le_bytes());
+    }
+    // Those of a virtual function are in its physical one.
+    for (index, value) in place.bars.iter().filter(|_| function.physical.is_none()) {
+        let wide = value & 0x7 == 0x4;
+        let bytes = value.to_le_bytes();
+        put(config, 0x10 + 4 * usize::from(*index), if wide { &bytes } else { &bytes[..4] });
     }
     config[0x3d] = u8::from(function.physical.is_none());
 }

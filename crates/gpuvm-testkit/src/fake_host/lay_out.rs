@@ -74,7 +74,7 @@ impl FakeHost {
             self.functions(&function.below, &below(function, &real), node, layout);
             let windows = layout.windows(begins);
             self.function(function, &real, node);
-            self.topology(function, &real, multifunction);
+            self.topology(function, &real, multifunction, &registers);
             self.file(&format!("{real}/resource"), resource(function, &registers, windows));
             self.group(function, &real, layout);
         }
@@ -129,7 +129,7 @@ impl FakeHost {
     }
 
     /// Writes how a function is connected: link, buses, virtual functions, power; and its config space.
-    fn topology(&self, function: &Function, real: &str, multifunction: bool) {
+    fn topology(&self, function: &Function, real: &str, multifunction: bool, registers: &[(Bar, Range)]) {
         let attribute = |name: &str, text: String| self.file(&format!("{real}/{name}"), text);
         if let Some(link) = function.link {
             for (end, side) in [("current", link.now), ("max", link.max)] {
@@ -163,7 +163,9 @@ impl FakeHost {
         }
         let primary = bus_number(function.at);
         let buses = buses.map(|(secondary, subordinate)| (primary, secondary, subordinate));
-        self.file(&format!("{real}/config"), config::bytes(function, Place { multifunction, buses }));
+        let placed = registers.iter().filter(|(bar, _)| bar.placed);
+        let bars = placed.map(|(bar, (begin, _))| (bar.index, begin | bar.kind.flags() & 0xf)).collect();
+        self.file(&format!("{real}/config"), config::bytes(function, &Place { multifunction, buses, bars }));
     }
 
     fn group(&self, function: &Function, real: &str, layout: &mut Layout) {
