@@ -16,7 +16,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use gpuvm_core::facts::HostFacts;
 use gpuvm_core::pci::{Bdf, PciId};
-use gpuvm_core::reset::{Deed, Entry, Identity, Quarantine, Snapshot, kept, quarantine};
+use gpuvm_core::reset::{Deed, Entry, Grounds, Identity, Quarantine, Snapshot, kept, quarantine};
 use serde::{Deserialize, Serialize};
 
 use crate::HostError;
@@ -95,6 +95,72 @@ pub fn now() -> u64 {
 /// Returns failures to lock, read or write. Nothing that was written before is lost by them.
 pub fn record(places: &Places, entry: &Entry) -> Result<(), HostError> {
     let _guard = lock::tables(places)?;
+    write_down(places, entry)
+}
+
+/// What came of a wish to give a device free.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Clearing {
+    /// Nothing was held against it.
+    Free,
+    /// It is free now.
+    Cleared {
+        /// What had been held against it.
+        was: Quarantine,
+        /// On what grounds it was given free.
+        grounds: Grounds,
+    },
+    /// It hasn't come back well from a reset since, and nobody accepts it as it is.
+    Held(Quarantine),
+    /// A file can't be read, so nobody knows.
+    Unreadable(String),
+}
+
+/// Gives a device free, if it was reset since and came back well, or if `accepted` says that it is taken as it is.
+///
+/// # Errors
+/// As [`record`].
+pub fn clear(
+    places: &Places,
+    root: &HostRoot,
+    snapshot: &Snapshot,
+    device: &Identity,
+    accepted: bool,
+) -> Result<Clearing, HostError> {
+    let _guard = lock::tables(places)?;
+    let ledgers = of(places, device)?;
+    if let Some(problem) = ledgers.iter().find_map(Ledger::problem) {
+        return Ok(Clearing::Unreadable(problem));
+    }
+    let mut held: Vec<Quarantine> = ledgers.iter().filter_map(|ledger| quarantine(&ledger.entries)).collect();
+    // One that was not reset since speaks for all.
+    held.sort_by_key(|quarantine| quarantine.reset_since);
+    let Some(was) = held.into_iter().next() else { return Ok(Clearing::Free) };
+    let grounds = match (was.reset_since, accepted) {
+        (true, _) => Grounds::GoodReset,
+        (false, true) => Grounds::Accepted,
+        (false, false) => return Ok(Clearing::Held(was)),
+    };
+    write_down(places, &entry(root, device.clone(), snapshot, Deed::Cleared { grounds }))?;
+    Ok(Clearing::Cleared { was, grounds })
+}
+
+/// Returns the files that tell of whatever sits at a place: of the device that is there, or else of the last that sat there.
+///
+/// # Errors
+/// Returns failures to read the folder.
+pub fn at(places: &Places, bdf: Bdf, present: Option<&Identity>) -> Result<Vec<Ledger>, HostError> {
+    let own = present.map_or_else(|| Ok(Vec::new()), |present| of(places, present))?;
+    if !own.is_empty() {
+        return Ok(own);
+    }
+    let mut all = all(places)?;
+    all.retain(|ledger| ledger.device.as_ref().is_some_and(|device| device.bdf == bdf));
+    Ok(all)
+}
+
+/// Writes an entry down for who has the lock.
+fn write_down(places: &Places, entry: &Entry) -> Result<(), HostError> {
     let folder = places.ledger();
     lock::make_dir(&folder)?;
     let ids = BTreeSet::from([entry.device.id]);
@@ -275,7 +341,9 @@ fn header(line: &[u8]) -> Result<(), String> {
 }
 
 fn entry_of(line: &[u8], ledger: &mut Ledger) -> Result<(), String> {
-    let entry: Entry = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+    // Each line is a document of its own, whose only line is the first.
+    let spelt = |error: serde_json::Error| error.to_string().replace(" at line 1 column ", " at column ");
+    let entry: Entry = serde_json::from_slice(line).map_err(spelt)?;
     match &mut ledger.device {
         None => ledger.device = Some(entry.device.clone()),
         Some(own) if own.is_same(&entry.device) => own.learn(&entry.device),

@@ -11,7 +11,9 @@ use gpuvm_core::lifecycle::Outcome;
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::Plan;
 use gpuvm_core::profile::VmName;
-use gpuvm_core::reset::{Deed, Heard, Judgement, Method, Snapshot, Step, inspect, judge};
+use gpuvm_core::reset::{
+    Check, Deed, Finding, Heard, Judgement, Method, Snapshot, Step, Verdict, inspect, judge,
+};
 use gpuvm_host::journal::Journal;
 use gpuvm_host::kernel::Kernel;
 use gpuvm_host::kernel_log::Mark;
@@ -52,7 +54,7 @@ pub(crate) struct Judged {
     pub(crate) devices: Vec<DeviceReport>,
     /// What couldn't be done with them, or written down.
     pub(crate) failures: Vec<HostError>,
-    /// Those that stay as they are: sick ones, and those that a planned reset failed on.
+    /// Those that stay as they are: the sick ones.
     pub(crate) kept: BTreeSet<Bdf>,
 }
 
@@ -66,7 +68,7 @@ impl Begun {
 impl Judged {
     /// Tells whether no device should be given to a guest again as it is.
     pub(crate) fn all_well(&self) -> bool {
-        self.kept.is_empty() && self.devices.iter().all(|device| !device.judgement.verdict.is_bad())
+        self.kept.is_empty()
     }
 
     /// Says of each device that is kept and still has changes to undo that it stays as it is.
@@ -128,11 +130,13 @@ pub(crate) fn after_run(
     resets: Resets,
     ran: Ran<'_>,
 ) -> Judged {
-    let mut judged = Judged { failures: resets.failures, kept: resets.kept, ..Judged::default() };
+    let mut judged = Judged { failures: resets.in_flight, ..Judged::default() };
     for (bdf, before) in baselines {
         let (after, heard) = (snapshot::take(root, *bdf), heard(*bdf));
-        let judgement = judge(before, &after, &heard);
         let reset = resets.done.get(bdf);
+        let mut findings = judge(before, &after, &heard).findings;
+        findings.extend(reset.and_then(|reset| not_reset(*bdf, reset)));
+        let judgement = Judgement::new(findings);
         if let Some(ResetReport { method, ms, failure }) = reset {
             let (failure, judgement) = (failure.clone(), judgement.clone());
             let deed = Deed::Reset { method: *method, ms: *ms, failure, judgement };
@@ -145,6 +149,19 @@ pub(crate) fn after_run(
         judged.add(judgement, evidence, reset.cloned());
     }
     judged
+}
+
+/// Makes the finding on a function whose reset the plan wanted and that wasn't reset.
+fn not_reset(bdf: Bdf, reset: &ResetReport) -> Option<Finding> {
+    Some(Finding {
+        check: Check::Reset,
+        weight: Some(Verdict::Impaired),
+        bdf,
+        register: format!("reset by {}", reset.method),
+        before: None,
+        after: reset.failure.clone()?,
+        meaning: "it was not reset as planned: what its guest left may be in it".to_owned(),
+    })
 }
 
 fn run(ran: Ran<'_>, judgement: &Judgement) -> Deed {
@@ -177,9 +194,8 @@ fn record(
 pub(crate) struct Resets {
     /// By function: a reset of a bus reaches several.
     done: BTreeMap<Bdf, ResetReport>,
-    failures: Vec<HostError>,
-    /// Those whose reset failed.
-    kept: BTreeSet<Bdf>,
+    /// Those that haven't come back.
+    in_flight: Vec<HostError>,
 }
 
 /// Lists the resets that a plan wants once QEMU has ended; one that reaches several devices is made once.
@@ -208,8 +224,9 @@ pub(crate) fn reset(kernel: &Kernel, steps: &[(Bdf, Step)], told: &mut dyn FnMut
             Ok(done) => (done.ms, None),
             Err(error) => {
                 let text = error.to_string();
-                resets.failures.push(error);
-                resets.kept.extend(functions.iter().chain([bdf]));
+                if matches!(error, HostError::InFlight { .. }) {
+                    resets.in_flight.push(error);
+                }
                 (u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX), Some(text))
             }
         };

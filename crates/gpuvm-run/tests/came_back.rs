@@ -12,8 +12,8 @@ use bench::{AUDIO, Bench, GPU, Told, action, nobody, shutdown_after};
 use gpuvm_core::lifecycle::{NotAgain, Outcome, Reboots};
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::reset::{
-    Deed, Entry, Heard, Identity, Method, PlannedReset, RebootPolicy, ResetPlan, ResetWish, Step, Verdict,
-    quarantine,
+    Deed, Entry, Heard, Identity, Method, PlannedReset, RebootPolicy, ResetPlan, ResetWish, Step,
+    Verdict, quarantine,
 };
 use gpuvm_host::{HostError, ledger};
 use gpuvm_run::{Cause, Cleaned, LaunchError, Note, Observer, Phase, Signals, cleanup, up};
@@ -356,8 +356,11 @@ async fn a_planned_reset_that_fails_keeps_its_device_from_its_driver() {
     };
     bench.kernel = kernel_that_resets(&bench.fake, failed).0;
     let report = bench.up().await.unwrap();
-    assert!(matches!(report.left[..], [HostError::Reset { .. }]), "{:?}", report.left);
+    assert!(matches!(report.left[..], [HostError::Sick { .. }]), "{:?}", report.left);
     assert!(report.devices[0].reset.as_ref().unwrap().failure.is_some());
+    assert_eq!(report.devices[0].judgement.verdict, Verdict::Impaired);
+    let found = quarantine(&bench.entries(GPU)).unwrap();
+    assert!(found.finding.contains("not reset as planned"), "{found:?}");
     assert_eq!(bench.fake.driver(GPU).unwrap().as_deref(), Some("vfio-pci"));
     assert_eq!(bench.fake.driver(AUDIO).unwrap().as_deref(), Some("snd_hda_intel"));
     let clean = || cleanup(&bench.kernel, &bench.places, &bench.boot_id, None, &mut Told::default()).unwrap();

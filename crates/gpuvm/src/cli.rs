@@ -93,6 +93,8 @@ pub(crate) enum Command {
     Reset(ResetArgs),
     /// Give back what VMs left behind whose gpuvm was killed, and what a bind or unbind was cut short in
     Cleanup(CleanupArgs),
+    /// List the devices that came back sick and that nobody may have; or clear one
+    Quarantine(crate::cmd::QuarantineArgs),
     /// Take down what a profile rests on, or say what has changed since
     Lock(LockArgs),
     /// Write a first profile for a device of this host

@@ -159,6 +159,21 @@ pub(crate) fn quarantined(bdf: Bdf, reset_since: bool) -> String {
     }
 }
 
+/// What to do about a device that can't be cleared yet.
+pub(crate) fn not_cleared(bdf: Bdf) -> String {
+    format!(
+        "reset it: gpuvm reset {bdf}; or take it as it is, if you know that it is well: gpuvm quarantine clear {bdf} --accept"
+    )
+}
+
+/// Where the ledger of a recorded host is.
+pub(crate) fn ledger_elsewhere(reported: bool) -> String {
+    match reported {
+        true => "what was written down is in the report itself, below gpuvm/ledger".to_owned(),
+        false => "name the folder that holds it: --prefix DIR".to_owned(),
+    }
+}
+
 /// What to do about a file of the ledger that can't be read.
 pub(crate) fn damaged_ledger() -> String {
     "look at the file, and put it right or move it away: without it nothing is held against its device, so reset that first".to_owned()

@@ -60,12 +60,13 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("doctor-errors", super::doctor::doctor_errors),
     ("first-profile", super::init::first_profile),
     ("report", super::init::report),
+    ("reset-policy", super::reset_policy::reset_policy),
 ];
 
 pub(super) const GPU: &str = "0000:81:00.0";
 const AUDIO: &str = "0000:81:00.1";
 pub(super) const EDU: &str = "0000:82:00.0";
-const NVME: &str = "0000:83:00.0";
+pub(super) const NVME: &str = "0000:83:00.0";
 const NVME_PORT: &str = "0000:80:02.0";
 /// A guest's whole cycle, with much to spare for a machine that does other things.
 pub(super) const CYCLE: Duration = Duration::from_secs(150);

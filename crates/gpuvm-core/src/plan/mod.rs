@@ -433,11 +433,12 @@ fn resets(
             Vec::new()
         }
     };
-    for reset in planned.iter().filter(|reset| reset.plan.steps.is_empty()) {
-        let leaks = "what one guest leaves in it, the next one finds";
-        let message = match reset.wish.policy {
-            ResetPolicy::None => format!("{} isn't reset, as the profile says: {leaks}", reset.plan.bdf),
-            _ => format!("{}: {}: {leaks}", reset.plan.bdf, reset.plan.reason),
+    let bare = |reset: &&PlannedReset| reset.plan.steps.is_empty();
+    for PlannedReset { wish, plan, reason, .. } in planned.iter().filter(bare) {
+        let (bdf, leaks) = (plan.bdf, "what one guest leaves in it, the next one finds");
+        let message = match wish.policy {
+            ResetPolicy::None => format!("{bdf} has reset = \"none\" ({reason}): {leaks}"),
+            _ => format!("{bdf}: {}: {leaks}", plan.objections()),
         };
         obstacles.warn(Topic::Reset, message);
     }

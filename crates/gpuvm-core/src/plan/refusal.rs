@@ -210,14 +210,6 @@ pub enum Refusal {
         /// Whether it was reset since and came back well.
         reset_since: bool,
     },
-    /// It can't be known whether the device is in quarantine.
-    #[error("{bdf} may be in quarantine, which can't be known: {problem}")]
-    LedgerUnread {
-        /// The device.
-        bdf: Bdf,
-        /// Its file in the ledger, and what is wrong with it.
-        problem: String,
-    },
     /// A device can't be reset, or not as it is asked for.
     #[error("{bdf} can't be reset: {reason}")]
     NoReset {
@@ -225,6 +217,14 @@ pub enum Refusal {
         bdf: Bdf,
         /// Why not.
         reason: String,
+    },
+    /// It can't be known whether the device is in quarantine.
+    #[error("{bdf} may be in quarantine, which can't be known: {problem}")]
+    LedgerUnread {
+        /// The device.
+        bdf: Bdf,
+        /// Its file in the ledger, and what is wrong with it.
+        problem: String,
     },
     /// The boot display.
     #[error("{bdf} ({driver}) is the boot display of this host", driver = driver_words(driver.as_ref()))]

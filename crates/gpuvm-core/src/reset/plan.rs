@@ -98,6 +98,15 @@ pub struct ResetPlan {
     pub reason: String,
 }
 
+impl ResetPlan {
+    /// Says why there is no reset, with what speaks against each method.
+    pub fn objections(&self) -> String {
+        let rejected =
+            self.rejected.iter().map(|Rejected { method, reason }| format!("no {method}: {reason}"));
+        std::iter::once(self.reason.clone()).chain(rejected).collect::<Vec<_>>().join("; ")
+    }
+}
+
 /// One way to reset a device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
@@ -219,21 +228,19 @@ fn of_kernel(bdf: Bdf, device: &DeviceFacts, name: &str, standing: &Standing) ->
     };
     match standing {
         Standing::Stale { others } => {
-            return Err(format!(
-                "the kernel lists it and refuses it: it resets the bus of no function that isn't alone there, and {} {} on it too",
-                words(others),
-                if others.len() == 1 { "is" } else { "are" }
-            ));
+            let be = if others.len() == 1 { "is" } else { "are" };
+            return Err(format!("listed, but the kernel refuses it: {} {be} on its bus too", words(others)));
         }
         Standing::KeepsState => {
-            return Err("the device keeps its state over D3hot (No_Soft_Reset)".to_owned());
+            return Err("listed, but the device says that it keeps its state over D3hot".to_owned());
         }
         Standing::Usable => {}
     }
+    let mut reason = what_it_does(name).to_owned();
     if matches!(method, Method::Bus | Method::CxlBus) {
-        domain(bdf, device)?;
+        let ResetDomain { bus, .. } = domain(bdf, device)?;
+        reason = format!("{reason}; it is alone on {bus}");
     }
-    let reason = format!("the kernel lists it: {}", what_it_does(name));
     Ok(Step { method, functions: vec![bdf], groups: Vec::new(), reason })
 }
 
@@ -316,12 +323,8 @@ fn why_none(wish: ResetWish, device: &DeviceFacts, rejected: &[Rejected]) -> Str
         ResetPolicy::Pm => format!("no pm: {}", of(Method::Pm)),
         ResetPolicy::Bus => format!("no bus: {}", of(Method::Bus)),
         ResetPolicy::Hot => format!("no hot: {}", of(Method::Hot)),
-        ResetPolicy::Auto => {
-            let mut reasons = if device.reset_methods.is_empty() { vec![listed] } else { Vec::new() };
-            reasons
-                .extend(rejected.iter().map(|Rejected { method, reason }| format!("no {method}: {reason}")));
-            format!("it can't be reset; {}", reasons.join("; "))
-        }
+        ResetPolicy::Auto if device.reset_methods.is_empty() => format!("it can't be reset: {listed}"),
+        ResetPolicy::Auto => "it can't be reset by any method".to_owned(),
     }
 }
 
@@ -382,7 +385,7 @@ pub fn planned_resets(
             let (bdf, reason) = (asked.bdf, plan.reason.clone());
             unavailable.push(Unavailable { bdf, policy: wish.policy, reason });
         }
-        planned.push(planned_reset(wish, plan, reason, facts));
+        planned.push(planned_reset(wish, plan, reason, in_hand, facts));
     }
     once_per_bus(&mut planned);
     unavailable.extend(at_odds(&planned));
@@ -396,51 +399,64 @@ impl ResetWish {
     }
 }
 
-fn planned_reset(wish: ResetWish, plan: ResetPlan, prefix: String, facts: &HostFacts) -> PlannedReset {
+fn planned_reset(
+    wish: ResetWish,
+    plan: ResetPlan,
+    prefix: String,
+    in_hand: &BTreeSet<Bdf>,
+    facts: &HostFacts,
+) -> PlannedReset {
     // An entry that never worked is none that must be taken away: a list is written only where that changes something.
-    let device = facts.devices.get(&plan.bdf);
-    let works = |name: &String, standing: &Standing| {
-        let device = device?;
-        of_kernel(plan.bdf, device, name, standing).ok().map(|step| step.method)
-    };
+    let all = reset_plan(plan.bdf, ResetWish::default(), in_hand, facts);
+    let hot = all.steps.iter().any(|step| step.method == Method::Hot);
     let real: Vec<Method> =
-        methods(plan.bdf, facts).iter().filter_map(|listed| works(&listed.name, &listed.standing)).collect();
+        all.steps.iter().map(|step| step.method).filter(|method| *method != Method::Hot).collect();
     let left: Vec<Method> = real.iter().copied().filter(|method| wish.allows(*method).is_ok()).collect();
-    let methods = (left != real).then_some(left);
-    let hot = plan.steps.iter().find(|step| step.method == Method::Hot);
-    let after_run = hot.filter(|_| wish.policy == ResetPolicy::Hot).cloned();
-    let reason = prefix + &what_happens(wish, &plan, methods.as_deref());
-    PlannedReset { wish, plan, methods, after_run, reason }
+    // QEMU resets the bus where the kernel has nothing for the function, and rather than through D3hot where that has no FLR
+    // (vfio_pci_reset of hw/vfio/pci.c).
+    let by_bus = hot
+        && match left.first() {
+            None => true,
+            Some(first) => *first == Method::Pm && !real.contains(&Method::Flr),
+        };
+    let reason = prefix + &what_happens(wish, &left, left != real, by_bus);
+    let step = plan.steps.iter().find(|step| step.method == Method::Hot);
+    let after_run = step.filter(|_| wish.policy == ResetPolicy::Hot).cloned();
+    PlannedReset { wish, methods: (left != real).then_some(left), after_run, plan, reason }
 }
 
-/// Says who resets a device, when and how.
-fn what_happens(wish: ResetWish, plan: &ResetPlan, left: Option<&[Method]>) -> String {
-    let list = match left {
-        None => String::new(),
-        Some([]) => "the kernel's list of its methods is emptied while the VM has it: ".to_owned(),
-        Some(left) => {
-            let names: Vec<_> = left.iter().map(|method| method.name()).collect();
-            format!("the kernel's list of its methods is {} while the VM has it: ", names.join(", "))
+/// Says who resets a device, when and how: with what the kernel is left, and whether QEMU goes by the bus.
+fn what_happens(wish: ResetWish, left: &[Method], cut: bool, by_bus: bool) -> String {
+    let names = || left.iter().map(|method| method.name()).collect::<Vec<_>>().join(" ");
+    let list = match (cut, left) {
+        (false, _) => String::new(),
+        (true, []) => "the kernel's list of its methods is emptied while the VM has it; ".to_owned(),
+        (true, _) => {
+            format!("the kernel's list of its methods is cut down to {} while the VM has it; ", names())
         }
     };
-    let what = match (wish.policy, plan.steps.first().map(|step| step.method)) {
-        (ResetPolicy::None, _) => {
-            "nothing resets it, but for the kernel's own reset of the bus when the last of its functions is closed, which nobody can \
-             turn off"
+    let what = match (left.first(), by_bus) {
+        (Some(method), false) => {
+            format!(
+                "the kernel resets it by {method} when QEMU opens it, when the guest reboots and when QEMU ends"
+            )
+        }
+        (Some(method), true) => format!(
+            "the kernel resets it by {method} when QEMU opens it and when QEMU ends, and QEMU resets the bus at its start and when the \
+             guest reboots"
+        ),
+        (None, true) => {
+            "QEMU resets the bus at its start and when the guest reboots, and the kernel when QEMU ends"
                 .to_owned()
         }
-        (ResetPolicy::Hot, _) => {
-            "QEMU resets the bus at its start and when the guest reboots, and gpuvm once more when QEMU has ended".to_owned()
-        }
-        (_, None) => format!("nothing resets it: {}", plan.reason),
-        (_, Some(Method::Hot)) => {
-            "QEMU resets the bus at its start and when the guest reboots, and the kernel when QEMU ends (hot)".to_owned()
-        }
-        (_, Some(method)) => {
-            format!("the kernel does it when QEMU opens it, when the guest reboots and when QEMU ends, by {method}")
-        }
+        (None, false) => "nothing resets it".to_owned(),
     };
-    list + &what
+    let end = match (wish.policy, by_bus) {
+        (ResetPolicy::Hot, _) => "; gpuvm does so once more when QEMU has ended",
+        (ResetPolicy::None, true) => "; nobody can turn that off",
+        _ => "",
+    };
+    format!("{list}{what}{end}")
 }
 
 /// Leaves one reset of each bus after the run: it is of all that is on the bus.

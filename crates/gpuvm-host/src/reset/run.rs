@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::{Attempt, ResetDone, deadline_of, perform};
 use crate::bound::{self, BindError};
 use crate::kernel::Kernel;
-use crate::kernel_log::{About, KernelLog};
+use crate::kernel_log::KernelLog;
 use crate::places::Places;
 use crate::process::ProcessId;
 use crate::reservation::{self, Reservation};

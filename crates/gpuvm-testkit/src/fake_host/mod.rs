@@ -24,6 +24,7 @@ use gpuvm_core::pci::GroupId;
 use gpuvm_host::HostError;
 use gpuvm_host::kernel::{CheckGroups, Kernel, WriteAttr};
 use gpuvm_host::root::HostRoot;
+use gpuvm_sys::reset::Way;
 use tempfile::TempDir;
 
 pub use build::{FakeDevice, KILL_PARENT, PowerAttributes, gpu, nvme};
@@ -106,7 +107,9 @@ impl FakeHost {
     /// Returns a kernel whose actions change this tree.
     pub fn kernel(&self) -> Kernel {
         let (write, check) = actions(self.root(), &self.state);
-        Kernel::new(self.root(), write, check)
+        let (root, state) = (self.root(), Rc::clone(&self.state));
+        let reset = move |bdf: &str, way: Way<'_>, _| behave::reset(&root, &state, bdf, way);
+        Kernel::new(self.root(), write, check).resetting(Box::new(reset))
     }
 
     /// Makes the next write to an attribute whose path holds this text go wrong; each fault is used once.

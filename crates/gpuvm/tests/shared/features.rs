@@ -18,8 +18,8 @@ fn case(name: &str, host: FakeHost, set: &[&str]) -> Case {
 }
 
 /// The cases by what they are about.
-pub(crate) const GROUPS: [fn() -> Vec<Case>; 7] =
-    [machine, cpus, nodes_and_memory, devices, addresses, disks, displays_and_nets];
+pub(crate) const GROUPS: [fn() -> Vec<Case>; 8] =
+    [machine, cpus, nodes_and_memory, devices, resets, addresses, disks, displays_and_nets];
 
 /// Returns every case.
 pub(crate) fn all() -> Vec<Case> {
@@ -186,22 +186,6 @@ fn devices() -> Vec<Case> {
             ],
         ),
         case("allow-boot-display", lab(), &[r#"device=[{bdf="00:01.0", allow-boot-display=true}]"#]),
-        case("reset-none", below_ports(), &[r#"device=[{bdf="92:00.0", reset="none"}]"#]),
-        case("reset-flr", below_ports(), &[r#"device=[{bdf="93:00.0", reset="flr"}]"#]),
-        case("reset-bus", below_ports(), &[r#"device=[{bdf="93:00.0", reset="bus"}]"#]),
-        case("reset-hot", below_ports(), &[r#"device=[{bdf="91:00.0", reset="hot"}]"#]),
-        case(
-            "reset-flr-of-a-card-whose-audio-has-none",
-            below_ports(),
-            &[r#"device=[{bdf="91:00.0", reset="flr"}]"#],
-        ),
-        case(
-            "avoid-flr",
-            below_ports(),
-            &[r#"device=[{bdf="91:00.0", avoid-flr=true}, {bdf="93:00.0", avoid-flr=true}]"#],
-        ),
-        case("resets-as-they-are", below_ports(), &[r#"device=[{bdf="91:00.0"}, {bdf="92:00.0"}]"#]),
-        case("no-reset-at-all", without_resets(), &[r#"device=[{bdf="82:00.0"}]"#]),
         case("rom-bar-off", lab(), &[r#"device=[{bdf="81:00.0", rombar=false}]"#]),
         case("boot-from-a-passed-disk", lab(), &[r#"device=[{bdf="83:00.0", boot=1}]"#]),
         case(
@@ -219,6 +203,27 @@ fn devices() -> Vec<Case> {
             lab(),
             &[r#"device=[{bdf="81:00.0"}, {bdf="82:00.0", guest-address="02.0"}]"#],
         ),
+    ]
+}
+
+fn resets() -> Vec<Case> {
+    vec![
+        case("reset-none", below_ports(), &[r#"device=[{bdf="92:00.0", reset="none"}]"#]),
+        case("reset-flr", below_ports(), &[r#"device=[{bdf="93:00.0", reset="flr"}]"#]),
+        case("reset-bus", below_ports(), &[r#"device=[{bdf="93:00.0", reset="bus"}]"#]),
+        case("reset-hot", below_ports(), &[r#"device=[{bdf="91:00.0", reset="hot"}]"#]),
+        case(
+            "reset-flr-of-a-card-whose-audio-has-none",
+            below_ports(),
+            &[r#"device=[{bdf="91:00.0", reset="flr"}]"#],
+        ),
+        case(
+            "avoid-flr",
+            below_ports(),
+            &[r#"device=[{bdf="91:00.0", avoid-flr=true}, {bdf="93:00.0", avoid-flr=true}]"#],
+        ),
+        case("resets-as-they-are", below_ports(), &[r#"device=[{bdf="91:00.0"}, {bdf="92:00.0"}]"#]),
+        case("no-reset-at-all", without_resets(), &[r#"device=[{bdf="82:00.0"}]"#]),
     ]
 }
 

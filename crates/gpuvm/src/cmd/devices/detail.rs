@@ -3,15 +3,17 @@
 use std::fmt::Write;
 
 use gpuvm_core::config_space::{Acs, PortType};
+use gpuvm_core::date;
 use gpuvm_core::facts::{BarKind, DeviceFacts, HostFacts, NodeFacts, Presence};
 use gpuvm_core::host_ops::{D3cold, PowerControl};
 use gpuvm_core::inventory::LinkState;
 use gpuvm_core::pci::{Bdf, ClassCode, GroupId};
-use gpuvm_core::reset::plan::in_hand;
+use gpuvm_core::reset::{Quarantine, plan::in_hand};
 use gpuvm_core::reset::{ResetMethod, ResetPlan, ResetWish, methods, reset_plan};
 use serde::Serialize;
 
 use super::row::{Row, Verdict};
+use crate::hints;
 
 /// Everything about one function.
 #[derive(Debug, Serialize)]
@@ -30,6 +32,10 @@ pub(super) struct Detail<'a> {
     resets: Vec<ResetMethod>,
     /// What they come to while the drivers are as they are.
     reset_plan: ResetPlan,
+    /// What the ledger holds against it.
+    quarantine: Option<&'a Quarantine>,
+    /// Why it can't be known what that is.
+    ledger_unread: Option<&'a String>,
     unread: &'a [String],
 }
 
@@ -106,6 +112,8 @@ impl<'a> Detail<'a> {
             link: LinkState::of(device, facts),
             resets: methods(bdf, facts),
             reset_plan: reset_plan(bdf, ResetWish::default(), &in_hand(&groups, facts), facts),
+            quarantine: facts.quarantined.get(&bdf),
+            ledger_unread: facts.ledgers_unread.get(&bdf),
             unread: &facts.unread,
         })
     }
@@ -158,6 +166,15 @@ fn what_it_is(detail: &Detail<'_>, lines: &mut Lines) {
     lines.add("verdict", row.verdict_words());
     if row.verdict == Verdict::Passable && row.with.len() > 2 {
         lines.list("", row.with.iter().map(|with| format!("with {with}")));
+    }
+    if let Some(held) = detail.quarantine {
+        lines.add("quarantine", format!("since {}: {}", date::readable(held.since), held.finding));
+        lines.add("", hints::quarantined(row.bdf, held.reset_since));
+        lines.add("", format!("what was done with it: gpuvm devices {} --history", row.bdf));
+    }
+    if let Some(problem) = detail.ledger_unread {
+        lines.add("quarantine", format!("not known: {problem}"));
+        lines.add("", hints::damaged_ledger());
     }
     let revision = facts.revision.map(|revision| format!(", revision {revision:02x}")).unwrap_or_default();
     lines.add("class", format!("{} ({}){revision}", row.class_name, row.class));

@@ -81,9 +81,8 @@ fn groups(plan: &Plan, text: &mut String) {
 /// What resets a device, in which order, and what doesn't.
 fn resets(reset: Option<&PlannedReset>, text: &mut String) {
     let Some(PlannedReset { wish, plan, reason, .. }) = reset else { return };
-    let order = if plan.steps.is_empty() { String::new() } else { format!("{}; ", plan.reason) };
     let asked = if *wish == ResetWish::default() { String::new() } else { format!(" ({wish})") };
-    line!(text, "      reset{asked}: {order}{reason}");
+    line!(text, "      reset{asked}: {}; {reason}", plan.reason);
     for step in &plan.steps {
         line!(text, "        {}: {}", step.method, step.reason);
     }

@@ -149,6 +149,9 @@ fn collect(cli: &Cli, args: &ReportArgs, given: Option<&Given>) -> Result<Report
     }
     let consoles = if args.redact { Consoles::Left } else { Consoles::Taken };
     collected.extend(collect::vms(&cli.places(), consoles));
+    if cli.has_ledger() {
+        collected.extend(collect::ledgers(&cli.places(), &facts.devices));
+    }
     collected.extend(collect::kernel_log(&cli.host_root()));
     collected.unread.extend(facts.unread.iter().cloned());
     let base = given.map(|given| given.base.clone());
