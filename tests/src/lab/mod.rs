@@ -15,6 +15,7 @@ mod messages;
 pub mod placement;
 pub mod recordings;
 mod reset;
+mod relaunch;
 mod reset_policy;
 pub mod scenarios;
 mod shared;

@@ -27,6 +27,7 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("sigterm", sigterm),
     ("sigkill", sigkill),
     ("panic", panic),
+    ("relaunch", super::relaunch::relaunch),
     ("fallen-card", fallen_card),
     ("refusals", refusals),
     ("native-driver", native_driver),
@@ -403,7 +404,7 @@ pub(super) fn node_kib(node: u32) -> Result<u64, String> {
     line.split_whitespace().nth(3).and_then(|kib| kib.parse().ok()).ok_or_else(|| line.to_owned())
 }
 
-fn kernel_log() -> Result<Vec<String>, String> {
+pub(super) fn kernel_log() -> Result<Vec<String>, String> {
     let output = std::process::Command::new("dmesg").output().map_err(doing("dmesg"))?;
     Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
 }

@@ -16,7 +16,6 @@ pub mod tree;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::rc::Rc;
@@ -133,7 +132,8 @@ impl FakeHost {
     /// # Errors
     /// Returns that the log can't be written.
     pub fn says_now(&self, line: &str) -> std::io::Result<()> {
-        writeln!(self.kernel_log()?, "4,1,1000,-;{line}")
+        self.kernel_log()?;
+        behave::say(&self.path(KERNEL_LOG), line)
     }
 
     /// Opens the kernel's log, and makes it first on a host that has none.
