@@ -104,9 +104,10 @@ fn every_kind() -> Bench {
     fake.device(&FakeDevice { class: 0xff_0000, driver: None, ..gpu("0000:84:00.0", 9, 1) });
     fake.device(&FakeDevice { power, driver: Some("vfio-pci"), ..gpu("0000:85:00.0", 10, 1) });
     fake.file("/images/base.img", "x");
+    let reset = |bdf: &str| if bdf == "83:00.0" { "flr" } else { "auto" };
     let devices: String = ["81:00.0", "83:00.0", "84:00.0", "85:00.0"]
         .iter()
-        .map(|bdf| format!("[[device]]\nbdf = \"0000:{bdf}\"\n"))
+        .map(|bdf| format!("[[device]]\nbdf = \"0000:{bdf}\"\nreset = \"{}\"\n", reset(bdf)))
         .collect();
     let disk = "[[disk]]\npath = \"/images/base.img\"\nmode = \"overlay\"\n";
     Bench::new(fake, "2M", &format!("{devices}{disk}"))
@@ -119,6 +120,7 @@ fn kind(op: &HostOp) -> &'static str {
         HostOp::ClaimAwake { .. } => "claim-awake",
         HostOp::CreateOverlay { .. } => "create-overlay",
         HostOp::KeepAwake { .. } => "keep-awake",
+        HostOp::SetResetMethods { .. } => "set-reset-methods",
         HostOp::Adopt { .. } => "adopt",
         HostOp::Unbind { .. } => "unbind",
         HostOp::SetDriverOverride { .. } => "set-driver-override",

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::pci::{Bdf, DriverName};
+use crate::reset::Method;
 use crate::units::PageSize;
 
 /// One change to the host.
@@ -44,6 +45,16 @@ pub enum HostOp {
         /// The device.
         bdf: Bdf,
     },
+    /// Cuts a device's reset methods down to those that its profile allows (`reset_method`). Private.
+    ///
+    /// It comes before the device's drivers change: the kernel may refuse it, and a list that can't be put back must not keep the
+    /// device from its driver.
+    SetResetMethods {
+        /// The device.
+        bdf: Bdf,
+        /// The methods that are left, in order; none switches the kernel's resets of the function off.
+        methods: Vec<Method>,
+    },
     /// Takes over a device that somebody else has bound to VFIO: nothing is changed, and undoing it asks the kernel for a driver.
     /// Private.
     Adopt {
@@ -80,6 +91,7 @@ impl HostOp {
             Self::ClaimHugepages { .. } | Self::CreateOverlay { .. } => None,
             Self::ClaimAwake { port: bdf }
             | Self::KeepAwake { bdf }
+            | Self::SetResetMethods { bdf, .. }
             | Self::Adopt { bdf }
             | Self::Unbind { bdf, .. }
             | Self::SetDriverOverride { bdf, .. }
@@ -99,6 +111,13 @@ impl std::fmt::Display for HostOp {
                 write!(f, "make overlay {} of {}", path.display(), backing.display())
             }
             Self::KeepAwake { bdf } => write!(f, "keep {bdf} awake"),
+            Self::SetResetMethods { bdf, methods } if methods.is_empty() => {
+                write!(f, "switch the reset methods of {bdf} off")
+            }
+            Self::SetResetMethods { bdf, methods } => {
+                let names: Vec<_> = methods.iter().map(|method| method.name()).collect();
+                write!(f, "set the reset methods of {bdf} to {}", names.join(" "))
+            }
             Self::Adopt { bdf } => write!(f, "take over {bdf}, which somebody else has bound"),
             Self::Unbind { bdf, driver } => write!(f, "unbind {bdf} from {driver}"),
             Self::SetDriverOverride { bdf, driver } => write!(f, "set driver_override of {bdf} to {driver}"),

@@ -7,6 +7,7 @@
 
 pub mod config_space;
 pub mod cpulist;
+pub mod date;
 pub mod doctor;
 pub mod facts;
 pub mod firmware;

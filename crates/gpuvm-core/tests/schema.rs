@@ -30,6 +30,7 @@ const UNSEEN: &[&str] = &[
     "cpu-pin-list-too-short",
     "cpu-pin-list-twice",
     "cpu-pin-policy-without-pinning",
+    "device-avoid-flr-beside-reset-flr",
     "device-bdf-missing",
     "device-guest-address-tears-a-card-apart",
     "device-guest-address-twice",

@@ -13,7 +13,7 @@ use crate::journal::{Journal, OpState, Saved};
 use crate::kernel::Kernel;
 use crate::ops::create_overlay::{self, Overlay};
 use crate::ops::hugepages::{self, PoolClaim};
-use crate::ops::{bind, claim_awake, driver_override, keep_awake, unbind};
+use crate::ops::{bind, claim_awake, driver_override, keep_awake, reset_methods, unbind};
 use crate::places::Places;
 use crate::process::ProcessId;
 use crate::{power, root};
@@ -71,6 +71,7 @@ fn saved(host: &Host<'_>, op: &HostOp) -> Result<Option<Saved>, HostError> {
     Ok(match op {
         HostOp::SetDriverOverride { bdf, .. } => root::override_of(root, *bdf)?.map(Saved::Driver),
         HostOp::KeepAwake { bdf } => Some(Saved::Power(power::read(root, *bdf)?)),
+        HostOp::SetResetMethods { bdf, .. } => Some(Saved::ResetMethods(reset_methods::read(root, *bdf)?)),
         HostOp::CreateOverlay { path, backing, format, qemu_img } => {
             create_overlay::check(&Overlay { path, backing, format: *format, qemu_img })?;
             None
@@ -94,6 +95,7 @@ fn perform(host: &Host<'_>, op: &HostOp) -> Result<(), HostError> {
             create_overlay::apply(&Overlay { path, backing, format: *format, qemu_img })
         }
         HostOp::KeepAwake { bdf } => keep_awake::apply(kernel, &doing, *bdf),
+        HostOp::SetResetMethods { bdf, methods } => reset_methods::apply(kernel, &doing, *bdf, methods),
         HostOp::Adopt { .. } => Ok(()),
         HostOp::Unbind { bdf, driver } => unbind::apply(kernel, &doing, *bdf, driver),
         HostOp::SetDriverOverride { bdf, driver } => {

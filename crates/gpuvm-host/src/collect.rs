@@ -1,16 +1,20 @@
 //! Collects what a report takes of gpuvm's own files and of the kernel's log. Nothing is changed, and nothing is waited for.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use gpuvm_core::facts::DeviceFacts;
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::profile::VmName;
+use gpuvm_core::reset::Identity;
 use gpuvm_sys::access::O_NONBLOCK;
 
 use crate::archive::Member;
+use crate::ledger;
 use crate::places::Places;
 use crate::root::{HostRoot, list};
 
@@ -65,6 +69,27 @@ pub fn vms(places: &Places, consoles: Consoles) -> Collected {
         for name in logs {
             found.tail(&format!("logs/{vm}/{name}"), &places.logs(&vm).join(name));
         }
+    }
+    found
+}
+
+/// Collects what the ledger tells of the host's devices. A file is called by ids and place: serial numbers stay inside.
+pub fn ledgers(places: &Places, devices: &BTreeMap<Bdf, DeviceFacts>) -> Collected {
+    let mut found = Collected::default();
+    let ledgers = ledger::all(places).unwrap_or_else(|error| {
+        found.unread.push(error.to_string());
+        Vec::new()
+    });
+    let devices: Vec<Identity> =
+        devices.iter().map(|(bdf, device)| Identity::of_device(*bdf, device)).collect();
+    let mut names = BTreeSet::new();
+    for ledger in ledgers {
+        let own = |device: &&Identity| ledger.device.as_ref().is_some_and(|own| own.is_same(device));
+        let Some(device) = devices.iter().find(own) else { continue };
+        let name = format!("{}.{}", device.id, device.bdf).replace([':', '.'], "-");
+        let numbered = std::iter::once(name.clone()).chain((2..).map(|n| format!("{name}-{n}")));
+        let name = numbered.into_iter().find(|name| names.insert(name.clone())).unwrap_or(name);
+        found.record(&format!("gpuvm/ledger/{name}.jsonl"), &ledger.path);
     }
     found
 }

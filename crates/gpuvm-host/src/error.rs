@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use gpuvm_core::pci::{Bdf, DriverName, GroupId};
+use gpuvm_core::reset::{Method, Verdict};
 use gpuvm_core::units::PageSize;
 
 use crate::kernel_log::KernelSaid;
@@ -181,6 +182,18 @@ pub enum HostError {
         /// What its config space says.
         finding: String,
     },
+    /// A device that a run left sick is kept from everybody.
+    #[error(
+        "{bdf} came back {verdict} ({finding}); it stays on vfio-pci and reserved, so that nobody touches it"
+    )]
+    Sick {
+        /// The device.
+        bdf: Bdf,
+        /// The verdict.
+        verdict: Verdict,
+        /// What it rests on.
+        finding: String,
+    },
     /// A group is not viable although all that gpuvm knows of was bound.
     #[error("IOMMU group {group} is not viable: {members}")]
     NotViable {
@@ -206,6 +219,22 @@ pub enum HostError {
         call: &'static str,
         /// Why.
         source: io::Error,
+        /// What the kernel said in its log meanwhile.
+        said: Box<KernelSaid>,
+    },
+    /// The kernel has not reset a device.
+    #[error("reset {bdf} by {}: {call}: {source}{}{said}", method.name(), behind_colon(meaning))]
+    Reset {
+        /// The device.
+        bdf: Bdf,
+        /// How it was to be reset.
+        method: Method,
+        /// What failed: the call under the kernel's name, or the attribute.
+        call: String,
+        /// Why.
+        source: io::Error,
+        /// What that means; empty where it isn't known.
+        meaning: String,
         /// What the kernel said in its log meanwhile.
         said: Box<KernelSaid>,
     },
@@ -305,6 +334,7 @@ impl HostError {
         if let Self::Refused { said, .. }
         | Self::InFlight { said, .. }
         | Self::NoEffect { said, .. }
+        | Self::Reset { said, .. }
         | Self::Vfio { said, .. } = &mut self
             && said.0.is_empty()
         {
@@ -319,6 +349,7 @@ impl HostError {
             Self::Refused { said, .. }
             | Self::InFlight { said, .. }
             | Self::NoEffect { said, .. }
+            | Self::Reset { said, .. }
             | Self::Vfio { said, .. } => &said.0,
             _ => &[],
         }
@@ -330,14 +361,22 @@ impl HostError {
             Self::File { source, .. }
             | Self::Refused { source, .. }
             | Self::Vfio { source, .. }
+            | Self::Reset { source, .. }
             | Self::NoInterruptRemapping { source, .. } => source.raw_os_error(),
             _ => None,
         }
     }
 }
 
+fn behind_colon(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!(": {text}") }
+}
+
 fn in_flight_words(path: &Path, value: &str, seconds: u64) -> String {
     match seconds {
+        1.. if value.contains("VFIO_") || value.contains(' ') => {
+            format!("`{value}` of {} has not come back after {seconds} s and goes on", path.display())
+        }
         0 => "a write of before has not come back yet, and goes on".to_owned(),
         _ => {
             format!("writing `{value}` to {} has not come back after {seconds} s and goes on", path.display())

@@ -55,6 +55,8 @@ pub enum OpState {
 pub enum Saved {
     /// A `driver_override`.
     Driver(DriverName),
+    /// A list of reset methods.
+    ResetMethods(Vec<String>),
     /// Power attributes.
     Power(PowerPolicy),
 }
@@ -354,11 +356,16 @@ mod tests {
 
     fn some_op(number: u8) -> (HostOp, Option<Saved>) {
         use gpuvm_core::host_ops::{D3cold, ImageFormat, PowerControl};
+        use gpuvm_core::reset::Method;
 
         let bdf = "81:00.0".parse().unwrap();
         let policy = PowerPolicy { control: Some(PowerControl::Auto), d3cold: Some(D3cold::Allowed) };
-        match number % 4 {
+        match number % 5 {
             0 => (unbind(), None),
+            4 => (
+                HostOp::SetResetMethods { bdf, methods: vec![Method::Flr] },
+                Some(Saved::ResetMethods(vec!["flr".to_owned(), "bus".to_owned()])),
+            ),
             1 => (HostOp::KeepAwake { bdf }, Some(Saved::Power(policy))),
             2 => (
                 HostOp::SetDriverOverride { bdf, driver: DriverName::vfio_pci() },

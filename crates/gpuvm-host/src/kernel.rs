@@ -5,7 +5,8 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use gpuvm_core::pci::GroupId;
+use gpuvm_core::pci::{Bdf, GroupId};
+use gpuvm_sys::reset::{ResetOutcome, Way, reset_watched};
 use gpuvm_sys::watched::{WriteOutcome, write_watched};
 
 use crate::HostError;
@@ -16,13 +17,16 @@ use crate::root::HostRoot;
 pub type WriteAttr = dyn Fn(&Path, &[u8], Duration) -> io::Result<WriteOutcome>;
 /// Attaches groups to a container, to see whether the kernel lets them be used, and lets go of them again.
 pub type CheckGroups = dyn Fn(&HostRoot, &[GroupId], u64) -> Result<(), HostError>;
+/// Resets a device within a deadline.
+pub type ResetDevice = dyn Fn(&str, Way<'_>, Duration) -> io::Result<ResetOutcome>;
 
-/// The host's kernel: its trees, and the two ways in which it is acted upon.
+/// The host's kernel: its trees, and the three ways in which it is acted upon.
 pub struct Kernel {
     /// Its trees.
     pub root: HostRoot,
     write_attr: Box<WriteAttr>,
     check_groups: Box<CheckGroups>,
+    reset_device: Box<ResetDevice>,
 }
 
 impl fmt::Debug for Kernel {
@@ -37,9 +41,16 @@ impl Kernel {
         Self::new(root, Box::new(write_watched), Box::new(crate::vfio::check_groups))
     }
 
-    /// A kernel whose actions are given.
+    /// A kernel whose actions are given; it resets as the running one does.
     pub fn new(root: HostRoot, write_attr: Box<WriteAttr>, check_groups: Box<CheckGroups>) -> Self {
-        Self { root, write_attr, check_groups }
+        Self { root, write_attr, check_groups, reset_device: Box::new(reset_watched) }
+    }
+
+    /// Gives it another way to reset devices.
+    #[must_use]
+    pub fn resetting(mut self, reset_device: Box<ResetDevice>) -> Self {
+        self.reset_device = reset_device;
+        self
     }
 
     /// Writes an attribute and waits for the kernel, but no longer than the deadline.
@@ -75,5 +86,10 @@ impl Kernel {
     /// Returns why a group can't be used.
     pub fn check_groups(&self, groups: &[GroupId], top: u64) -> Result<(), HostError> {
         listening(&self.root, About::groups(groups), || (self.check_groups)(&self.root, groups, top))
+    }
+
+    /// Resets a device and waits for the kernel, but no longer than the deadline.
+    pub(crate) fn reset(&self, bdf: Bdf, way: Way<'_>, deadline: Duration) -> io::Result<ResetOutcome> {
+        (self.reset_device)(&bdf.to_string(), way, deadline)
     }
 }

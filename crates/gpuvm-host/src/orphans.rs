@@ -19,6 +19,10 @@ use crate::ops;
 use crate::process::{Opener, all_open, find_open};
 use crate::root::HostRoot;
 
+/// What a reset has open: an attribute of the device, or VFIO, by a process that is named after the device.
+const RESETS: [&str; 2] = ["reset", "reset_method"];
+const CONTAINER: &str = "/dev/vfio/vfio";
+
 /// How long a write is waited for: most take a second at most.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -83,7 +87,15 @@ fn writers(root: &HostRoot) -> Result<BTreeMap<Bdf, i32>, HostError> {
         file.starts_with(&bus)
             && (name == probe || name == Some("bind".as_ref()) || name == Some("unbind".as_ref()))
     };
-    let of = |opener: &Opener, bdf: &Bdf, file: &Path| takes_lock(file).then_some((*bdf, opener.pid));
+    let container = fs::canonicalize(root.path(CONTAINER)).ok();
+    let resets = |bdf: &Bdf, file: &Path| {
+        let of_device = file.parent().and_then(Path::file_name) == Some(bdf.to_string().as_ref());
+        let name = file.file_name().and_then(|name| name.to_str());
+        (of_device && name.is_some_and(|name| RESETS.contains(&name))) || container.as_deref() == Some(file)
+    };
+    let of = |opener: &Opener, bdf: &Bdf, file: &Path| {
+        (takes_lock(file) || resets(bdf, file)).then_some((*bdf, opener.pid))
+    };
     Ok(all_open(|name| name.parse().ok(), of)?.into_iter().collect())
 }
 
@@ -98,12 +110,20 @@ fn attributes_of(root: &HostRoot, op: &HostOp) -> Vec<PathBuf> {
         HostOp::ClaimAwake { port: bdf } | HostOp::KeepAwake { bdf } => {
             of_device(*bdf, &["power/control", "d3cold_allowed"])
         }
-        HostOp::Adopt { .. } => vec![root.path(ops::adopt::PROBE)],
+        HostOp::Adopt { bdf } => [vec![root.path(ops::adopt::PROBE)], resets_of(root, *bdf)].concat(),
+        HostOp::SetResetMethods { bdf, .. } => of_device(*bdf, &["reset_method"]),
         HostOp::SetDriverOverride { bdf, .. } => of_device(*bdf, &["driver_override"]),
-        HostOp::Unbind { driver, .. } | HostOp::Bind { driver, .. } => {
-            ["bind", "unbind"].map(|name| root.driver(driver).join(name)).to_vec()
+        HostOp::Unbind { bdf, driver } | HostOp::Bind { bdf, driver } => {
+            let writes = ["bind", "unbind"].map(|name| root.driver(driver).join(name)).to_vec();
+            [writes, resets_of(root, *bdf)].concat()
         }
     }
+}
+
+/// Lists what a reset of a device would have open: its lock is held meanwhile.
+fn resets_of(root: &HostRoot, bdf: Bdf) -> Vec<PathBuf> {
+    let attributes = RESETS.map(|name| root.device(bdf).join(name));
+    attributes.into_iter().chain([root.path(CONTAINER)]).collect()
 }
 
 /// A write that goes on.
@@ -118,7 +138,9 @@ struct Orphan<'a> {
 fn find<'a>(attributes: &BTreeMap<PathBuf, Vec<&'a HostOp>>) -> Result<Option<Orphan<'a>>, HostError> {
     find_open(|opener, path| {
         let (ops, name) = (attributes.get(path)?, opener.name());
-        let op = ops.iter().find(|op| may_be_for(&name, op))?;
+        // QEMU has VFIO open too, and isn't called as a device.
+        let vfio = path.ends_with("dev/vfio/vfio") && name.parse::<Bdf>().is_err();
+        let op = ops.iter().find(|op| !vfio && may_be_for(&name, op))?;
         Some(Orphan { op, path: path.to_owned(), pid: opener.pid })
     })
 }

@@ -78,6 +78,16 @@ impl Places {
         self.vm(vm).join("baselines.json")
     }
 
+    /// Returns what is known of the moment at which they said it, so that a later process can judge them.
+    pub fn begun(&self, vm: &VmName) -> PathBuf {
+        self.vm(vm).join("begun.json")
+    }
+
+    /// Returns the verdicts on a VM's devices, once they are in.
+    pub fn judged(&self, vm: &VmName) -> PathBuf {
+        self.vm(vm).join("judged.json")
+    }
+
     /// Returns the folder of what `gpuvm bind` has bound, one folder per set.
     pub fn bound(&self) -> PathBuf {
         self.run.join("bound")
@@ -91,6 +101,11 @@ impl Places {
     /// Returns a VM's folder of throw-away overlays.
     pub fn overlays(&self, vm: &VmName) -> PathBuf {
         self.state(vm).join(gpuvm_core::plan::files::OVERLAYS)
+    }
+
+    /// Returns the folder of what was done with each device and how it came back, one file per device.
+    pub fn ledger(&self) -> PathBuf {
+        self.lib.join("ledger")
     }
 
     /// Returns the folder of what outlives a reboot, one folder per VM.

@@ -51,6 +51,8 @@ pub enum Owner {
     Vm(VmName),
     /// A `gpuvm bind` or `unbind` that is under way, named by its first function.
     Bind(Bdf),
+    /// A `gpuvm reset` that is under way, named by its first function.
+    Reset(Bdf),
 }
 
 impl std::fmt::Display for Owner {
@@ -58,6 +60,7 @@ impl std::fmt::Display for Owner {
         match self {
             Self::Vm(vm) => write!(f, "VM {vm}"),
             Self::Bind(bdf) => write!(f, "a bind or unbind of {bdf}"),
+            Self::Reset(bdf) => write!(f, "a reset of {bdf}"),
         }
     }
 }
@@ -88,6 +91,14 @@ pub struct Reservation {
     /// The first function, where it belongs to no VM: its devices are being bound or given back, and `vm` stands for nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bind: Option<Bdf>,
+    /// Whether that is for the time of a reset.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub reset: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl Reservation {
@@ -105,6 +116,7 @@ impl Reservation {
             cpus: plan.placement.vcpus.iter().map(|pin| pin.cpu).collect(),
             reset_domains: plan.devices.iter().filter_map(|device| device.reset_domain.clone()).collect(),
             bind: None,
+            reset: false,
         }
     }
 
@@ -121,7 +133,19 @@ impl Reservation {
             cpus: CpuSet::default(),
             reset_domains: Vec::new(),
             bind: Some(first),
+            reset: false,
         }
+    }
+
+    /// Makes the record for functions that are reset by this process, with what a bus reset of them reaches.
+    pub fn of_reset(
+        first: Bdf,
+        boot_id: &str,
+        groups: Vec<GroupId>,
+        devices: Vec<Bdf>,
+        reset_domains: Vec<ResetDomain>,
+    ) -> Self {
+        Self { reset: true, reset_domains, ..Self::of_bind(first, boot_id, groups, devices) }
     }
 
     /// Adds what another record has, with the children that still wait for the kernel.
@@ -137,14 +161,18 @@ impl Reservation {
 
     /// Tells whom it belongs to.
     pub fn owner(&self) -> Owner {
-        self.bind.map_or_else(|| Owner::Vm(self.vm.clone()), Owner::Bind)
+        match self.bind {
+            Some(bdf) if self.reset => Owner::Reset(bdf),
+            Some(bdf) => Owner::Bind(bdf),
+            None => Owner::Vm(self.vm.clone()),
+        }
     }
 
     /// Counts what its journal has left to undo. One that can't be read holds its owner's devices, and nobody else's.
     fn left(&self, places: &Places) -> usize {
         match self.owner() {
             Owner::Vm(vm) => journal::left(&places.journal(&vm), &self.boot_id),
-            Owner::Bind(_) => bound::left(places, &self.boot_id, &self.devices),
+            Owner::Bind(_) | Owner::Reset(_) => bound::left(places, &self.boot_id, &self.devices),
         }
         .unwrap_or(usize::MAX)
     }
@@ -208,7 +236,11 @@ pub fn check(places: &Places, wanted: &Reservation) -> Result<Vec<PathBuf>, Host
                 None => HostError::LeftBehind { vm: vm.to_string() },
             });
         }
-        conflicts(&held, wanted)?;
+        // What a dead VM has left behind may be reset before it is given back: a sick device isn't otherwise made well.
+        let left_behind = held.bind.is_none() && alive.is_none();
+        if !(wanted.reset && left_behind) {
+            conflicts(&held, wanted)?;
+        }
     }
     Ok(over)
 }
@@ -271,14 +303,32 @@ pub fn take_over(places: &Places, boot_id: &str, vm: &VmName) -> Result<Reservat
         cpus: CpuSet::default(),
         reset_domains: Vec::new(),
         bind: None,
+        reset: false,
     });
     if record.supervisor.is_alive() && record.supervisor != ProcessId::own() {
         let pid = record.supervisor.pid;
         return Err(HostError::AlreadyUp { vm: vm.to_string(), role: ProcessRole::Gpuvm, pid });
     }
+    not_being_reset(places, &record)?;
     record.supervisor = ProcessId::own();
     store(places, &record)?;
     Ok(record)
+}
+
+/// Checks that none of a dead VM's devices is being reset: that is allowed before it is given back.
+fn not_being_reset(places: &Places, record: &Reservation) -> Result<(), HostError> {
+    let folder = places.reservations();
+    for name in crate::root::list(&folder)?.iter().filter(|name| is_of_bind(name)) {
+        match read(&folder.join(name)) {
+            Ok(Some(held)) if held.reset && held.boot_id == record.boot_id && held.alive().is_some() => {
+                conflicts(&held, record)?;
+            }
+            Ok(_) => {}
+            // It is in the way of its own devices.
+            Err(error) => tracing::warn!("whether anything is being reset isn't known: {error}"),
+        }
+    }
+    Ok(())
 }
 
 /// Returns the CPUs that running VMs have pinned.
@@ -415,7 +465,7 @@ fn file_of(places: &Places, vm: &VmName) -> PathBuf {
 fn file(places: &Places, reservation: &Reservation) -> PathBuf {
     match reservation.owner() {
         Owner::Vm(vm) => file_of(places, &vm),
-        Owner::Bind(bdf) => places.reservations().join(format!("bind-{bdf}.json")),
+        Owner::Bind(bdf) | Owner::Reset(bdf) => places.reservations().join(format!("bind-{bdf}.json")),
     }
 }
 

@@ -60,7 +60,8 @@ fn port(root: &HostRoot, bdf: Bdf) -> Option<PortSnapshot> {
     })
 }
 
-fn config(root: &HostRoot, bdf: Bdf) -> Reading<ConfigSpace> {
+/// Reads a function's config space, as far as this user may.
+pub(crate) fn config(root: &HostRoot, bdf: Bdf) -> Reading<ConfigSpace> {
     let read = || {
         // A reset that doesn't come back keeps config space to itself (pci_cfg_access_lock), and a reader waits for it.
         root.lockable(bdf)?;

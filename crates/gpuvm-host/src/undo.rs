@@ -12,7 +12,7 @@ use crate::apply::Host;
 use crate::journal::{self, Journal, OpState, Record, Saved};
 use crate::ops::create_overlay::{self, Overlay};
 use crate::ops::hugepages::{self, PoolClaim};
-use crate::ops::{adopt, bind, claim_awake, driver_override, keep_awake, unbind};
+use crate::ops::{adopt, bind, claim_awake, driver_override, keep_awake, reset_methods, unbind};
 use crate::places::Places;
 use crate::power::DriverChange;
 use crate::process::ProcessId;
@@ -106,6 +106,11 @@ fn undo(host: &Host<'_>, record: &Record, rebound: &BTreeSet<Bdf>) -> Result<(),
             let change = if rebound.contains(bdf) { DriverChange::Rebound } else { DriverChange::Kept };
             keep_awake::undo(host, *bdf, saved_policy(record), change)
         }
+        HostOp::SetResetMethods { bdf, methods } => match &record.saved {
+            Some(Saved::ResetMethods(saved)) => reset_methods::undo(host, *bdf, methods, saved.clone()),
+            // What it was is always written down first; without that, nothing was changed.
+            _ => Ok(()),
+        },
         HostOp::Adopt { bdf } => adopt::undo(host, *bdf),
         HostOp::Bind { bdf, driver } => bind::undo(host, *bdf, driver),
         HostOp::SetDriverOverride { bdf, driver } => {

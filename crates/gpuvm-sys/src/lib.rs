@@ -5,7 +5,9 @@
 //!
 //! - [`vfio`][]: group and container ioctls, the address ranges of an IOMMU.
 //! - [`watched`][]: a sysfs write that may hang, in a child that is watched and never signalled.
+//! - [`reset`][]: a device's reset by sysfs or VFIO, in such a child.
 //! - [`process`][]: a child in its own session, with inherited descriptors and a pidfd.
+//! - [`signals`][]: letting SIGINT and its like wait.
 //! - [`socket`][]: listening unix sockets that a child takes over.
 //! - [`sched`][]: CPU affinity without a limit of 1024 CPUs.
 //! - [`limits`][]: `RLIMIT_MEMLOCK`.
@@ -23,7 +25,9 @@ pub mod errno;
 pub mod limits;
 pub mod mmio;
 pub mod process;
+pub mod reset;
 pub mod sched;
+pub mod signals;
 pub mod socket;
 pub mod vfio;
 pub mod watched;

@@ -1,6 +1,7 @@
 //! The group model of VFIO: what can be learned and set up without opening a device, and opening one.
 //!
-//! Opening a device descriptor resets the device (and closing it resets it again), which is QEMU's to do once: gpuvm never does it, its tests do.
+//! Opening a device descriptor resets the device (and closing it resets it again), which is QEMU's to do once: gpuvm does it only where a reset is what
+//! is asked for (in [`crate::reset`]).
 //! Numbers and structures are those of linux/vfio.h; the numbers are `_IO(';', 100 + n)` even where a pointer goes with them.
 
 use nix::errno::Errno;
@@ -14,9 +15,12 @@ use vfio_bindings::bindings::vfio as uapi;
 use vmm_sys_util::fam::{FamStruct, FamStructWrapper};
 
 /// The definitions of the calls; each is unsafe because the kernel reads or writes through its pointer.
-mod ioctl {
+pub(crate) mod ioctl {
     use nix::request_code_none;
-    use vfio_bindings::bindings::vfio::{VFIO_BASE, VFIO_TYPE, vfio_group_status, vfio_iommu_type1_info};
+    use vfio_bindings::bindings::vfio::{
+        VFIO_BASE, VFIO_TYPE, vfio_device_info, vfio_group_status, vfio_iommu_type1_info, vfio_pci_hot_reset,
+        vfio_pci_hot_reset_info,
+    };
 
     nix::ioctl_none_bad!(get_api_version, request_code_none!(VFIO_TYPE, VFIO_BASE));
     nix::ioctl_write_int_bad!(check_extension, request_code_none!(VFIO_TYPE, VFIO_BASE + 1));
@@ -32,6 +36,23 @@ mod ioctl {
         group_get_device_fd,
         request_code_none!(VFIO_TYPE, VFIO_BASE + 6),
         libc::c_char
+    );
+    nix::ioctl_readwrite_bad!(
+        device_get_info,
+        request_code_none!(VFIO_TYPE, VFIO_BASE + 7),
+        vfio_device_info
+    );
+    nix::ioctl_none_bad!(device_reset, request_code_none!(VFIO_TYPE, VFIO_BASE + 11));
+    // Numbers from 12 on are used again for each kind of object: this is a device's, the next an IOMMU's.
+    nix::ioctl_readwrite_bad!(
+        device_get_pci_hot_reset_info,
+        request_code_none!(VFIO_TYPE, VFIO_BASE + 12),
+        vfio_pci_hot_reset_info
+    );
+    nix::ioctl_write_ptr_bad!(
+        device_pci_hot_reset,
+        request_code_none!(VFIO_TYPE, VFIO_BASE + 13),
+        vfio_pci_hot_reset
     );
     nix::ioctl_readwrite_bad!(
         iommu_get_info,

@@ -135,7 +135,7 @@ pub fn still_in_flight(pid: i32) -> io::Result<bool> {
 }
 
 /// Waits for the child; short sleeps stand in where no pidfd can be had (too many open files).
-fn wait_by(child: Pid, deadline: Deadline) -> io::Result<WriteOutcome> {
+pub(crate) fn wait_by(child: Pid, deadline: Deadline) -> io::Result<WriteOutcome> {
     let pidfd = pidfd_open(child.as_raw());
     loop {
         match reap(child.as_raw()) {
@@ -167,7 +167,7 @@ const CODE_OPEN: i32 = 141;
 const CODE_OPEN_OTHER: i32 = 254;
 const CODE_ORPHAN: i32 = 255;
 
-fn write_code(errno: i32) -> i32 {
+pub(crate) fn write_code(errno: i32) -> i32 {
     errno.clamp(1, CODE_SHORT - 1)
 }
 
@@ -193,13 +193,22 @@ fn outcome_of(code: i32) -> WriteOutcome {
 
 /// Makes the child; all that it needs was allocated before.
 fn fork_writer(path: &CStr, bytes: &[u8]) -> io::Result<Pid> {
+    let name = name_of(bytes);
+    fork_detached(&name, |parent| write_and_exit(path, bytes, parent))
+}
+
+/// Makes a child that is on its own: a session of its own, all signals blocked, no descriptor of ours, and a name. What it does must be
+/// async-signal-safe: system calls only, no allocation, no lock, no panic.
+pub(crate) fn fork_detached<N>(name: &[u8; 16], life: impl FnOnce(Pid) -> N) -> io::Result<Pid> {
     // The child starts with all signals blocked and keeps it so; a handler of ours must not run in it.
     let mask = SigSet::all().thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK)?;
-    let (parent, name) = (nix::unistd::getpid(), name_of(bytes));
-    // SAFETY: the child calls nothing but `write_and_exit`, which is async-signal-safe and does not return.
+    let parent = nix::unistd::getpid();
+    // SAFETY: the child calls nothing but `detach`, `life` and `exit`, which are async-signal-safe, and doesn't return.
     let forked = unsafe { fork() };
     if let Ok(ForkResult::Child) = forked {
-        write_and_exit(path, bytes, &name, parent);
+        detach(name);
+        life(parent);
+        exit(CODE_ORPHAN);
     }
     let restored = mask.thread_set_mask();
     match forked? {
@@ -209,15 +218,8 @@ fn fork_writer(path: &CStr, bytes: &[u8]) -> io::Result<Pid> {
     }
 }
 
-/// As much of what is written as a task's name holds (TASK_COMM_LEN), with a zero byte at its end.
-fn name_of(bytes: &[u8]) -> [u8; 16] {
-    let mut name = [0; 16];
-    name.iter_mut().take(15).zip(bytes).for_each(|(to, from)| *to = *from);
-    name
-}
-
-/// The child's whole life. Async-signal-safe: system calls only, no allocation, no lock, no panic.
-fn write_and_exit(path: &CStr, bytes: &[u8], name: &[u8; 16], parent: Pid) -> ! {
+/// Takes the child out of its parent's session, names it, and closes what it has inherited.
+fn detach(name: &[u8; 16]) {
     // SAFETY: setsid takes nothing; it can't fail in a process that leads no group, and matters only for the terminal's signals.
     unsafe { libc::setsid() };
     // SAFETY: the name ends with a zero byte, and the kernel copies it.
@@ -227,15 +229,31 @@ fn write_and_exit(path: &CStr, bytes: &[u8], name: &[u8; 16], parent: Pid) -> ! 
     if closed != 0 {
         exit(CODE_CLOSE);
     }
+}
+
+/// Ends the child if its parent is gone: whoever has taken over wouldn't know what it does.
+pub(crate) fn exit_if_orphaned(parent: Pid) {
+    // SAFETY: takes nothing and can't fail.
+    if unsafe { libc::getppid() } != parent.as_raw() {
+        exit(CODE_ORPHAN);
+    }
+}
+
+/// As much of what is written as a task's name holds (TASK_COMM_LEN), with a zero byte at its end.
+pub(crate) fn name_of(bytes: &[u8]) -> [u8; 16] {
+    let mut name = [0; 16];
+    name.iter_mut().take(15).zip(bytes).for_each(|(to, from)| *to = *from);
+    name
+}
+
+/// The child's whole life. Async-signal-safe: system calls only, no allocation, no lock, no panic.
+fn write_and_exit(path: &CStr, bytes: &[u8], parent: Pid) -> ! {
     // SAFETY: the path ends with a zero byte and outlives the call.
     let fd = unsafe { libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
     if fd < 0 {
         exit(open_code(Errno::last_raw()));
     }
-    // SAFETY: takes nothing and can't fail.
-    if unsafe { libc::getppid() } != parent.as_raw() {
-        exit(CODE_ORPHAN);
-    }
+    exit_if_orphaned(parent);
     // SAFETY: the pointer and the length describe `bytes`, which the kernel only reads.
     let written = unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
     exit(match usize::try_from(written) {
@@ -245,7 +263,7 @@ fn write_and_exit(path: &CStr, bytes: &[u8], name: &[u8; 16], parent: Pid) -> ! 
     })
 }
 
-fn exit(code: i32) -> ! {
+pub(crate) fn exit(code: i32) -> ! {
     // SAFETY: ends this child at once; no destructor or exit handler of the parent's copy runs.
     unsafe { libc::_exit(code) }
 }

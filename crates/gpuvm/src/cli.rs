@@ -16,6 +16,7 @@ use crate::cmd::devices::DevicesArgs;
 use crate::cmd::doctor::DoctorArgs;
 use crate::cmd::explain::ExplainArgs;
 use crate::cmd::lock::LockArgs;
+use crate::cmd::reset::ResetArgs;
 use crate::cmd::topology::TopologyArgs;
 use crate::exit::Exit;
 use crate::locked::OnChanges;
@@ -88,8 +89,12 @@ pub(crate) enum Command {
     Bind(BindArgs),
     /// Give bound devices back to the drivers that they had
     Unbind(BindArgs),
+    /// Reset devices, and say by their registers how they came back; a device on its own driver is taken from it meanwhile
+    Reset(ResetArgs),
     /// Give back what VMs left behind whose gpuvm was killed, and what a bind or unbind was cut short in
     Cleanup(CleanupArgs),
+    /// List the devices that came back sick and that nobody may have; or clear one
+    Quarantine(crate::cmd::QuarantineArgs),
     /// Take down what a profile rests on, or say what has changed since
     Lock(LockArgs),
     /// Write a first profile for a device of this host
@@ -156,6 +161,11 @@ impl Cli {
     /// Tells whether the host is a recorded one, which can't be acted upon.
     pub(crate) fn is_recorded(&self) -> bool {
         self.host_root.is_some() || self.facts.is_some()
+    }
+
+    /// Tells whether the ledger is that of the host in question: of a recorded one it is there only where its folder is named.
+    pub(crate) fn has_ledger(&self) -> bool {
+        self.facts.is_none() && (self.host_root.is_none() || self.prefix.is_some())
     }
 
     /// Tells whether more is to be said.

@@ -12,11 +12,13 @@ use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::{FileRole, MemoryMeasure, Refusal};
 use gpuvm_core::profile::GUEST_MEMORY_MIN;
 use gpuvm_core::qemu::cmdline::quote;
+use gpuvm_core::reset::Method;
 use gpuvm_core::trouble::{self, Context, Explanation};
 use gpuvm_core::units::{ByteSize, PageSize};
 use gpuvm_host::HostError;
-use gpuvm_host::errno::ENODEV;
+use gpuvm_host::errno::{EAGAIN, EBUSY, EINVAL, ENODEV, ENOTTY};
 use gpuvm_host::reservation::{Owner, ProcessRole};
+use gpuvm_host::reset::{Attempted, Report};
 use gpuvm_run::{LastWords, LaunchError};
 
 use crate::cli::ProfileArgs;
@@ -43,6 +45,45 @@ pub(crate) fn of_bind(refusal: &Refusal) -> Option<String> {
         )),
         refusal => self::refusal(refusal),
     }
+}
+
+/// What to do about a reason why a device can't be reset.
+pub(crate) fn of_reset(refusal: &Refusal) -> Option<String> {
+    Some(match refusal {
+        Refusal::BootDisplay { .. } => {
+            "reset it by a profile that has allow-boot-display = true beside its bdf: the host's console is dark meanwhile".to_owned()
+        }
+        Refusal::NoReset { bdf, .. } => format!(
+            "see what it has and who is beside it: gpuvm devices {bdf}; without any reset only a power cycle of the host clears it"
+        ),
+        refusal => return self::refusal(refusal),
+    })
+}
+
+/// What to do about a device that a reset has not made well.
+pub(crate) fn after_reset(bdf: Bdf, report: &Report) -> String {
+    let tried = |attempt: &Attempted| attempt.method == Method::Hot;
+    let ours = report.attempts.iter().filter(|attempt| attempt.bdf == bdf);
+    if ours.clone().any(|attempt| matches!(attempt.error, Some(HostError::InFlight { .. }))) {
+        return "it is judged again once that has come back: gpuvm reset again then".to_owned();
+    }
+    match ours.clone().next().is_some() && !ours.clone().any(tried) {
+        true => format!("try its bus, with everything on it: gpuvm reset --method hot {bdf}; {}", sick(bdf)),
+        false => sick(bdf),
+    }
+}
+
+/// What a refused reset by its errno calls for.
+fn of_failed_reset(bdf: Bdf, errno: i32) -> Option<String> {
+    Some(match errno {
+        ENOTTY => {
+            format!("see what the kernel said: dmesg | grep {bdf}; other ways: gpuvm reset --dry-run {bdf}")
+        }
+        EINVAL => format!("see who has what is beside it: gpuvm reset --dry-run {bdf}"),
+        EBUSY | EAGAIN => format!("see who is at it: gpuvm devices {bdf}; or try later"),
+        ENODEV => "its bus can't be reset; a power cycle of the host does it".to_owned(),
+        _ => return None,
+    })
 }
 
 /// What to do about a device that can't be taken.
@@ -98,12 +139,44 @@ fn of_device(refusal: &Refusal) -> Option<String> {
         Refusal::BootDisplay { .. } => format!(
             "{BOOT_DISPLAY}, or write allow-boot-display = true beside its bdf: the host's console is dark from then on"
         ),
+        Refusal::Quarantined { bdf, reset_since, .. } => return Some(quarantined(*bdf, *reset_since)),
+        Refusal::LedgerUnread { .. } => damaged_ledger(),
         Refusal::Kept { .. } => "go on with what has begun: gpuvm cleanup".to_owned(),
         Refusal::Overridden { bdf, .. } => {
             format!("if that is no longer wanted: echo > /sys/bus/pci/devices/{bdf}/driver_override")
         }
         _ => return None,
     })
+}
+
+/// The way out of quarantine.
+pub(crate) fn quarantined(bdf: Bdf, reset_since: bool) -> String {
+    match reset_since {
+        true => format!("it was reset since and came back well: gpuvm quarantine clear {bdf}"),
+        false => format!(
+            "reset it, and clear it if it comes back well: gpuvm reset {bdf}, then gpuvm quarantine clear {bdf}"
+        ),
+    }
+}
+
+/// What to do about a device that can't be cleared yet.
+pub(crate) fn not_cleared(bdf: Bdf) -> String {
+    format!(
+        "reset it: gpuvm reset {bdf}; or take it as it is, if you know that it is well: gpuvm quarantine clear {bdf} --accept"
+    )
+}
+
+/// Where the ledger of a recorded host is.
+pub(crate) fn ledger_elsewhere(reported: bool) -> String {
+    match reported {
+        true => "what was written down is in the report itself, below gpuvm/ledger".to_owned(),
+        false => "name the folder that holds it: --prefix DIR".to_owned(),
+    }
+}
+
+/// What to do about a file of the ledger that can't be read.
+pub(crate) fn damaged_ledger() -> String {
+    "look at the file, and put it right or move it away: without it nothing is held against its device, so reset that first".to_owned()
 }
 
 /// What to do about somebody who uses a device.
@@ -317,19 +390,19 @@ fn of_error(error: &HostError) -> Option<String> {
         HostError::Stale { .. } => "try again: it is planned anew then".to_owned(),
         HostError::Reserved { owner, state, .. } if state.starts_with("ended") => match owner {
             Owner::Vm(vm) => format!("gpuvm cleanup {vm}"),
-            Owner::Bind(_) => "gpuvm cleanup".to_owned(),
+            Owner::Bind(_) | Owner::Reset(_) => "gpuvm cleanup".to_owned(),
         },
         HostError::Reserved { owner: Owner::Vm(vm), .. } => {
             format!("VM {vm} gives it back when it ends; try again then")
         }
-        HostError::Reserved { owner: Owner::Bind(_), .. } => {
+        HostError::Reserved { owner: Owner::Bind(_) | Owner::Reset(_), .. } => {
             "try again once that process has ended; what it leaves behind is given back by: gpuvm cleanup"
                 .to_owned()
         }
         HostError::DriverGone { bdf, driver } => {
             format!("load it and give the device back: modprobe {driver} && gpuvm cleanup # {bdf}")
         }
-        HostError::NotAnswering { bdf, .. } => sick(*bdf),
+        HostError::NotAnswering { bdf, .. } | HostError::Sick { bdf, .. } => sick(*bdf),
         HostError::Refused { doing, value, source, .. }
             if doing.starts_with("bind") && source.raw_os_error() == Some(ENODEV) =>
         {
@@ -342,10 +415,12 @@ fn of_error(error: &HostError) -> Option<String> {
         HostError::File { source, .. }
         | HostError::Refused { source, .. }
         | HostError::Vfio { source, .. }
+        | HostError::Reset { source, .. }
             if source.kind() == ErrorKind::PermissionDenied =>
         {
             "run gpuvm as root".to_owned()
         }
+        HostError::Reset { bdf, source, .. } => return of_failed_reset(*bdf, source.raw_os_error()?),
         HostError::File { path, source, .. } if source.kind() == ErrorKind::StorageFull => disk_full(path),
         _ => return None,
     })
@@ -475,8 +550,9 @@ fn disk_full(path: &Path) -> String {
 /// What to do about a device that doesn't answer.
 pub(crate) fn sick(bdf: Bdf) -> String {
     format!(
-        "see what the kernel said: dmesg | grep {bdf}; a card that has fallen off the bus mostly comes back with a power \
-         cycle of the host"
+        "nobody gets it before it is known to be well: gpuvm reset {bdf}; gpuvm quarantine clear {bdf}; gpuvm cleanup\n\
+         what the kernel said: dmesg | grep {bdf}; a card that has fallen off the bus mostly comes back with a power cycle \
+         of the host"
     )
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use gpuvm_core::facts::file::FactsFile;
-use gpuvm_core::facts::{BoundFacts, Holder, HostFacts};
+use gpuvm_core::facts::{BoundFacts, Holder, HostFacts, Presence};
 use gpuvm_core::lock::Lock;
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::files::named;
@@ -16,6 +16,7 @@ use gpuvm_host::archive;
 use gpuvm_host::errno::EACCES;
 use gpuvm_host::facts::{self, Depth, Scope};
 use gpuvm_host::given;
+use gpuvm_host::ledger;
 use gpuvm_host::reservation::{self, Reservation, pinned_cpus};
 use gpuvm_host::root::HostRoot;
 
@@ -244,11 +245,15 @@ fn with_own(
             (Err(error), Unreadable::Noted) => facts.unread.push(error.to_string()),
             (Err(error), Unreadable::Refused) => return Err(error.into()),
         }
-        facts.kept = host_root(cli).spared().map(|(bdf, error)| (bdf, error.to_string())).collect();
+        let root = host_root(cli);
+        facts.kept = root.spared().map(|(bdf, error)| (bdf, error.to_string())).collect();
         for (bdf, error) in damaged(cli) {
             facts.kept.extend(bdf.map(|bdf| (bdf, error.clone())));
             facts.unread.push(error);
         }
+    }
+    if cli.has_ledger() {
+        add_standing(cli, &mut facts, unreadable)?;
     }
     let Some(profile) = profile else { return Ok(facts) };
     facts.state_dir = cli.places().state(&profile.name);
@@ -263,6 +268,32 @@ fn with_own(
         }
     }
     Ok(facts)
+}
+
+/// Adds what the ledger says of the devices. Its files are for root; who may read them needs them whole.
+fn add_standing(cli: &Cli, facts: &mut HostFacts, unreadable: Unreadable) -> Result<(), Failure> {
+    let standing = match (ledger::quarantined(&cli.places(), &host_root(cli), facts), unreadable) {
+        (Ok(standing), _) => standing,
+        (Err(error), Unreadable::Noted) => {
+            facts.unread.push(error.to_string());
+            return Ok(());
+        }
+        (Err(error), Unreadable::Refused) if error.errno() == Some(EACCES) => {
+            tracing::warn!("which devices are in quarantine isn't known: {error}");
+            return Ok(());
+        }
+        (Err(error), Unreadable::Refused) => return Err(error.into()),
+    };
+    facts.ledger = Presence::Present;
+    facts.quarantined = standing.quarantined;
+    facts.ledgers_unread = standing.unreadable;
+    for stray in standing.strays {
+        match unreadable {
+            Unreadable::Noted => facts.unread.push(stray),
+            Unreadable::Refused => tracing::warn!("a file of the ledger tells of no device: {stray}"),
+        }
+    }
+    Ok(())
 }
 
 /// Reads what `gpuvm bind` has bound. Its records are for root; who may read them needs them whole.
@@ -284,6 +315,13 @@ fn damaged(cli: &Cli) -> Vec<(Option<Bdf>, String)> {
 pub(crate) fn devices(cli: &Cli, asked: BTreeSet<Bdf>) -> Result<HostFacts, Failure> {
     check_host_root(cli)?;
     let facts = facts::read_devices(&host_root(cli), asked)?;
+    with_own(cli, facts, None, Unreadable::Refused)
+}
+
+/// Reads what must be known of devices to reset them.
+pub(crate) fn for_reset(cli: &Cli, asked: &BTreeSet<Bdf>) -> Result<HostFacts, Failure> {
+    check_host_root(cli)?;
+    let facts = facts::read_for_reset(&host_root(cli), asked)?;
     with_own(cli, facts, None, Unreadable::Refused)
 }
 

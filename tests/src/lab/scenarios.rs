@@ -27,6 +27,7 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("sigterm", sigterm),
     ("sigkill", sigkill),
     ("panic", panic),
+    ("relaunch", super::relaunch::relaunch),
     ("fallen-card", fallen_card),
     ("refusals", refusals),
     ("native-driver", native_driver),
@@ -58,14 +59,16 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("doctor-refusals", super::doctor::doctor_refusals),
     ("doctor-boot", super::doctor::doctor_boot),
     ("doctor-errors", super::doctor::doctor_errors),
+    ("reset", super::reset::reset),
     ("first-profile", super::init::first_profile),
     ("report", super::init::report),
+    ("reset-policy", super::reset_policy::reset_policy),
 ];
 
 pub(super) const GPU: &str = "0000:81:00.0";
 const AUDIO: &str = "0000:81:00.1";
 pub(super) const EDU: &str = "0000:82:00.0";
-const NVME: &str = "0000:83:00.0";
+pub(super) const NVME: &str = "0000:83:00.0";
 const NVME_PORT: &str = "0000:80:02.0";
 /// A guest's whole cycle, with much to spare for a machine that does other things.
 pub(super) const CYCLE: Duration = Duration::from_secs(150);
@@ -401,7 +404,7 @@ pub(super) fn node_kib(node: u32) -> Result<u64, String> {
     line.split_whitespace().nth(3).and_then(|kib| kib.parse().ok()).ok_or_else(|| line.to_owned())
 }
 
-fn kernel_log() -> Result<Vec<String>, String> {
+pub(super) fn kernel_log() -> Result<Vec<String>, String> {
     let output = std::process::Command::new("dmesg").output().map_err(doing("dmesg"))?;
     Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
 }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::cpulist::CpuSet;
 use crate::names::PciNames;
 use crate::pci::{Bdf, DriverName, GroupId};
+use crate::reset::Quarantine;
 use crate::units::{ByteSize, PageSize};
 
 pub use boot::{BootFacts, BootModule, Framebuffer, IdMatches, InitramfsFacts, Rule, Viability};
@@ -73,6 +74,15 @@ pub struct HostFacts {
     /// them makes no sense.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub kept: BTreeMap<Bdf, String>,
+    /// Whether the ledger was there to be read; that of a recorded host isn't.
+    #[serde(default)]
+    pub ledger: Presence,
+    /// Functions of which the ledger says that nobody may have them before they are cleared.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub quarantined: BTreeMap<Bdf, Quarantine>,
+    /// Functions of which the ledger can't be read, with the file and what is wrong with it: they may be in quarantine.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ledgers_unread: BTreeMap<Bdf, String>,
     /// What the kernel says of groups; nothing of those that it wasn't asked about.
     #[serde(default)]
     pub viability: BTreeMap<GroupId, Viability>,

@@ -146,7 +146,7 @@ fn requests(targets: &[&Target], facts: &HostFacts, obstacles: &mut Obstacles) -
     requests
 }
 
-fn functions_of(slot: Slot, facts: &HostFacts) -> Vec<Bdf> {
+pub(super) fn functions_of(slot: Slot, facts: &HostFacts) -> Vec<Bdf> {
     facts.devices.keys().copied().filter(|bdf| bdf.slot() == slot).collect()
 }
 
@@ -181,7 +181,7 @@ fn sets(taken: &[&Taken], facts: &HostFacts) -> Vec<PlannedSet> {
     let set = |part: Vec<&Taken>| PlannedSet {
         devices: part.iter().map(|taken| taken.bdf).collect(),
         groups: part.iter().filter_map(|taken| group(taken)).collect::<BTreeSet<_>>().into_iter().collect(),
-        operations: part.iter().flat_map(|taken| operations::of_device(taken, facts)).collect(),
+        operations: part.iter().flat_map(|taken| operations::of_device(taken, None, facts)).collect(),
     };
     parts.into_iter().map(set).collect()
 }

@@ -8,6 +8,7 @@ use super::{Member, Ownership, PlannedGroup, Refusal, Role, is_vfio_driver};
 use crate::facts::{DeviceFacts, Gravity, HostFacts, Presence};
 use crate::pci::{Bdf, DriverName, GroupId};
 use crate::profile::DeviceRequest;
+use crate::reset::Quarantine;
 
 /// A function that the VM owns while it runs.
 #[derive(Debug, Clone)]
@@ -69,7 +70,7 @@ pub(super) fn resolve(
     let mut groups = Groups::default();
     for (bdf, wanted) in &wanted {
         let Some(device) = facts.devices.get(bdf) else { continue };
-        may_take(*bdf, device, wanted.boot_display, obstacles);
+        may_take(*bdf, device, wanted.boot_display, facts, obstacles);
         let (ownership, reason) = (ownership(device), wanted.reason.clone());
         let vfio = match ownership {
             Ownership::BoundByUs { .. } => variant::choose(*bdf, device, obstacles),
@@ -197,7 +198,13 @@ fn warn_of_resets(bdf: Bdf, device: &DeviceFacts, held: Bdf, obstacles: &mut Obs
 }
 
 /// Checks that a function may be taken from the host.
-fn may_take(bdf: Bdf, device: &DeviceFacts, boot_display: BootDisplay, obstacles: &mut Obstacles) {
+fn may_take(
+    bdf: Bdf,
+    device: &DeviceFacts,
+    boot_display: BootDisplay,
+    facts: &HostFacts,
+    obstacles: &mut Obstacles,
+) {
     let driver = || device.driver.clone();
     for holder in &device.holders {
         let (driver, holder) = (driver(), holder.clone());
@@ -207,6 +214,7 @@ fn may_take(bdf: Bdf, device: &DeviceFacts, boot_display: BootDisplay, obstacles
             Gravity::Note => obstacles.warn(Topic::Console, format!("{bdf}: {holder}")),
         }
     }
+    known_well(bdf, facts, obstacles);
     match (device.boot_display, boot_display) {
         (Presence::Absent, _) => {}
         (Presence::Present, BootDisplay::Refused) => {
@@ -225,6 +233,16 @@ fn may_take(bdf: Bdf, device: &DeviceFacts, boot_display: BootDisplay, obstacles
     let on_vfio = device.driver.as_ref().is_none_or(is_vfio_driver);
     if let Some(set) = device.driver_override.as_ref().filter(|set| !(on_vfio && is_vfio_driver(set))) {
         obstacles.refuse(Refusal::Overridden { bdf, driver: driver(), set: set.clone() });
+    }
+}
+
+/// Checks that the ledger has nothing against a device: it may have come back sick from its last guest.
+fn known_well(bdf: Bdf, facts: &HostFacts, obstacles: &mut Obstacles) {
+    if let Some(problem) = facts.ledgers_unread.get(&bdf).cloned() {
+        obstacles.refuse(Refusal::LedgerUnread { bdf, problem });
+    }
+    if let Some(Quarantine { finding, since, reset_since, .. }) = facts.quarantined.get(&bdf).cloned() {
+        obstacles.refuse(Refusal::Quarantined { bdf, finding, since, reset_since });
     }
 }
 

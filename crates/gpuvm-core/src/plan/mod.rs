@@ -13,10 +13,12 @@ mod outline;
 mod passable;
 mod pcie;
 mod refusal;
+mod reset;
 mod unread;
 mod variant;
 mod vfio;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -34,6 +36,7 @@ pub use outline::{Outline, card_of, outline, targets};
 pub use passable::{Passability, host_refusals, passable};
 pub use pcie::{Expander, GuestAddress, PciTopology, RootBus, RootPort, SlotUse};
 pub use refusal::{FileRole, MemoryMeasure, Refusal, RefusalKind};
+pub use reset::{MethodChoice, ResetJob, reset};
 pub use variant::{ALIAS as VFIO_ALIAS, fits as fits_alias};
 pub use vfio::{VfioBackend, is_vfio_driver};
 
@@ -45,7 +48,8 @@ use crate::profile::{
     Accel, CpuFlag, DeviceRequest, Disk, DiskMode, Display, FirmwareKind, Forward, HvVendorId, KernelBoot,
     Network, Profile, Rtc, Serial, VmName,
 };
-use crate::reset::ResetDomain;
+use crate::reset::plan::{Asked, Asker, Unavailable, planned_resets};
+use crate::reset::{PlannedReset, RebootPolicy, ResetDomain, ResetPolicy, ResetWish};
 use obstacle::Obstacles;
 
 /// What will be done, for one profile on one host.
@@ -100,6 +104,9 @@ pub struct Plan {
     pub rtc: Rtc,
     /// How long the guest may take to power off when asked to, in seconds.
     pub shutdown_timeout: u32,
+    /// What happens when the guest reboots.
+    #[serde(default)]
+    pub reboot: RebootPolicy,
     /// Words that are added to QEMU's command line as they are: where there are any, the VM is tainted.
     #[serde(default)]
     pub extra_args: Vec<String>,
@@ -229,6 +236,9 @@ pub struct PlannedDevice {
     /// What a bus reset of it reaches; nothing where none can be had.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reset_domain: Option<ResetDomain>,
+    /// What is done about its resets; only a plan of an older gpuvm has nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reset: Option<PlannedReset>,
     /// The secret that a virtual function shares with its physical function's owner, where vfio-pci owns that too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vf_token: Option<uuid::Uuid>,
@@ -321,6 +331,7 @@ pub fn plan(profile: &Profile, facts: &HostFacts) -> Result<Plan, Vec<Refusal>> 
         obstacles.refuse(Refusal::NotResolved { selector: choice.select.clone() });
     }
     let disks = files::disks(profile, facts);
+    let resets = resets(profile, &groups, facts, &mut obstacles);
     let Obstacles { mut refusals, warnings } = obstacles;
     let (Some(qemu), Some(firmware), true) = (facts.qemu.clone(), firmware, refusals.is_empty()) else {
         refusals.sort();
@@ -332,7 +343,7 @@ pub fn plan(profile: &Profile, facts: &HostFacts) -> Result<Plan, Vec<Refusal>> 
         accel: profile.accel,
         qemu,
         backend,
-        devices: planned_devices(profile, &groups, facts, &pcie),
+        devices: planned_devices(profile, &groups, facts, &pcie, &resets),
         held: held_devices(&groups, facts),
         cpu: CpuModel {
             kvm_hidden: profile.cpu.kvm_hidden,
@@ -340,7 +351,7 @@ pub fn plan(profile: &Profile, facts: &HostFacts) -> Result<Plan, Vec<Refusal>> 
             hv_vendor_id: profile.cpu.hv_vendor_id.clone(),
             flags: profile.cpu.flags.clone(),
         },
-        operations: operations::in_order(&memory, &disks, &groups.taken, facts),
+        operations: operations::in_order(&memory, &disks, &groups.taken, &resets, facts),
         groups: groups.groups,
         distances: numa::distances(&placement, facts),
         placement,
@@ -356,6 +367,7 @@ pub fn plan(profile: &Profile, facts: &HostFacts) -> Result<Plan, Vec<Refusal>> 
         display: profile.display,
         rtc: profile.rtc,
         shutdown_timeout: profile.shutdown_timeout,
+        reboot: profile.reboot,
         extra_args: profile.extra_args.clone(),
         deviations: deviation::of(profile),
         warnings,
@@ -367,6 +379,7 @@ fn planned_devices(
     groups: &group::Groups,
     facts: &HostFacts,
     pcie: &PciTopology,
+    resets: &[PlannedReset],
 ) -> Vec<PlannedDevice> {
     let device = |passed: &group::Taken| {
         let facts = facts.devices.get(&passed.bdf)?;
@@ -383,11 +396,53 @@ fn planned_devices(
             rombar: request.and_then(|request| request.rombar),
             boot: request.and_then(|request: &DeviceRequest| request.boot),
             reset_domain: ResetDomain::of(passed.bdf, facts),
+            reset: resets.iter().find(|reset| reset.plan.bdf == passed.bdf).cloned(),
             vf_token: None,
             reason: passed.reason.clone(),
         })
     };
     groups.passed().filter_map(device).collect()
+}
+
+/// Decides what is done about the resets of the functions that the guest gets. Nobody opens those that are only held, so that nobody
+/// resets them by themselves; but they are in hand.
+fn resets(
+    profile: &Profile,
+    groups: &group::Groups,
+    facts: &HostFacts,
+    obstacles: &mut Obstacles,
+) -> Vec<PlannedReset> {
+    let in_hand: BTreeSet<Bdf> = groups.taken.iter().map(|taken| taken.bdf).collect();
+    let asked = |passed: &group::Taken| {
+        let bdf = passed.bdf;
+        let by_name = profile.devices.iter().find(|request| request.bdf == bdf);
+        let by_card = || profile.devices.iter().find(|request| request.bdf.slot() == bdf.slot());
+        match (by_name, by_name.is_none().then(by_card).flatten()) {
+            (Some(request), _) => Asked { bdf, wish: request.reset, by: Asker::Profile },
+            (None, Some(card)) => Asked { bdf, wish: card.reset, by: Asker::CardOf(card.bdf) },
+            (None, None) => Asked { bdf, wish: ResetWish::default(), by: Asker::Profile },
+        }
+    };
+    let asked: Vec<Asked> = groups.passed().map(asked).collect();
+    let planned = match planned_resets(&asked, &in_hand, facts) {
+        Ok(planned) => planned,
+        Err(unavailable) => {
+            for Unavailable { bdf, policy, reason } in unavailable {
+                obstacles.refuse(Refusal::NoSuchReset { bdf, policy, reason });
+            }
+            Vec::new()
+        }
+    };
+    let bare = |reset: &&PlannedReset| reset.plan.steps.is_empty();
+    for PlannedReset { wish, plan, reason, .. } in planned.iter().filter(bare) {
+        let (bdf, leaks) = (plan.bdf, "what one guest leaves in it, the next one finds");
+        let message = match wish.policy {
+            ResetPolicy::None => format!("{bdf} has reset = \"none\" ({reason}): {leaks}"),
+            _ => format!("{bdf}: {}: {leaks}", plan.objections()),
+        };
+        obstacles.warn(Topic::Reset, message);
+    }
+    planned
 }
 
 fn held_devices(groups: &group::Groups, facts: &HostFacts) -> Vec<HeldDevice> {

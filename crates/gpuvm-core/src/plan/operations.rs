@@ -8,6 +8,7 @@ use crate::facts::HostFacts;
 use crate::host_ops::{HostOp, ImageFormat};
 use crate::pci::{Bdf, DriverName};
 use crate::profile::DiskFormat;
+use crate::reset::PlannedReset;
 
 /// Lists all changes.
 ///
@@ -17,21 +18,30 @@ pub(super) fn in_order(
     cells: &[MemoryCell],
     disks: &[PlannedDisk],
     taken: &[Taken],
+    resets: &[PlannedReset],
     facts: &HostFacts,
 ) -> Vec<PlannedOp> {
     let mut operations = hugepages(cells, facts);
     operations.extend(overlays(disks, facts));
     operations.extend(ports(taken, facts));
     for taken in taken {
-        operations.extend(of_device(taken, facts));
+        let reset = resets.iter().find(|reset| reset.plan.bdf == taken.bdf);
+        operations.extend(of_device(taken, reset, facts));
     }
     operations
 }
 
 /// Lists the changes to one function.
-pub(super) fn of_device(taken: &Taken, facts: &HostFacts) -> Vec<PlannedOp> {
+///
+/// Its reset methods are cut down before its driver changes: the kernel may refuse them, and on the way back a list that can't be
+/// restored doesn't keep the device from its driver.
+pub(super) fn of_device(taken: &Taken, reset: Option<&PlannedReset>, facts: &HostFacts) -> Vec<PlannedOp> {
     let reason = "a device that sleeps may not wake up for its guest".to_owned();
     let mut operations = vec![PlannedOp { op: HostOp::KeepAwake { bdf: taken.bdf }, reason }];
+    if let Some((reset, methods)) = reset.and_then(|reset| Some((reset, reset.methods.clone()?))) {
+        let op = HostOp::SetResetMethods { bdf: taken.bdf, methods };
+        operations.push(PlannedOp { op, reason: reset.wish.to_string() });
+    }
     operations.extend(driver(taken, facts));
     operations
 }

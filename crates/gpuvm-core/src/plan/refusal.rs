@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 
 use crate::cpulist::{CpuSet, NodeSet};
+use crate::date;
 use crate::facts::Holder;
 use crate::lock::LockedFunction;
 use crate::pci::{Bdf, ClassCode, DriverName, GroupId, PciId, Slot};
 use crate::profile::DiskFormat;
 use crate::profile::{PortAddress, Selector};
+use crate::reset::ResetPolicy;
 use crate::units::{ByteSize, PageSize};
 
 /// One reason why this host can't run this profile.
@@ -196,6 +198,34 @@ pub enum Refusal {
         /// Why, in words.
         why: String,
     },
+    /// A run or a reset left the device sick, and nobody has cleared it.
+    #[error("{bdf} is in quarantine since {}: {finding}", date::day(*since))]
+    Quarantined {
+        /// The device.
+        bdf: Bdf,
+        /// What was found, in words.
+        finding: String,
+        /// When, in seconds since 1970-01-01 UTC.
+        since: u64,
+        /// Whether it was reset since and came back well.
+        reset_since: bool,
+    },
+    /// A device can't be reset, or not as it is asked for.
+    #[error("{bdf} can't be reset: {reason}")]
+    NoReset {
+        /// The device.
+        bdf: Bdf,
+        /// Why not.
+        reason: String,
+    },
+    /// It can't be known whether the device is in quarantine.
+    #[error("{bdf} may be in quarantine, which can't be known: {problem}")]
+    LedgerUnread {
+        /// The device.
+        bdf: Bdf,
+        /// Its file in the ledger, and what is wrong with it.
+        problem: String,
+    },
     /// The boot display.
     #[error("{bdf} ({driver}) is the boot display of this host", driver = driver_words(driver.as_ref()))]
     BootDisplay {
@@ -216,6 +246,16 @@ pub enum Refusal {
         driver: Option<DriverName>,
         /// The override.
         set: DriverName,
+    },
+    /// A device can't be reset as it is to be.
+    #[error("{bdf} can't have reset = \"{policy}\": {reason}")]
+    NoSuchReset {
+        /// The device.
+        bdf: Bdf,
+        /// How it is to be reset.
+        policy: ResetPolicy,
+        /// Why it can't be.
+        reason: String,
     },
     /// The driver vfio-pci isn't loaded.
     #[error("the driver vfio-pci isn't loaded")]

@@ -32,6 +32,7 @@ pub use section::network::{Forward, Network, Protocol};
 pub use section::select::{DeviceClass, Selector};
 pub use tree::{Place, Sources};
 
+use crate::reset::RebootPolicy;
 use crate::units::ByteSize;
 
 /// The version of the profile language that this gpuvm speaks.
@@ -101,6 +102,9 @@ pub struct Profile {
     pub rtc: Rtc,
     /// How long the guest may take to power off when asked to, before QEMU is told to quit, in seconds.
     pub shutdown_timeout: u32,
+    /// What happens when the guest reboots.
+    #[serde(default)]
+    pub reboot: RebootPolicy,
     /// Words that are added to QEMU's command line as they are; nothing is known of what they do.
     pub extra_args: Vec<String>,
 }

@@ -6,6 +6,7 @@ use super::read::{Choice, Cursor, Leaf, Located};
 use super::section::{cpu, device, disk, display, kernel, memory, network};
 use super::tree::{Place, Table};
 use super::{Accel, FirmwareKind, Listen, Network, Policy, Rtc, SHUTDOWN_TIMEOUT_MAX, Serial, VmName};
+use crate::reset::RebootPolicy;
 
 /// The keys of a profile.
 pub(super) const KEYS: &[Key] = &[
@@ -64,6 +65,12 @@ pub(super) const KEYS: &[Key] = &[
         "How many seconds the guest may take to power off when asked to, before QEMU is told to quit.",
     ),
     Key::default(
+        "reboot",
+        Kind::Words(words::<RebootPolicy>),
+        "\"in-place\"",
+        "What a reboot of the guest comes to: QEMU's own reset, a new start after the devices were reset and looked at, or the end.",
+    ),
+    Key::default(
         "extra-args",
         Kind::List(&Kind::Text),
         "[]",
@@ -92,6 +99,7 @@ pub struct RawProfile {
     pub(super) display_listen: Leaf<Listen>,
     pub(super) rtc: Leaf<Rtc>,
     pub(super) shutdown_timeout: Leaf<u32>,
+    pub(super) reboot: Leaf<RebootPolicy>,
     pub(super) extra_args: Vec<Located<String>>,
     pub(super) memory: memory::RawMemory,
     pub(super) cpu: cpu::RawCpu,
@@ -119,6 +127,7 @@ impl RawProfile {
             display_listen: root.parsed("display-listen", problems),
             rtc: root.choice("rtc", problems),
             shutdown_timeout: root.count("shutdown-timeout", 0..=SHUTDOWN_TIMEOUT_MAX, problems),
+            reboot: root.choice("reboot", problems),
             extra_args: root.list_parsed("extra-args", problems),
             memory: root.table("memory", problems).map(|t| memory::read(t, problems)).unwrap_or_default(),
             cpu: root.table("cpu", problems).map(|t| cpu::read(t, problems)).unwrap_or_default(),
@@ -156,6 +165,11 @@ impl Choice for Serial {
 
 impl Choice for Rtc {
     const WORDS: &'static [(&'static str, Self)] = &[("utc", Self::Utc), ("local", Self::Local)];
+}
+
+impl Choice for RebootPolicy {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("in-place", Self::InPlace), ("relaunch", Self::Relaunch), ("stop", Self::Stop)];
 }
 
 impl Choice for Policy {

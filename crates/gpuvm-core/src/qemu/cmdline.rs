@@ -86,6 +86,7 @@ pub fn args(plan: &Plan, handles: &Handles) -> Vec<Arg> {
     args.extend(cpu::args(plan));
     args.extend(memory::args(plan));
     args.push(machine::rtc(plan.rtc));
+    args.extend(machine::action(plan.reboot));
     if handles.start == Start::Paused {
         args.push(Arg::bare("-S"));
     }

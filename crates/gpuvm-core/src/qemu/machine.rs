@@ -6,6 +6,7 @@ use super::arg::{Arg, Opts, on_off};
 use super::pcie::Siblings;
 use crate::plan::{Firmware, Plan};
 use crate::profile::{Accel, Rtc};
+use crate::reset::RebootPolicy;
 
 /// `-machine`.
 struct Machine {
@@ -75,6 +76,17 @@ pub(super) fn rtc(rtc: Rtc) -> Arg {
         Rtc::Local => "localtime",
     };
     Arg::opts("-rtc", Opts::new().with("base", base))
+}
+
+/// Renders `-action`: what a reboot of the guest comes to, where QEMU's own reset of the machine isn't what is wanted. QEMU ends then,
+/// and says in its SHUTDOWN event that it was a reset (guest-reset).
+pub(super) fn action(reboot: RebootPolicy) -> Option<Arg> {
+    match reboot {
+        RebootPolicy::InPlace => None,
+        RebootPolicy::Relaunch | RebootPolicy::Stop => {
+            Some(Arg::opts("-action", Opts::new().with("reboot", "shutdown")))
+        }
+    }
 }
 
 /// Renders what OVMF is told about the room for 64-bit BARs (OvmfPkg/RUNTIME_CONFIG.md).

@@ -27,6 +27,40 @@ pub enum Method {
     Hot,
 }
 
+impl Method {
+    /// All that the kernel may list, under its names, in its order (pci_reset_fn_methods of drivers/pci/pci.c).
+    const OF_KERNEL: [(&'static str, Self); 7] = [
+        ("device_specific", Self::DeviceSpecific),
+        ("acpi", Self::Acpi),
+        ("flr", Self::Flr),
+        ("af_flr", Self::AfFlr),
+        ("pm", Self::Pm),
+        ("bus", Self::Bus),
+        ("cxl_bus", Self::CxlBus),
+    ];
+
+    /// Finds the method that the kernel lists under a name, if this gpuvm knows it.
+    pub fn of_kernel(name: &str) -> Option<Self> {
+        Self::OF_KERNEL.into_iter().find(|(known, _)| *known == name).map(|(_, method)| method)
+    }
+
+    /// Returns the kernel's name; `hot` has none of the kernel's.
+    pub fn name(self) -> &'static str {
+        Self::OF_KERNEL.into_iter().find(|(_, method)| *method == self).map_or("hot", |(name, _)| name)
+    }
+
+    /// Tells whether it is a function level reset.
+    pub fn is_flr(self) -> bool {
+        matches!(self, Self::Flr | Self::AfFlr)
+    }
+}
+
+impl std::fmt::Display for Method {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// A method that the kernel lists for a device (`reset_method`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResetMethod {
@@ -63,7 +97,7 @@ pub fn methods(bdf: Bdf, facts: &HostFacts) -> Vec<ResetMethod> {
         .filter(|other| *other != bdf)
         .collect();
     let standing = |name: &str| match name {
-        "bus" if !others.is_empty() => Standing::Stale { others: others.clone() },
+        "bus" | "cxl_bus" if !others.is_empty() => Standing::Stale { others: others.clone() },
         "pm" if capabilities.and_then(|found| found.no_soft_reset) == Some(true) => Standing::KeepsState,
         _ => Standing::Usable,
     };

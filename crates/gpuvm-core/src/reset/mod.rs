@@ -3,18 +3,25 @@
 mod check;
 mod config;
 mod domain;
+mod identity;
 mod ledger;
 mod log;
 mod method;
+pub mod plan;
+mod quarantine;
 mod registers;
 mod snapshot;
 mod verdict;
+pub mod wait;
 
 pub use check::{inspect, judge};
 pub use config::ConfigSpace;
 pub use domain::ResetDomain;
-pub use ledger::{Deed, Entry, Grounds, Identity, Quarantine, quarantine};
+pub use identity::Identity;
+pub use ledger::{Deed, Entry, Grounds};
 pub use log::{Event, Severity, What};
 pub use method::{Method, ResetMethod, Standing, methods, what_it_does};
+pub use plan::{PlannedReset, RebootPolicy, Rejected, ResetPlan, ResetPolicy, ResetWish, Step, reset_plan};
+pub use quarantine::{Quarantine, kept, quarantine};
 pub use snapshot::{Heard, PortSnapshot, Reading, Snapshot};
 pub use verdict::{Check, Finding, Judgement, Verdict};

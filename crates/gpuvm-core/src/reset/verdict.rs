@@ -152,6 +152,8 @@ pub enum Check {
     PendingTransaction,
     /// Whether the IOMMU has stopped an access of it.
     IommuFault,
+    /// Whether it was reset as it was asked for: otherwise what its last user left may be in it.
+    Reset,
     /// Whether everything else could be read.
     Unread,
 }

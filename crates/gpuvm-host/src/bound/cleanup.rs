@@ -103,7 +103,7 @@ fn clean(kernel: &Kernel, places: &Places, set: BoundSet, told: Told<'_>) -> Opt
     let wanted = Reservation::of_bind(*first, &set.boot_id, set.groups.clone(), devices);
     let mut reservation = match reservation::reserve_return(places, wanted) {
         Ok(reservation) => reservation,
-        Err(HostError::Reserved { owner: Owner::Bind(_), .. }) => {
+        Err(HostError::Reserved { owner: Owner::Bind(_) | Owner::Reset(_), .. }) => {
             return Some(BoundReport { result: Cleaned::Running, ..report(leaving, Vec::new(), Vec::new()) });
         }
         Err(error) => return Some(report(leaving, Vec::new(), vec![error])),

@@ -66,6 +66,38 @@ pub fn unbind(
     Ok(done)
 }
 
+/// Gives functions back that were bound for the time of a reset, or lets them stay bound; the reservation covers them. Returns what could not be
+/// given back: that stays on record.
+pub fn end_reset(
+    kernel: &Kernel,
+    places: &Places,
+    reservation: &mut Reservation,
+    staying: &BTreeSet<Bdf>,
+    told: Told<'_>,
+) -> Vec<HostError> {
+    let of_these: BTreeSet<Bdf> = reservation.devices.iter().copied().collect();
+    let end = |set: BoundSet, told: Told<'_>| match set.devices.keys().any(|bdf| staying.contains(bdf)) {
+        // From here on cleanup leaves it alone.
+        true => {
+            let set = BoundSet { leaving: BTreeSet::new(), ..set };
+            set.store(places).err().into_iter().collect()
+        }
+        false => resume(kernel, places, set, told),
+    };
+    let mut left = match with_any(places, &reservation.boot_id, &of_these) {
+        Ok(sets) => {
+            let leaving = sets.into_iter().filter(|set| !set.leaving.is_empty());
+            leaving.flat_map(|set| end(set, told)).collect()
+        }
+        Err(error) => vec![error],
+    };
+    for error in &mut left {
+        name_holders(kernel, reservation, &[], error);
+        note_in_flight(reservation, error);
+    }
+    left
+}
+
 /// Gives the wanted functions of all sets back, and returns what could not be.
 fn return_all(
     kernel: &Kernel,

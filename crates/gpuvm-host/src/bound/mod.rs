@@ -20,9 +20,9 @@ use gpuvm_core::pci::Bdf;
 use gpuvm_core::profile::VmName;
 
 pub use self::cleanup::{BoundReport, Cleaned, cleanup};
-pub use self::give_back::{GivenBack, unbind};
+pub use self::give_back::{GivenBack, end_reset, unbind};
 use self::set::BoundSet;
-pub use self::take::{BindError, bind};
+pub use self::take::{BindError, bind, bind_for_reset, settle};
 use crate::HostError;
 use crate::journal::{self, OpState};
 use crate::places::Places;

@@ -49,10 +49,50 @@ pub fn bind(
     let devices: Vec<Bdf> = plan.sets.iter().flat_map(|set| set.devices.iter().copied()).collect();
     let Some(first) = devices.first() else { return Ok(()) };
     let groups = plan.sets.iter().flat_map(|set| set.groups.iter().copied()).collect();
-    let mut reservation = Reservation::of_bind(*first, boot_id, groups, devices.clone());
+    let mut reservation = Reservation::of_bind(*first, boot_id, groups, devices);
     reservation::reserve(places, &reservation)?;
+    bind_reserved(kernel, places, plan, &mut reservation, Stay::Bound, told)?;
+    told(Step::Release);
+    Ok(reservation::release_bind(places, &reservation)?)
+}
+
+/// Binds what was planned for the time of a reset, for which everything is reserved already. What was bound is on record as leaving: if
+/// this process dies, cleanup gives it back.
+///
+/// # Errors
+/// As [`bind`]; then the reservation is given up as far as nothing is left.
+pub fn bind_for_reset(
+    kernel: &Kernel,
+    places: &Places,
+    plan: &BindPlan,
+    reservation: &mut Reservation,
+    told: Told<'_>,
+) -> Result<(), BindError> {
+    bind_reserved(kernel, places, plan, reservation, Stay::Leaving, told)
+}
+
+/// How what was bound is on record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stay {
+    /// It stays, until somebody gives it back.
+    Bound,
+    /// It is given back by this process, or by cleanup.
+    Leaving,
+}
+
+fn bind_reserved(
+    kernel: &Kernel,
+    places: &Places,
+    plan: &BindPlan,
+    reservation: &mut Reservation,
+    stay: Stay,
+    told: Told<'_>,
+) -> Result<(), BindError> {
+    let devices: Vec<Bdf> = plan.sets.iter().flat_map(|set| set.devices.iter().copied()).collect();
+    let Some(first) = devices.first() else { return Ok(()) };
+    let boot_id = &reservation.boot_id.clone();
     let begun = begin(kernel, places, boot_id, plan, &devices);
-    let mut sets = begun.map_err(|cause| given_up(places, &reservation, cause))?;
+    let mut sets = begun.map_err(|cause| given_up(places, reservation, cause))?;
     let made = sets.iter_mut().zip(&plan.sets).try_for_each(|((set, journal), planned)| {
         let vm = super::name(*first);
         let host = Host { kernel, places, boot_id, vm: &vm, baselines: &set.baselines };
@@ -61,20 +101,21 @@ pub fn bind(
             apply::apply(&host, journal, &planned.op)
         })
     });
-    let Err(mut cause) = made.and_then(|()| stand(places, &sets)) else {
-        told(Step::Release);
-        return Ok(reservation::release_bind(places, &reservation)?);
-    };
-    name_holders(kernel, &reservation, &plan.overruled, &mut cause);
-    note_in_flight(&mut reservation, &cause);
+    let made = made.and_then(|()| match stay {
+        Stay::Bound => stand(places, &sets),
+        Stay::Leaving => Ok(()),
+    });
+    let Err(mut cause) = made else { return Ok(()) };
+    name_holders(kernel, reservation, &plan.overruled, &mut cause);
+    note_in_flight(reservation, &cause);
     let mut left = Vec::new();
     for (set, journal) in sets.into_iter().rev() {
         left.extend(give_back(kernel, places, set, journal, told));
     }
     // What hangs is told once.
     left.retain(|error| in_flight(error).is_none() || in_flight(error) != in_flight(&cause));
-    left.iter().for_each(|error| note_in_flight(&mut reservation, error));
-    left.extend(settle(places, &reservation, told).err());
+    left.iter().for_each(|error| note_in_flight(reservation, error));
+    left.extend(settle(places, reservation, told).err());
     Err(BindError { cause: Box::new(cause), left })
 }
 
@@ -102,8 +143,12 @@ fn given_up(places: &Places, reservation: &Reservation, cause: HostError) -> Bin
 }
 
 /// Gives a reservation up, unless something of it is still to be given back.
-pub(super) fn settle(places: &Places, reservation: &Reservation, told: Told<'_>) -> Result<(), HostError> {
-    if super::left(places, &reservation.boot_id, &reservation.devices)? > 0 {
+///
+/// # Errors
+/// Returns failures to read or write the records.
+pub fn settle(places: &Places, reservation: &Reservation, told: Told<'_>) -> Result<(), HostError> {
+    let waits = reservation.in_flight.iter().any(|child| child.is_alive());
+    if waits || super::left(places, &reservation.boot_id, &reservation.devices)? > 0 {
         return reservation::update(places, reservation);
     }
     told(Step::Release);

@@ -93,6 +93,18 @@ pub fn read_devices(root: &HostRoot, asked: BTreeSet<Bdf>) -> Result<HostFacts, 
     Ok(facts)
 }
 
+/// Reads what resetting these functions needs to know: config space too, and everything else on their buses and below.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_for_reset(root: &HostRoot, asked: &BTreeSet<Bdf>) -> Result<HostFacts, HostError> {
+    let reading = Reading::strict();
+    let mut facts = host(root, &reading)?;
+    let scope = Scope::Devices(pci::with_buses(root, asked)?);
+    pci::read(root, &scope, Depth::Config, &reading, &mut facts)?;
+    Ok(facts)
+}
+
 /// Reads what there is to know of the host and of the devices in scope. What can't be read goes to
 /// [`HostFacts::unread`], and the survey goes on: a broken host is the one that most needs to be looked at.
 ///

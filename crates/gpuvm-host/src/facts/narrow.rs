@@ -20,6 +20,10 @@ pub fn narrow(mut facts: HostFacts, scope: &Scope, depth: Depth) -> HostFacts {
             left.extend(&members);
             groups.insert(group, members);
         }
+        if !device.upstream.is_empty() && device.virtual_function == Presence::Absent {
+            let physical = |(_, device): &(&Bdf, &DeviceFacts)| device.virtual_function == Presence::Absent;
+            left.extend(facts.devices.range(bdf.bus().functions()).filter(physical).map(|(bdf, _)| *bdf));
+        }
         if depth == Depth::Config {
             left.extend(&device.upstream);
         }

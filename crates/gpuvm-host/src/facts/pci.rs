@@ -20,6 +20,24 @@ pub fn asked(profile: &Profile) -> BTreeSet<Bdf> {
     profile.devices.iter().flat_map(named).collect()
 }
 
+/// Adds what a bus reset of functions reaches: all others on their buses, and what is behind those.
+pub(super) fn with_buses(root: &HostRoot, asked: &BTreeSet<Bdf>) -> Result<BTreeSet<Bdf>, HostError> {
+    let buses: BTreeSet<_> = asked.iter().map(|bdf| bdf.bus()).collect();
+    let mut found = asked.clone();
+    for name in list(&root.path("/sys/bus/pci/devices"))? {
+        let Ok(bdf) = name.parse::<Bdf>() else { continue };
+        // The link leads through every bridge above.
+        let place = fs::read_link(root.device(bdf)).unwrap_or_default();
+        let above = place.iter().filter_map(|part| part.to_str()?.parse::<Bdf>().ok());
+        // A root bus can't be reset.
+        let depth = above.clone().count();
+        if depth > 1 && above.skip(1).chain([bdf]).any(|part| buses.contains(&part.bus())) {
+            found.insert(bdf);
+        }
+    }
+    Ok(found)
+}
+
 /// Reads the devices in scope, the other functions of their slots, and the members of all groups touched.
 pub(super) fn read(
     root: &HostRoot,
@@ -102,12 +120,12 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Reads those in scope, the other functions of their slots, and the members of all groups touched.
+    /// Reads those in scope, the other functions of their slots and of their buses below ports, and the members of all groups touched.
     fn all(&self, scope: &Scope, facts: &mut HostFacts) -> Result<(), HostError> {
         let (root, reading) = (self.root, self.reading);
         let names = reading.take(list(&root.path("/sys/bus/pci/devices")))?;
         let index: BTreeSet<Bdf> = names.iter().filter_map(|name| name.parse().ok()).collect();
-        let mut left = in_scope(root, scope, index);
+        let mut left = in_scope(root, scope, index.clone());
         while let Some(bdf) = left.pop() {
             if facts.devices.contains_key(&bdf) {
                 continue;
@@ -117,6 +135,13 @@ impl Reader<'_> {
                 let members = reading.take(members(root, group))?;
                 left.extend(&members);
                 facts.groups.insert(group, members);
+            }
+            // A reset of the bus is of all that is on it. Virtual functions are kept out: theirs is their physical function's.
+            if !device.upstream.is_empty() && device.virtual_function == Presence::Absent {
+                let whole = |other: &Bdf| !root.device(*other).join("physfn").exists();
+                left.extend(
+                    index.range(bdf.bus().functions()).copied().filter(|other| *other != bdf).filter(whole),
+                );
             }
             // A plan needs to know only which bridges there are; to judge the way up, they must be looked at.
             if self.depth == Depth::Config {

@@ -7,6 +7,7 @@ pub(crate) mod create_overlay;
 pub(crate) mod driver_override;
 pub(crate) mod hugepages;
 pub(crate) mod keep_awake;
+pub(crate) mod reset_methods;
 pub(crate) mod unbind;
 
 use gpuvm_core::pci::DriverName;

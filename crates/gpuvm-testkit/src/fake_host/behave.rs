@@ -12,7 +12,8 @@ use gpuvm_core::pci::{Bdf, GroupId};
 use gpuvm_core::plan::is_vfio_driver;
 use gpuvm_host::HostError;
 use gpuvm_host::root::{self, HostRoot};
-use gpuvm_sys::errno::{EBUSY, EINVAL, ENODEV, EPERM};
+use gpuvm_sys::errno::{EBUSY, EINVAL, ENODEV, ENOENT, EPERM};
+use gpuvm_sys::reset::{Affected, Call, ResetFailure, ResetOutcome, ResetTold, Step, Way};
 use gpuvm_sys::watched::{WriteFailure, WriteOutcome, WriteStep};
 
 use super::{Fault, GroupFault, KERNEL_LOG, State};
@@ -53,9 +54,86 @@ pub(super) fn write(
         Some("nr_hugepages") => resize(root, path, &value)?,
         Some("control") => store(path, &value, &["on", "auto"])?,
         Some("d3cold_allowed") => store(path, &value, &["0", "1"])?,
+        Some("reset_method") => set_reset_methods(root, path, &value)?,
         _ => Err(EINVAL),
     };
     Ok(result.map_or_else(failed, |()| WriteOutcome::Done))
+}
+
+/// Adds a record to the kernel's log, with the number that comes next.
+pub(super) fn say(log: &Path, text: &str) -> io::Result<()> {
+    let number = fs::read_to_string(log)?.lines().filter(|line| !line.starts_with(' ')).count();
+    let mut file = fs::File::options().append(true).open(log)?;
+    writeln!(file, "4,{number},1000,-;{text}")
+}
+
+/// Resets a device as the kernel would: by sysfs what `reset_method` lists, by VFIO what every group is open for.
+pub(super) fn reset(
+    root: &HostRoot,
+    state: &RefCell<State>,
+    bdf: &str,
+    way: Way<'_>,
+) -> io::Result<ResetOutcome> {
+    let (path, step, shown) = match way {
+        Way::Sysfs { reset, only } => {
+            let shown = Path::new("/").join(reset.strip_prefix(root.path("/")).unwrap_or(reset));
+            let methods = only.map_or(String::new(), |only| format!(" by {}", only.methods));
+            (reset, Step::WriteReset, format!("{}=1{methods}", shown.display()))
+        }
+        Way::Vfio { groups, call, .. } => {
+            let step = if call == Call::Bus { Step::HotReset } else { Step::Reset };
+            let names = groups.iter().filter_map(|group| group.file_name()?.to_str());
+            let names = names.collect::<Vec<_>>().join(" ");
+            (groups[0], step, format!("{step} {bdf} groups {names}"))
+        }
+    };
+    state.borrow_mut().writes.push(shown.clone());
+    log(root, state, Path::new(&shown))?;
+    let told = ResetTold { reset: Duration::from_millis(104), ..ResetTold::default() };
+    let failed = |step, errno, told| {
+        let source = io::Error::from_raw_os_error(errno);
+        Ok(ResetOutcome::Failed(ResetFailure { step, group: 0, source, told }))
+    };
+    match take_fault(state, Path::new(&shown)) {
+        Some(Fault::Errno(errno)) => return failed(step, errno, told),
+        Some(Fault::Hang) => {
+            let WriteOutcome::InFlight { pid } = hang(state)? else {
+                return Err(io::Error::other("a write that hangs is in flight"));
+            };
+            return Ok(ResetOutcome::InFlight { pid, step });
+        }
+        Some(Fault::KillsDevice) => fs::write(root.device(parse(bdf)?).join("config"), [0xff; 256])?,
+        Some(Fault::Lie) => return Ok(ResetOutcome::Done(told)),
+        None => {}
+    }
+    match way {
+        Way::Sysfs { .. } if !path.exists() => failed(Step::OpenReset, ENOENT, told),
+        Way::Sysfs { .. } => Ok(ResetOutcome::Done(told)),
+        Way::Vfio { groups, call, .. } => {
+            let affected = if call == Call::Bus { on_bus(root, parse(bdf)?)? } else { Vec::new() };
+            let given = |group: u32| groups.iter().any(|path| path.ends_with(group.to_string()));
+            let foreign = affected.iter().any(|function| !given(function.group));
+            let told = ResetTold { affected, ..told };
+            if foreign { failed(step, EINVAL, told) } else { Ok(ResetOutcome::Done(told)) }
+        }
+    }
+}
+
+/// Lists what is on a function's bus, as VFIO tells it.
+fn on_bus(root: &HostRoot, bdf: Bdf) -> io::Result<Vec<Affected>> {
+    let mut found = Vec::new();
+    for name in root::list(&root.path("/sys/bus/pci/devices")).map_err(io::Error::other)? {
+        let Ok(other) = name.parse::<Bdf>() else { continue };
+        let group = fs::read_link(root.device(other).join("iommu_group")).ok();
+        let group = group.and_then(|link| link.file_name()?.to_str()?.parse().ok());
+        if let (true, Some(group)) = (other.bus() == bdf.bus(), group) {
+            let number = |text: &str| u8::from_str_radix(text, 16).map_err(io::Error::other);
+            let (bus, device) = (number(&name[5..7])?, number(&name[8..10])?);
+            let devfn = device << 3 | other.function();
+            found.push(Affected { segment: 0, bus, devfn, group });
+        }
+    }
+    Ok(found)
 }
 
 /// Says in the kernel's log what it is to say when an attribute is written, in the form of a record of /dev/kmsg.
@@ -64,8 +142,7 @@ fn log(root: &HostRoot, state: &RefCell<State>, path: &Path) -> io::Result<()> {
     let state = state.borrow();
     let lines = state.sayings.iter().filter(|(part, _)| path.contains(part.as_str()));
     for (_, line) in lines {
-        let mut file = fs::File::options().append(true).open(root.path(KERNEL_LOG))?;
-        writeln!(file, "4,{},1000,-;{line}\n SUBSYSTEM=pci", state.writes.len())?;
+        say(&root.path(KERNEL_LOG), &format!("{line}\n SUBSYSTEM=pci"))?;
     }
     Ok(())
 }
@@ -100,6 +177,38 @@ fn store(path: &Path, value: &str, known: &[&str]) -> io::Result<Result<(), i32>
         return Ok(Err(EINVAL));
     }
     fs::write(path, format!("{value}\n"))?;
+    Ok(Ok(()))
+}
+
+/// Takes a list of reset methods of which it finds each one now (reset_method_store of drivers/pci/pci.c). What it found when the
+/// device appeared may be more: it looked before it knew the other functions on the bus.
+fn set_reset_methods(root: &HostRoot, path: &Path, value: &str) -> io::Result<Result<(), i32>> {
+    let bdf = path.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+    let bdf = parse(&bdf.unwrap_or_default())?;
+    let found = format!("reset-methods/{bdf}");
+    let found = match known(root, &found) {
+        Some(found) => found,
+        None => {
+            let first = fs::read_to_string(path)?;
+            let file = root.path("/fake-kernel").join(&found);
+            file.parent().map_or(Ok(()), fs::create_dir_all)?;
+            fs::write(file, &first)?;
+            first
+        }
+    };
+    let names = root::list(&root.path("/sys/bus/pci/devices")).map_err(io::Error::other)?;
+    let mates = names.iter().filter_map(|name| name.parse::<Bdf>().ok());
+    let alone = mates.filter(|mate| mate.bus() == bdf.bus()).count() == 1;
+    let real: Vec<&str> = found.split_whitespace().filter(|method| alone || *method != "bus").collect();
+    let in_order = || ["device_specific", "acpi", "flr", "af_flr", "pm", "bus", "cxl_bus"];
+    let wanted: Vec<&str> = match value {
+        "default" => in_order().into_iter().filter(|method| real.contains(method)).collect(),
+        list => list.split_whitespace().collect(),
+    };
+    if !wanted.iter().all(|method| real.contains(method)) {
+        return Ok(Err(EINVAL));
+    }
+    fs::write(path, format!("{}\n", wanted.join(" ")))?;
     Ok(Ok(()))
 }
 

@@ -84,6 +84,7 @@ impl FakeHost {
         let host = Self::bare();
         host.file("/proc/sys/kernel/osrelease", "6.12.0-fake\n");
         host.file("/proc/cmdline", "intel_iommu=on\n");
+        host.file("/dev/kmsg", "");
         host.folder("/sys/class/iommu/dmar0");
         host.cpus("0-7");
         host.node(0, "0-3", 64 << 20);
@@ -269,6 +270,7 @@ impl FakeHost {
         attribute("numa_node", format!("{}\n", device.node));
         attribute("driver_override", "(null)\n".to_owned());
         attribute("reset_method", "flr bus\n".to_owned());
+        attribute("reset", String::new());
         attribute("resource", "0x00000000e0000000 0x00000000e0ffffff 0x0000000000040200\n".to_owned());
         if let Some(boot_vga) = device.boot_vga {
             attribute("boot_vga", format!("{boot_vga}\n"));

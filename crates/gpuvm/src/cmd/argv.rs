@@ -92,6 +92,10 @@ fn by_hand(op: &HostOp) -> String {
             let [qemu_img, backing, path] = [qemu_img, backing, path].map(|path| quote(path.as_ref()));
             format!("{qemu_img} create -q -f qcow2 -b {backing} -F {format} {path}")
         }
+        HostOp::SetResetMethods { bdf, methods } => {
+            let names: Vec<_> = methods.iter().map(|method| method.name()).collect();
+            format!("echo \"{}\" > {}/reset_method", names.join(" "), device(bdf))
+        }
         HostOp::Adopt { bdf } => format!("# {bdf} is on a VFIO driver already"),
         HostOp::Unbind { bdf, driver } => format!("echo {bdf} > /sys/bus/pci/drivers/{driver}/unbind"),
         HostOp::SetDriverOverride { bdf, driver } => {

@@ -10,7 +10,9 @@ pub(crate) mod explain;
 mod init;
 pub(crate) mod lock;
 mod plan;
+mod quarantine;
 mod report;
+pub(crate) mod reset;
 mod schema;
 pub(crate) mod topology;
 mod up;
@@ -20,6 +22,7 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 
 pub(crate) use init::InitArgs;
+pub(crate) use quarantine::QuarantineArgs;
 pub(crate) use report::ReportArgs;
 
 /// Refuses to act on a host that is only a recording.
@@ -44,9 +47,11 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Devices(args) => devices::run(cli, args),
         Command::Bind(args) => bind::run(cli, args),
         Command::Unbind(args) => bind::run_unbind(cli, args),
+        Command::Reset(args) => reset::run(cli, args),
         Command::Topology(args) => topology::run(cli, args),
         Command::Cleanup(args) => cleanup::run(cli, args),
         Command::Lock(args) => lock::run(cli, args),
+        Command::Quarantine(args) => quarantine::run(cli, args),
         Command::Init(args) => init::run(cli, args),
         Command::Report(args) => report::run(cli, args),
         Command::Explain(args) => explain::run(cli, args),

@@ -135,6 +135,11 @@ fn host_errors() -> Vec<(&'static str, HostError)> {
         NotAnswering {
             "not-answering" => { bdf: bdf(), finding: "its config space reads all ones".into() }
         }
+        Sick {
+            "sick" => {
+                bdf: bdf(), verdict: Verdict::Faulted, finding: "aer_dev_fatal of 0000:81:00.0: 1, was 0: an error".into()
+            }
+        }
         NotViable {
             "not-viable" => { group: GROUP, members: "0000:81:00.1 is on snd_hda_intel".into() }
         }
@@ -280,7 +285,7 @@ fn rare_refusals() -> Vec<(&'static str, Refusal)> {
 }
 
 fn failed_up(cause: Cause, left: Vec<HostError>) -> Failure {
-    UpError { cause: Box::new(cause), left }.into()
+    UpError { cause: Box::new(cause), devices: Vec::new(), left }.into()
 }
 
 #[test]

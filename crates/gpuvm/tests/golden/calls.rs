@@ -6,8 +6,23 @@ use crate::shared::golden::compare;
 use crate::{gpuvm, transcript};
 
 const VERBS: &[&str] = &[
-    "", "check", "plan", "argv", "doctor", "devices", "topology", "bind", "unbind", "schema", "up",
-    "cleanup", "lock", "init", "report", "explain",
+    "",
+    "check",
+    "plan",
+    "argv",
+    "doctor",
+    "devices",
+    "topology",
+    "bind",
+    "unbind",
+    "schema",
+    "up",
+    "cleanup",
+    "lock",
+    "init",
+    "report",
+    "explain",
+    "quarantine",
 ];
 
 #[test]
@@ -63,6 +78,16 @@ fn each_wrong_call_is_refused_as_it_was() {
         ("doctor-of-a-profile-and-a-device", 64, &["doctor", dev, "0000:81:00.0"]),
         ("doctor-of-a-wrong-profile", 78, &["doctor", dev, "--set", "memory.sice=1G"]),
         ("devices-all-of-one", 64, &["devices", "--all", "81:00.0"]),
+        ("devices-history-of-all", 64, &["devices", "--history"]),
+        ("devices-history-of-a-profile", 64, &["devices", "--history", dev]),
+        ("devices-history-on-facts", 64, &["devices", "--history", "--facts", &other, "81:00.0"]),
+        ("quarantine-on-a-recorded-host", 64, &["quarantine", "--host-root", &host]),
+        ("quarantine-clear-nothing", 64, &["quarantine", "clear"]),
+        (
+            "quarantine-clear-on-a-recorded-host",
+            64,
+            &["quarantine", "--host-root", &host, "clear", "81:00.0"],
+        ),
         ("up-on-a-recorded-host", 64, &["up", "--host-root", &host, dev]),
         ("cleanup-on-facts", 64, &["cleanup", "--facts", &other]),
         ("plan-on-a-host-and-on-facts", 64, &["plan", "--host-root", &host, "--facts", &other, dev]),

@@ -13,6 +13,7 @@ mod inventory;
 mod lock;
 mod plans;
 mod profiles;
+mod quarantine;
 mod refusals;
 mod report;
 #[path = "../shared/mod.rs"]
@@ -75,6 +76,7 @@ const FOLDERS: &[&str] = &[
     "plan-made-up",
     "plan-matrix",
     "profile-errors",
+    "quarantine",
     "refusals",
     "schema",
     "topology",

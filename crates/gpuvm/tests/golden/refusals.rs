@@ -136,6 +136,18 @@ const DEVICES: &[Unfit] = &[
     ("hold-of-another-card", 78, SAME, &[r#"device=[{bdf="81:00.0", hold=["82:00.0"]}]"#]),
     ("hold-of-what-the-host-needs", 69, mounted_member, &[r#"device=[{bdf="82:00.0", hold=["86:00.0"]}]"#]),
     ("hold-of-one-member-of-two", 69, third_member, &[r#"device=[{bdf="04:01.0", hold=["04:02.0"]}]"#]),
+    ("no-such-reset", 69, SAME, &[r#"device=[{bdf="82:00.0", reset="pm"}, {bdf="83:00.0", reset="hot"}]"#]),
+    (
+        "hot-reset-of-a-card-in-two-minds",
+        69,
+        |host| {
+            let port = Some("0000:90:01.0");
+            host.device(&FakeDevice { port, ..gpu("0000:91:00.0", 31, 1) });
+            host.device(&FakeDevice { port, class: 0x04_0300, ..gpu("0000:91:00.1", 31, 1) });
+            host
+        },
+        &[r#"device=[{bdf="91:00.0", reset="hot"}, {bdf="91:00.1", reset="none"}]"#],
+    ),
     ("no-group", 69, |host| without(host, "/sys/bus/pci/devices/0000:82:00.0/iommu_group"), &[]),
     ("no-iommu", 69, without_iommu, &[]),
     ("no-iommu-for-two-devices", 69, without_iommu, &[r#"device=[{bdf="82:00.0"}, {bdf="83:00.0"}]"#]),

@@ -82,7 +82,10 @@ fn a_report_is_answered_as_its_host_is(#[case] cases: fn() -> Vec<Case>, #[case]
         let here = gpuvm(&[["plan", &case.profile, "--host-root", root].as_slice(), &set].concat());
         let there = gpuvm(&[["plan", &case.profile, "--facts", &file].as_slice(), &set].concat());
         same(&here, &there, &case.name);
-        let here = gpuvm(&[["doctor", &case.profile, "--host-root", root].as_slice(), &set].concat());
+        // The ledger is where the report found it.
+        let prefix = format!("{root}/gpuvm");
+        let host = ["--host-root", root, "--prefix", &prefix];
+        let here = gpuvm(&[&["doctor", case.profile.as_str()], &host[..], &set].concat());
         let there = gpuvm(&[["doctor", &case.profile, "--facts", &file].as_slice(), &set].concat());
         same(&here, &there, &case.name);
     }
@@ -228,6 +231,17 @@ fn people(host: &FakeHost) {
     );
 }
 
+/// Writes down a run of a card, in a file that is called by its serial number.
+fn history(host: &FakeHost) {
+    let entry = serde_json::json!({
+        "at": 1_800_000_000, "boot_id": "5c0f1111-2222-4333-8444-555566667777", "kernel": "6.12.0",
+        "device": { "id": "1234:1111", "serial": 0x0102_0304_0506_0708_u64, "bdf": "0000:81:00.0" },
+        "deed": "run", "vm": "win", "ms": 5000, "judgement": { "verdict": "healthy", "findings": [] },
+    });
+    let name = "1234-1111.none.01-02-03-04-05-06-07-08.0000-81-00-0.jsonl";
+    host.file(&format!("/gpuvm/lib/ledger/{name}"), format!("{{\"ledger\":1}}\n{entry}\n"));
+}
+
 /// A host on which everything that can be told is.
 fn telling() -> (FakeHost, tempfile::TempDir) {
     let host = with_ovmf(with_files(&[("/home/alice/acme corp/windows 11.qcow2", b"QFI\xfb\0\0\0\x03")]));
@@ -279,6 +293,7 @@ fn telling() -> (FakeHost, tempfile::TempDir) {
             .into(),
     );
     own("log/win/console.log", "guest-says: alice\n".into());
+    history(&host);
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir_all(folder.path().join("home")).unwrap();
     fs::write(
@@ -320,6 +335,7 @@ fn a_report_holds_what_was_found_and_is_for_its_owner_alone() {
         "gpuvm/vm/win/baselines.json",
         "logs/win/qemu.log",
         "logs/win/console.log",
+        "gpuvm/ledger/1234-1111-0000-81-00-0.jsonl",
         "kernel.log",
     ];
     assert_eq!(listed, expected);

@@ -18,8 +18,8 @@ fn case(name: &str, host: FakeHost, set: &[&str]) -> Case {
 }
 
 /// The cases by what they are about.
-pub(crate) const GROUPS: [fn() -> Vec<Case>; 7] =
-    [machine, cpus, nodes_and_memory, devices, addresses, disks, displays_and_nets];
+pub(crate) const GROUPS: [fn() -> Vec<Case>; 8] =
+    [machine, cpus, nodes_and_memory, devices, resets, addresses, disks, displays_and_nets];
 
 /// Returns every case.
 pub(crate) fn all() -> Vec<Case> {
@@ -47,6 +47,8 @@ fn machine() -> Vec<Case> {
     vec![
         case("lab-compute", lab(), &[]),
         case("uefi", with_ovmf(lab()), &["firmware=uefi"]),
+        case("reboot-relaunch", lab(), &["reboot=relaunch"]),
+        case("reboot-stop", lab(), &["reboot=stop"]),
         case("rtc-local", lab(), &["rtc=local", "serial=log", "shutdown-timeout=5"]),
         case("extra-args-taint", lab(), &[r#"extra-args=["-device", '{"driver":"edu","id":"more"}']"#]),
         case("paths-with-odd-letters", host, &odd.each_ref().map(String::as_str)),
@@ -86,6 +88,36 @@ fn apart() -> FakeHost {
     host.file("/dev/vfio/30", "");
     host.link("/sys/kernel/iommu_groups/30/devices/0000:81:00.1", audio);
     host.link(&format!("{audio}/iommu_group"), "/sys/kernel/iommu_groups/30");
+    host
+}
+
+/// The lab's host with devices below root ports, where their buses can be reset: a card whose graphics function has FLR and a bus
+/// reset that the kernel lists and refuses, an accelerator that only its bus resets, and an NVMe that has both.
+fn below_ports() -> FakeHost {
+    let card = Some("0000:90:01.0");
+    let host = with_slot(
+        lab(),
+        &[
+            &FakeDevice { port: card, ..gpu("0000:91:00.0", 31, 1) },
+            &FakeDevice { port: card, class: 0x04_0300, ..gpu("0000:91:00.1", 31, 1) },
+            &FakeDevice {
+                port: Some("0000:90:02.0"),
+                class: 0x12_0000,
+                driver: None,
+                ..gpu("0000:92:00.0", 32, 1)
+            },
+            &FakeDevice { port: Some("0000:90:03.0"), ..nvme("0000:93:00.0", 33, 1) },
+        ],
+    );
+    host.file("/sys/bus/pci/devices/0000:91:00.1/reset_method", "pm\n");
+    host.file("/sys/bus/pci/devices/0000:92:00.0/reset_method", "bus\n");
+    host
+}
+
+/// The same, with a device on a root bus whose methods somebody has switched off.
+fn without_resets() -> FakeHost {
+    let host = lab();
+    host.file("/sys/bus/pci/devices/0000:82:00.0/reset_method", "\n");
     host
 }
 
@@ -171,6 +203,27 @@ fn devices() -> Vec<Case> {
             lab(),
             &[r#"device=[{bdf="81:00.0"}, {bdf="82:00.0", guest-address="02.0"}]"#],
         ),
+    ]
+}
+
+fn resets() -> Vec<Case> {
+    vec![
+        case("reset-none", below_ports(), &[r#"device=[{bdf="92:00.0", reset="none"}]"#]),
+        case("reset-flr", below_ports(), &[r#"device=[{bdf="93:00.0", reset="flr"}]"#]),
+        case("reset-bus", below_ports(), &[r#"device=[{bdf="93:00.0", reset="bus"}]"#]),
+        case("reset-hot", below_ports(), &[r#"device=[{bdf="91:00.0", reset="hot"}]"#]),
+        case(
+            "reset-flr-of-a-card-whose-audio-has-none",
+            below_ports(),
+            &[r#"device=[{bdf="91:00.0", reset="flr"}]"#],
+        ),
+        case(
+            "avoid-flr",
+            below_ports(),
+            &[r#"device=[{bdf="91:00.0", avoid-flr=true}, {bdf="93:00.0", avoid-flr=true}]"#],
+        ),
+        case("resets-as-they-are", below_ports(), &[r#"device=[{bdf="91:00.0"}, {bdf="92:00.0"}]"#]),
+        case("no-reset-at-all", without_resets(), &[r#"device=[{bdf="82:00.0"}]"#]),
     ]
 }
 

@@ -7,6 +7,7 @@ mod holders;
 mod id_rules;
 mod initramfs_rules;
 mod passable;
+mod quarantine;
 mod vfio_modules;
 
 use super::Definition;
@@ -16,6 +17,7 @@ pub(super) const CHECKS: &[Definition] = &[
     holders::CHECK,
     boot_display::CHECK,
     passable::CHECK,
+    quarantine::CHECK,
     firmware_framebuffer::CHECK,
     vfio_modules::CHECK,
     id_rules::CHECK,

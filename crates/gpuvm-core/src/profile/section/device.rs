@@ -9,10 +9,11 @@ use super::disk::Disk;
 use super::select::{self, RawSelector, Selector};
 use crate::pci::{Bdf, Slot};
 use crate::profile::check::{Checker, value_or};
-use crate::profile::language::{BDF, Key, Kind};
+use crate::profile::language::{BDF, Key, Kind, words};
 use crate::profile::problem::{Problem, ProblemKind};
-use crate::profile::read::{Cursor, Leaf, Located};
+use crate::profile::read::{Choice, Cursor, Leaf, Located};
 use crate::profile::tree::Place;
+use crate::reset::{ResetPolicy, ResetWish};
 
 /// A device to pass through.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +35,9 @@ pub struct DeviceRequest {
     pub allow_boot_display: bool,
     /// Its place in the boot order, where it was given one.
     pub boot: Option<u32>,
+    /// What is asked for of its resets.
+    #[serde(default)]
+    pub reset: ResetWish,
 }
 
 impl DeviceRequest {
@@ -48,6 +52,7 @@ impl DeviceRequest {
             guest_address: None,
             allow_boot_display: false,
             boot: None,
+            reset: ResetWish::default(),
         }
     }
 }
@@ -71,6 +76,9 @@ pub struct DeviceChoice {
     pub allow_boot_display: bool,
     /// As in [`DeviceRequest::boot`].
     pub boot: Option<u32>,
+    /// As in [`DeviceRequest::reset`].
+    #[serde(default)]
+    pub reset: ResetWish,
 }
 
 impl DeviceChoice {
@@ -85,6 +93,7 @@ impl DeviceChoice {
             guest_address: self.guest_address,
             allow_boot_display: self.allow_boot_display,
             boot: self.boot,
+            reset: self.reset,
         }
     }
 }
@@ -182,7 +191,30 @@ pub(in crate::profile) const KEYS: &[Key] = &[
         Kind::Integer { low: 1, high: Disk::BOOT_MAX },
         "Its place in the boot order, 1 first, for a disk controller that is passed through.",
     ),
+    Key::default(
+        "reset",
+        Kind::Words(words::<ResetPolicy>),
+        "\"auto\"",
+        "How it is reset before, during and after a run: by what the kernel and QEMU find best, by one method alone, or not at all.",
+    ),
+    Key::default(
+        "avoid-flr",
+        Kind::Flag,
+        "false",
+        "Keeps function level resets from it, for a card that doesn't survive them.",
+    ),
 ];
+
+impl Choice for ResetPolicy {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("auto", Self::Auto),
+        ("flr", Self::Flr),
+        ("pm", Self::Pm),
+        ("bus", Self::Bus),
+        ("hot", Self::Hot),
+        ("none", Self::None),
+    ];
+}
 
 #[derive(Debug, Clone)]
 pub(in crate::profile) struct RawDevice {
@@ -196,6 +228,8 @@ pub(in crate::profile) struct RawDevice {
     guest_address: Leaf<PortAddress>,
     allow_boot_display: Leaf<bool>,
     boot: Leaf<u32>,
+    reset: Leaf<ResetPolicy>,
+    avoid_flr: Leaf<bool>,
 }
 
 impl RawDevice {
@@ -216,6 +250,8 @@ pub(in crate::profile) fn read(mut table: Cursor<'_>, problems: &mut Vec<Problem
         guest_address: table.parsed("guest-address", problems),
         allow_boot_display: table.flag("allow-boot-display", problems),
         boot: table.count("boot", 1..=Disk::BOOT_MAX, problems),
+        reset: table.choice("reset", problems),
+        avoid_flr: table.flag("avoid-flr", problems),
     };
     table.finish(problems);
     device
@@ -282,6 +318,7 @@ fn check_one(place: usize, raw: RawDevice, seen: &mut Seen, checker: &mut Checke
     if let Some(bdf) = &bdf {
         check_port(&raw, bdf.value, seen, checker);
     }
+    let reset = reset(&raw, checker);
     let choice = DeviceChoice {
         place,
         select: select.unwrap_or_default(),
@@ -291,11 +328,22 @@ fn check_one(place: usize, raw: RawDevice, seen: &mut Seen, checker: &mut Checke
         guest_address: raw.guest_address.map(|address| address.value),
         allow_boot_display: value_or(raw.allow_boot_display, false),
         boot: raw.boot.map(|boot| boot.value),
+        reset,
     };
     Some(match bdf {
         Some(bdf) => Wanted::Named(DeviceRequest { chosen_by: None, ..choice.at(bdf.value) }),
         None => Wanted::Described(choice),
     })
+}
+
+/// Takes what is asked for of a device's resets; that which is to be avoided can't be the only one allowed.
+fn reset(raw: &RawDevice, checker: &mut Checker<'_>) -> ResetWish {
+    let policy = raw.reset.as_ref().map_or(ResetPolicy::Auto, |reset| reset.value);
+    if let (ResetPolicy::Flr, Some(Located { value: true, place })) = (policy, &raw.avoid_flr) {
+        let message = "`true` takes away the one method that reset = \"flr\" allows".to_owned();
+        checker.value(&raw.sibling("avoid-flr"), place.clone(), message);
+    }
+    ResetWish { policy, avoid_flr: raw.avoid_flr.as_ref().is_some_and(|avoid| avoid.value) }
 }
 
 /// Takes the description of a device, if it has one; a name beside it would make one of the two pointless.

@@ -1,6 +1,6 @@
 //! `gpuvm bind`: gives devices to VFIO, by whole groups, without a VM.
 
-mod target;
+pub(super) mod target;
 mod unbind;
 
 use std::fmt::Write;
@@ -97,7 +97,7 @@ fn tell_overruled(cli: &Cli, overruled: &[Refusal], taken: &str) {
     }
 }
 
-fn items(refusals: &[Refusal]) -> Vec<serde_json::Value> {
+pub(super) fn items(refusals: &[Refusal]) -> Vec<serde_json::Value> {
     let item = |refusal: &Refusal| json!({ "kind": failure::kind(refusal), "message": refusal.to_string() });
     refusals.iter().map(item).collect()
 }

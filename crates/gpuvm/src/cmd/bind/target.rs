@@ -43,7 +43,7 @@ impl FromStr for Named {
 
 /// What is done about a profile whose lock no longer fits the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Changed {
+pub(in crate::cmd) enum Changed {
     /// It is refused, as `up` does: another card may be at the address.
     Refused,
     /// It is taken as it is: what is given back is on record.
@@ -51,7 +51,7 @@ pub(super) enum Changed {
 }
 
 /// Reads the profiles among the targets, and lists the functions that must be looked at.
-pub(super) fn resolve(
+pub(in crate::cmd) fn resolve(
     cli: &Cli,
     named: &[Named],
     changed: Changed,

@@ -3,14 +3,17 @@
 use std::fmt::Write;
 
 use gpuvm_core::config_space::{Acs, PortType};
+use gpuvm_core::date;
 use gpuvm_core::facts::{BarKind, DeviceFacts, HostFacts, NodeFacts, Presence};
 use gpuvm_core::host_ops::{D3cold, PowerControl};
 use gpuvm_core::inventory::LinkState;
 use gpuvm_core::pci::{Bdf, ClassCode, GroupId};
-use gpuvm_core::reset::{ResetMethod, Standing, methods, what_it_does};
+use gpuvm_core::reset::{Quarantine, plan::in_hand};
+use gpuvm_core::reset::{ResetMethod, ResetPlan, ResetWish, methods, reset_plan};
 use serde::Serialize;
 
 use super::row::{Row, Verdict};
+use crate::hints;
 
 /// Everything about one function.
 #[derive(Debug, Serialize)]
@@ -27,6 +30,12 @@ pub(super) struct Detail<'a> {
     way_up: Vec<Port>,
     link: Option<LinkState>,
     resets: Vec<ResetMethod>,
+    /// What they come to while the drivers are as they are.
+    reset_plan: ResetPlan,
+    /// What the ledger holds against it.
+    quarantine: Option<&'a Quarantine>,
+    /// Why it can't be known what that is.
+    ledger_unread: Option<&'a String>,
     unread: &'a [String],
 }
 
@@ -91,6 +100,7 @@ impl<'a> Detail<'a> {
         let rows = |bdfs: &[Bdf]| bdfs.iter().filter_map(|bdf| Row::of(*bdf, facts)).collect();
         let members = |id| Group { id, members: rows(facts.groups.get(&id).map_or(&[][..], Vec::as_slice)) };
         let mates: Vec<Bdf> = facts.slot_of(bdf).filter(|mate| *mate != bdf).collect();
+        let groups = facts.groups.keys().copied().collect();
         Some(Self {
             device: Row::of(bdf, facts)?,
             facts: device,
@@ -101,6 +111,9 @@ impl<'a> Detail<'a> {
             way_up: device.upstream.iter().filter_map(|bridge| Port::of(*bridge, facts)).collect(),
             link: LinkState::of(device, facts),
             resets: methods(bdf, facts),
+            reset_plan: reset_plan(bdf, ResetWish::default(), &in_hand(&groups, facts), facts),
+            quarantine: facts.quarantined.get(&bdf),
+            ledger_unread: facts.ledgers_unread.get(&bdf),
             unread: &facts.unread,
         })
     }
@@ -153,6 +166,15 @@ fn what_it_is(detail: &Detail<'_>, lines: &mut Lines) {
     lines.add("verdict", row.verdict_words());
     if row.verdict == Verdict::Passable && row.with.len() > 2 {
         lines.list("", row.with.iter().map(|with| format!("with {with}")));
+    }
+    if let Some(held) = detail.quarantine {
+        lines.add("quarantine", format!("since {}: {}", date::readable(held.since), held.finding));
+        lines.add("", hints::quarantined(row.bdf, held.reset_since));
+        lines.add("", format!("what was done with it: gpuvm devices {} --history", row.bdf));
+    }
+    if let Some(problem) = detail.ledger_unread {
+        lines.add("quarantine", format!("not known: {problem}"));
+        lines.add("", hints::damaged_ledger());
     }
     let revision = facts.revision.map(|revision| format!(", revision {revision:02x}")).unwrap_or_default();
     lines.add("class", format!("{} ({}){revision}", row.class_name, row.class));
@@ -254,27 +276,11 @@ fn what_it_has(detail: &Detail<'_>, lines: &mut Lines) {
 }
 
 fn what_it_can(detail: &Detail<'_>, lines: &mut Lines) {
-    lines.list(
-        "resets",
-        detail.resets.iter().map(|method| {
-            let name = &method.name;
-            match &method.standing {
-                Standing::Usable => format!("{name}: {}", what_it_does(name)),
-                Standing::Stale { others } => {
-                    let others = others.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                    format!("{name}: listed, but the kernel refuses it: {others} is on its bus too")
-                }
-                Standing::KeepsState => {
-                    format!("{name}: listed, but the device says that it keeps its state over D3hot")
-                }
-            }
-        }),
-    );
-    if detail.resets.is_empty() {
-        let hot =
-            if detail.way_up.is_empty() { "" } else { ", but VFIO may reset its bus while it has all on it" };
-        lines.add("resets", format!("none by itself{hot}"));
-    }
+    let ResetPlan { steps, rejected, reason, .. } = &detail.reset_plan;
+    let steps = steps.iter().map(|step| format!("{}: {}", step.method, step.reason));
+    let rejected = rejected.iter().map(|rejected| format!("not {}: {}", rejected.method, rejected.reason));
+    lines.add("resets", reason);
+    lines.list("", steps.chain(rejected));
     lines.add("power", power(detail.facts));
     if detail.facts.virtual_functions_total > 0 {
         let (on, most) = (detail.facts.virtual_functions, detail.facts.virtual_functions_total);

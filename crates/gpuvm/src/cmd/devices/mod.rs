@@ -1,6 +1,7 @@
 //! `gpuvm devices`: what can be passed, and why what can't, can't.
 
 mod detail;
+mod history;
 mod row;
 mod table;
 
@@ -30,10 +31,19 @@ pub(crate) struct DevicesArgs {
     /// List every function: bridges, virtual functions and parts of the machine too
     #[arg(long, conflicts_with = "what")]
     all: bool,
+
+    /// Show what was done with the function BDF and how it came back, run by run and reset by reset
+    #[arg(long, requires = "what")]
+    history: bool,
 }
 
 pub(super) fn run(cli: &Cli, args: &DevicesArgs) -> Result<Exit, Failure> {
     match args.what.as_deref().map(|what| (what, what.parse::<Bdf>())) {
+        Some((_, Ok(bdf))) if args.history => history::run(cli, bdf),
+        Some((what, Err(_))) if args.history => {
+            let message = format!("--history is of one function: `{what}` is no PCI address");
+            Err(Failure::one(Exit::Usage, message, None))
+        }
         Some((_, Ok(bdf))) => one(cli, bdf),
         Some((profile, Err(_))) => of_profile(cli, profile),
         None if args.all => {

@@ -123,6 +123,10 @@ fn words(bdf: Bdf, refusal: &Refusal) -> String {
         }
         Refusal::Critical { bdf: other, holder, .. } => format!("{}{holder}", of(other)),
         Refusal::BootDisplay { bdf: other, .. } => format!("{}the boot display", of(other)),
+        Refusal::Quarantined { bdf: other, finding, .. } => {
+            format!("{}quarantined: {finding}", of(other))
+        }
+        Refusal::LedgerUnread { bdf: other, .. } => format!("{}its ledger can't be read", of(other)),
         Refusal::Kept { bdf: other, .. } => format!("{}in the hands of gpuvm or the kernel", of(other)),
         Refusal::Overridden { bdf: other, set, .. } => {
             format!("{}driver_override is set to `{set}`", of(other))

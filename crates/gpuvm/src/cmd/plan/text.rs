@@ -7,6 +7,7 @@ use gpuvm_core::plan::{
     Firmware, NodeBinding, Ownership, Plan, PlannedDisk, Role, RootBus, RootPort, SlotUse,
 };
 use gpuvm_core::profile::{Display, Listen, Media};
+use gpuvm_core::reset::{PlannedReset, RebootPolicy, ResetWish};
 use gpuvm_core::units::ByteSize;
 
 /// Writing to a `String` can't fail.
@@ -65,6 +66,7 @@ fn groups(plan: &Plan, text: &mut String) {
                 let node = device.node.map_or_else(|| "no node".to_owned(), |node| format!("node {node}"));
                 let (class, driver) = (device.class.name(), driver(&device.ownership));
                 line!(text, "      {class} {}, {node}; {driver}", device.id);
+                resets(device.reset.as_ref(), text);
             }
             if let Some(held) = plan.held.iter().find(|held| held.bdf == member.bdf) {
                 line!(text, "      {} {}; {}", held.class.name(), held.id, driver(&held.ownership));
@@ -73,6 +75,19 @@ fn groups(plan: &Plan, text: &mut String) {
     }
     if plan.groups.is_empty() {
         line!(text, "  none");
+    }
+}
+
+/// What resets a device, in which order, and what doesn't.
+fn resets(reset: Option<&PlannedReset>, text: &mut String) {
+    let Some(PlannedReset { wish, plan, reason, .. }) = reset else { return };
+    let asked = if *wish == ResetWish::default() { String::new() } else { format!(" ({wish})") };
+    line!(text, "      reset{asked}: {}; {reason}", plan.reason);
+    for step in &plan.steps {
+        line!(text, "        {}: {}", step.method, step.reason);
+    }
+    for rejected in &plan.rejected {
+        line!(text, "        not {}: {}", rejected.method, rejected.reason);
     }
 }
 
@@ -155,6 +170,14 @@ fn guest(plan: &Plan, text: &mut String) {
         Display::Virtual(Listen::Vnc(address)) => format!("VNC on {address}"),
     };
     line!(text, "Display: {picture}");
+    let reboot = match plan.reboot {
+        RebootPolicy::InPlace => "in place: QEMU resets the machine and its devices",
+        RebootPolicy::Relaunch => {
+            "relaunch: QEMU ends, the devices are reset and looked at, and it is started again"
+        }
+        RebootPolicy::Stop => "stop: the VM ends",
+    };
+    line!(text, "Reboot: {reboot}");
     for forward in &plan.forwards {
         let (protocol, address) = (forward.protocol.as_str(), forward.host_address);
         line!(

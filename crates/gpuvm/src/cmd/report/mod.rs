@@ -1,7 +1,6 @@
 //! `gpuvm report`: one archive with what somebody else needs to see what is wrong.
 
 mod clean;
-mod date;
 mod readme;
 
 use std::collections::BTreeSet;
@@ -10,6 +9,7 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
+use gpuvm_core::date;
 use gpuvm_core::facts::file::{FORMAT, FactsFile};
 use gpuvm_core::facts::{HostFacts, Presence};
 use gpuvm_core::plan::{Plan, Refusal, plan};
@@ -149,6 +149,9 @@ fn collect(cli: &Cli, args: &ReportArgs, given: Option<&Given>) -> Result<Report
     }
     let consoles = if args.redact { Consoles::Left } else { Consoles::Taken };
     collected.extend(collect::vms(&cli.places(), consoles));
+    if cli.has_ledger() {
+        collected.extend(collect::ledgers(&cli.places(), &facts.devices));
+    }
     collected.extend(collect::kernel_log(&cli.host_root()));
     collected.unread.extend(facts.unread.iter().cloned());
     let base = given.map(|given| given.base.clone());

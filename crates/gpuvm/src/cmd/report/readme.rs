@@ -17,7 +17,8 @@ topology.txt    nodes, ports, groups and devices as a tree
 profile.toml    the profile that the report was asked for; profile.set: what was set beside it; profile.lock: its lock
 plan.*          what would be done for it, or refusals.json: why not
 argv.txt        the command line of QEMU for it
-gpuvm/          journals, reservations, claims and kept plans of the VMs that run, or were left behind
+gpuvm/          journals, reservations, claims and kept plans of the VMs that run, or were left behind; ledger/: what was
+                done with each device and how it came back
 logs/           the ends of QEMU's messages and of consoles, of the last two runs of each VM
 kernel.log      the kernel's lines about VFIO, IOMMUs, errors of PCI Express and PCI functions
 unread.txt      what couldn't be read, and why

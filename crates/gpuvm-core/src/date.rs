@@ -1,15 +1,21 @@
 //! Seconds since 1970 as a date in UTC.
 
 /// Spells a time as part of a file's name: `20270115-080000`.
-pub(super) fn compact(seconds: u64) -> String {
+pub fn compact(seconds: u64) -> String {
     let (year, month, day, time) = date(seconds);
     format!("{year:04}{month:02}{day:02}-{:02}{:02}{:02}", time / 3600, time / 60 % 60, time % 60)
 }
 
 /// Spells a time as people and programs read it (RFC 3339).
-pub(super) fn readable(seconds: u64) -> String {
+pub fn readable(seconds: u64) -> String {
     let (year, month, day, time) = date(seconds);
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", time / 3600, time / 60 % 60, time % 60)
+}
+
+/// Spells the day of a time: `2027-01-15`.
+pub fn day(seconds: u64) -> String {
+    let (year, month, day, _) = date(seconds);
+    format!("{year:04}-{month:02}-{day:02}")
 }
 
 /// Returns year, month, day and the seconds of that day. Years begin in March here, so that the leap day is a year's last, and 400
@@ -42,6 +48,7 @@ mod tests {
     #[case(4_107_542_400, "2100-03-01T00:00:00Z")]
     fn seconds_are_dates(#[case] seconds: u64, #[case] spelt: &str) {
         assert_eq!(readable(seconds), spelt);
+        assert_eq!(day(seconds), spelt[..10]);
         assert_eq!(compact(seconds), spelt.replace(['-', ':', 'Z'], "").replace('T', "-"));
     }
 }
