@@ -9,9 +9,9 @@ use gpuvm_core::cpulist::CpuSet;
 use gpuvm_core::lifecycle::Exit as Ended;
 use gpuvm_core::pci::{Bdf, DriverName, GroupId};
 use gpuvm_core::profile::VmName;
-use gpuvm_core::reset::{Check, Finding, Verdict};
+use gpuvm_core::reset::{Check, Finding, Method, Verdict};
 use gpuvm_core::units::PageSize;
-use gpuvm_host::errno::{EINVAL, EIO, ENODEV, ENOENT, ENOSPC, ESRCH};
+use gpuvm_host::errno::{EINVAL, EIO, ENODEV, ENOENT, ENOSPC, ENOTTY, ESRCH};
 use gpuvm_host::kernel_log::KernelSaid;
 use gpuvm_host::reservation::{Owner, ProcessRole};
 use gpuvm_sys::process::{SpawnError, SpawnStep};
@@ -138,6 +138,12 @@ fn host_errors() -> Vec<(&'static str, HostError)> {
         Sick {
             "sick" => {
                 bdf: bdf(), verdict: Verdict::Faulted, finding: "aer_dev_fatal of 0000:81:00.0: 1, was 0: an error".into()
+            }
+        }
+        Reset {
+            "reset" => {
+                bdf: bdf(), method: Method::Flr, call: "write `1` to reset".into(), source: errno(ENOTTY),
+                meaning: "no method worked".into(), said: Box::default()
             }
         }
         NotViable {
