@@ -31,6 +31,7 @@ fn tier3_slow_lab_host_survives_a_fallen_card() {
 #[case::lock_moved("moved", &["lock-moved"])]
 #[case::lock_grown("grown", &["lock-grown"])]
 #[case::reset_policy("default", &["reset-policy"])]
+#[case::reset("default", &["reset"])]
 #[case::messages("default", &["messages"])]
 #[case::doctor("default", &["doctor-host", "doctor-card", "doctor-refusals", "doctor-boot", "doctor-errors"])]
 #[case::no_iommu("no-iommu", &["no-iommu", "messages-no-iommu", "doctor-no-iommu"])]

@@ -538,3 +538,155 @@ fn store(path: &CStr, bytes: &[u8]) -> Result<(), i32> {
     unsafe { libc::close(fd) };
     written
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watched::{reap, still_in_flight};
+    use rstest::rstest;
+    use std::thread;
+    use std::time::Instant;
+
+    const SOON: Duration = Duration::from_secs(10);
+    const BDF: &str = "0000:81:00.0";
+
+    fn failure(outcome: ResetOutcome) -> (Step, usize, Option<i32>) {
+        match outcome {
+            ResetOutcome::Failed(failure) => (failure.step, failure.group, failure.source.raw_os_error()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn by_sysfs(reset: &Path, only: Option<Only<'_>>) -> ResetOutcome {
+        reset_watched(BDF, Way::Sysfs { reset, only }, SOON).unwrap()
+    }
+
+    fn by_vfio(container: &str, groups: &[&Path]) -> ResetOutcome {
+        let way = Way::Vfio { container: Path::new(container), groups, call: Call::Bus };
+        reset_watched(BDF, way, SOON).unwrap()
+    }
+
+    #[test]
+    fn structures_are_as_long_as_the_kernels() {
+        assert_eq!(size_of::<uapi::vfio_pci_hot_reset_info>(), HEAD * 4);
+        assert_eq!(size_of::<uapi::vfio_pci_hot_reset>(), HEAD * 4);
+        assert_eq!(size_of::<uapi::vfio_pci_dependent_device>(), 8);
+        assert_eq!(INFO_WORDS * 4, size_of::<uapi::vfio_device_info>());
+        assert_eq!(bytes_of(INFO_WORDS), 24);
+    }
+
+    #[test]
+    fn a_list_of_functions_is_read_as_far_as_it_goes() {
+        let list = |count: u32, tail: &[u32]| affected(&[&[0, 0, count], tail].concat());
+        // Segment 1, bus 0x81, device 0x1f, function 2, as the kernel lays it out in memory.
+        let place = u32::from_ne_bytes([1, 0, 0x81, 0xfa]);
+        let one = Affected { segment: 1, bus: 0x81, devfn: 0xfa, group: 7 };
+        assert_eq!(list(1, &[7, place, 9, 9]), [one]);
+        assert_eq!(list(2, &[7, place, 7]), [one]);
+        assert_eq!(list(u32::MAX, &[7, place]), [one]);
+        assert_eq!(list(0, &[7, place]), []);
+        assert_eq!(affected(&[]), []);
+    }
+
+    #[test]
+    fn a_reset_by_the_first_method_is_one_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let reset = dir.path().join("reset");
+        std::fs::write(&reset, "").unwrap();
+        let ResetOutcome::Done(told) = by_sysfs(&reset, None) else { panic!() };
+        assert_eq!(std::fs::read(&reset).unwrap(), b"1");
+        assert!(told.reset > Duration::ZERO && told.open == Duration::ZERO && told.affected.is_empty());
+    }
+
+    #[test]
+    fn methods_are_put_back_whatever_came_of_the_reset() {
+        let dir = tempfile::tempdir().unwrap();
+        let (reset, attribute) = (dir.path().join("reset"), dir.path().join("reset_method"));
+        std::fs::write(&reset, "").unwrap();
+        // A file keeps what lies behind a shorter write, so each write shows.
+        std::fs::write(&attribute, "-------\n-").unwrap();
+        let only = Only { attribute: &attribute, methods: "pm", after: ["flr pm", "flr"] };
+        assert!(matches!(by_sysfs(&reset, Some(only)), ResetOutcome::Done(told) if !told.second_choice));
+        assert_eq!(std::fs::read(&attribute).unwrap(), b"flr pm\n\n-");
+
+        std::fs::write(&attribute, "-------").unwrap();
+        let failed = failure(by_sysfs(Path::new("/dev/full"), Some(only)));
+        assert_eq!(failed, (Step::WriteReset, 0, Some(libc::ENOSPC)));
+        assert_eq!(std::fs::read(&attribute).unwrap(), b"flr pm\n");
+    }
+
+    #[test]
+    fn nothing_is_reset_where_the_methods_cannot_be_narrowed() {
+        let dir = tempfile::tempdir().unwrap();
+        let reset = dir.path().join("reset");
+        std::fs::write(&reset, "").unwrap();
+        let only = |attribute| Only { attribute, methods: "pm", after: ["flr pm", "flr"] };
+        let failed = failure(by_sysfs(&reset, Some(only(Path::new("/dev/full")))));
+        assert_eq!(failed, (Step::Narrow, 0, Some(libc::ENOSPC)));
+        let absent = dir.path().join("absent");
+        let failed = failure(by_sysfs(&reset, Some(only(&absent))));
+        assert_eq!(failed, (Step::Narrow, 0, Some(libc::ENOENT)));
+        assert_eq!(std::fs::read(&reset).unwrap(), b"");
+    }
+
+    #[test]
+    fn failures_name_the_step_the_group_and_the_errno() {
+        let dir = tempfile::tempdir().unwrap();
+        let absent = dir.path().join("absent");
+        let null = Path::new("/dev/null");
+        assert_eq!(failure(by_sysfs(&absent, None)), (Step::OpenReset, 0, Some(libc::ENOENT)));
+        let gone = failure(by_vfio(absent.to_str().unwrap(), &[null]));
+        assert_eq!(gone, (Step::OpenContainer, 0, Some(libc::ENOENT)));
+        assert_eq!(failure(by_vfio("/dev/null", &[&absent])), (Step::OpenGroup, 0, Some(libc::ENOENT)));
+        assert_eq!(failure(by_vfio("/dev/null", &[null])), (Step::SetContainer, 0, Some(libc::ENOTTY)));
+    }
+
+    #[rstest]
+    #[case::no_group(&[])]
+    #[case::zero_byte(&["/tmp/a\0b"])]
+    fn senseless_input_is_refused_before_a_child_is_made(#[case] groups: &[&str]) {
+        let groups: Vec<&Path> = groups.iter().map(Path::new).collect();
+        let way = Way::Vfio { container: Path::new("/dev/null"), groups: &groups, call: Call::Function };
+        assert_eq!(reset_watched(BDF, way, SOON).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        let many = vec![Path::new("/dev/null"); MAX_FUNCTIONS + 1];
+        let way = Way::Vfio { container: Path::new("/dev/null"), groups: &many, call: Call::Function };
+        assert_eq!(reset_watched(BDF, way, SOON).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn a_reset_that_hangs_is_left_alone_named_after_the_device_and_collected_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("reset");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let way = Way::Sysfs { reset: &fifo, only: None };
+        let (pid, step) = match reset_watched(BDF, way, Duration::from_millis(100)).unwrap() {
+            ResetOutcome::InFlight { pid, step } => (pid, step),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(step, Step::OpenReset);
+        assert!(still_in_flight(pid).unwrap());
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap().trim();
+        assert_eq!(blocked, "fffffffe7ffbfeff", "all but KILL, STOP and glibc's own");
+        assert_eq!(std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap(), "0000:81:00.0\n");
+        assert_eq!(nix::unistd::getsid(Some(Pid::from_raw(pid))).unwrap().as_raw(), pid);
+        assert_eq!(std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(), 0);
+
+        assert_eq!(std::fs::read(&fifo).unwrap(), b"1");
+        let end = Instant::now() + SOON;
+        while still_in_flight(pid).unwrap() {
+            assert!(Instant::now() < end);
+            thread::sleep(Duration::from_millis(2));
+        }
+        assert!(matches!(reap(pid).unwrap(), Some(WriteOutcome::Done)));
+    }
+
+    #[test]
+    fn steps_are_told_by_their_numbers() {
+        for step in Step::ALL {
+            assert_eq!(Step::of(*step as u32), *step);
+            assert!(!step.name().is_empty());
+        }
+        assert_eq!(Step::of(9999), Step::Child);
+    }
+}

@@ -27,3 +27,21 @@ pub fn is_waiting() -> io::Result<bool> {
     nix::errno::Errno::result(failed)?;
     Ok(ENDING.into_iter().any(|signal| waiting.contains(signal)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_that_is_held_back_waits_and_is_told() {
+        // Of this test's thread alone.
+        hold_back().unwrap();
+        assert!(!is_waiting().unwrap());
+        // SAFETY: raises a signal that this thread holds back.
+        unsafe { libc::raise(Signal::SIGTERM as i32) };
+        assert!(is_waiting().unwrap());
+        let taken: SigSet = [Signal::SIGTERM].into_iter().collect();
+        assert_eq!(taken.wait().unwrap(), Signal::SIGTERM);
+        assert!(!is_waiting().unwrap());
+    }
+}

@@ -59,6 +59,7 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("doctor-refusals", super::doctor::doctor_refusals),
     ("doctor-boot", super::doctor::doctor_boot),
     ("doctor-errors", super::doctor::doctor_errors),
+    ("reset", super::reset::reset),
     ("first-profile", super::init::first_profile),
     ("report", super::init::report),
     ("reset-policy", super::reset_policy::reset_policy),

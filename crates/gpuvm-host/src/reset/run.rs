@@ -247,7 +247,8 @@ fn try_in_order(
 
 /// What the functions were before, and the kernel's log since.
 struct Watch {
-    before: BTreeMap<Bdf, (Snapshot, KernelLog)>,
+    before: BTreeMap<Bdf, Snapshot>,
+    log: KernelLog,
 }
 
 impl Watch {
@@ -255,8 +256,9 @@ impl Watch {
         let steps = job.resets.iter().flat_map(|plan| &plan.steps);
         let reached = steps.flat_map(|step| step.functions.iter().copied());
         let all: BTreeSet<Bdf> = reached.chain(job.resets.iter().map(|plan| plan.bdf)).collect();
-        let begin = |bdf| (bdf, (snapshot::take(root, bdf), KernelLog::of_functions(root, &[bdf])));
-        Self { before: all.into_iter().map(begin).collect() }
+        let before = all.iter().map(|bdf| (*bdf, snapshot::take(root, *bdf))).collect();
+        let all: Vec<Bdf> = all.into_iter().collect();
+        Self { before, log: KernelLog::of_functions(root, &all) }
     }
 
     /// Looks at every function that was reset or was to be.
@@ -273,7 +275,7 @@ impl Watch {
         let touched: BTreeSet<Bdf> =
             report.attempts.iter().flat_map(|attempt| attempt.functions.iter().copied()).collect();
         for bdf in asked.union(&touched).copied() {
-            let Some((before, log)) = self.before.get_mut(&bdf) else { continue };
+            let Some(before) = self.before.get(&bdf) else { continue };
             let reached = |attempt: &&Attempted| attempt.functions.contains(&bdf);
             let method = report
                 .attempts
@@ -281,7 +283,7 @@ impl Watch {
                 .filter(reached)
                 .find_map(|attempt| attempt.done.as_ref().map(|done| done.method));
             let after = snapshot::take(&root, bdf);
-            let heard = log.heard(bdf);
+            let heard = self.log.heard(bdf);
             let mut judgement = judge(before, &after, &heard);
             if method.is_none() && asked.contains(&bdf) {
                 let last = report.attempts.iter().rfind(|attempt| attempt.bdf == bdf);

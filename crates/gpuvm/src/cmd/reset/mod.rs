@@ -21,7 +21,8 @@ use crate::{hints, load, out};
 #[derive(Debug, Args)]
 pub(crate) struct ResetArgs {
     /// An address (0000:81:00.0), a slot (0000:81:00), or a profile, whose devices are meant
-    target: Named,
+    #[arg(required = true, value_name = "TARGET")]
+    targets: Vec<Named>,
 
     /// Reset in this way alone: flr, pm, bus, hot (VFIO's reset of the bus with everything on it), or another of the kernel's names
     #[arg(long, value_name = "METHOD", default_value = "auto")]
@@ -36,7 +37,7 @@ pub(super) fn run(cli: &Cli, args: &ResetArgs) -> Result<Exit, Failure> {
     if !args.dry_run {
         super::refuse_recorded(cli)?;
     }
-    let (targets, asked) = target::resolve(cli, std::slice::from_ref(&args.target), Changed::Taken)?;
+    let (targets, asked) = target::resolve(cli, &args.targets, Changed::Taken)?;
     let host = load::for_reset(cli, &asked)?;
     let job = plan::reset(&targets, args.method, &host)
         .map_err(|refusals| Failure::refused(&refusals, hints::of_reset))?;
