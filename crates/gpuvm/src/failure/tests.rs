@@ -140,6 +140,12 @@ fn host_errors() -> Vec<(&'static str, HostError)> {
                 bdf: bdf(), verdict: Verdict::Faulted, finding: "aer_dev_fatal of 0000:81:00.0: 1, was 0: an error".into()
             }
         }
+        Reset {
+            "reset" => {
+                bdf: bdf(), method: Method::Flr, call: "write `1` to reset".into(), source: errno(ENOTTY),
+                meaning: "no method worked".into(), said: Box::default()
+            }
+        }
         NotViable {
             "not-viable" => { group: GROUP, members: "0000:81:00.1 is on snd_hda_intel".into() }
         }
