@@ -74,19 +74,17 @@ pub fn reset(targets: &[Target], choice: MethodChoice, facts: &HostFacts) -> Res
     let wanted = wanted(targets, facts);
     let plans = |in_hand: &dyn Fn(Bdf) -> BTreeSet<Bdf>| -> Result<Vec<ResetPlan>, Vec<Refusal>> {
         let known = wanted.iter().filter(|(bdf, _)| takeable(**bdf, facts));
-        let planned = |(bdf, wish): (&Bdf, &ResetWish)| {
-            let plan = plan(*bdf, *wish, choice, &in_hand(*bdf), facts);
+        let planned = |(bdf, wish): (&Bdf, &ResetWish)| plan(*bdf, *wish, choice, &in_hand(*bdf), facts);
+        let made: Vec<ResetPlan> = known.map(planned).collect();
+        let refusal = |plan: &ResetPlan| {
             // All reasons where all ways were open.
-            let any = choice == MethodChoice::Auto && wish.policy == ResetPolicy::Auto;
-            match plan.steps.is_empty() {
-                true if any => Err(Refusal::NoReset { bdf: *bdf, reason: reasons(&plan, facts) }),
-                true => Err(Refusal::NoReset { bdf: *bdf, reason: plan.reason }),
-                false => Ok(plan),
-            }
+            let policy = wanted.get(&plan.bdf).map(|wish| wish.policy);
+            let any = choice == MethodChoice::Auto && policy == Some(ResetPolicy::Auto);
+            let reason = if any { reasons(plan, facts) } else { plan.reason.clone() };
+            Refusal::NoReset { bdf: plan.bdf, reason }
         };
-        let (plans, none): (Vec<_>, Vec<_>) = known.map(planned).partition(Result::is_ok);
-        let none: Vec<Refusal> = none.into_iter().filter_map(Result::err).collect();
-        if none.is_empty() { Ok(plans.into_iter().filter_map(Result::ok).collect()) } else { Err(none) }
+        let none: Vec<Refusal> = made.iter().filter(|plan| plan.steps.is_empty()).map(refusal).collect();
+        if none.is_empty() { Ok(made) } else { Err(none) }
     };
     // With everything in hand.
     plans(&|bdf| affected(bdf, facts).into_iter().filter(|bdf| takeable(*bdf, facts)).collect())?;
