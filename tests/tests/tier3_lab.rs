@@ -19,6 +19,7 @@ fn tier3_slow_lab_host_survives_a_fallen_card() {
 #[case::compute("default", &["compute", "deviations"])]
 #[case::isolation("default", &["isolation"])]
 #[case::endings("default", &["sigterm", "sigkill", "panic"])]
+#[case::relaunch("default", &["relaunch"])]
 #[case::refusals("default", &["refusals", "native-driver", "aperture", "first-profile", "report"])]
 #[case::bad_hosts("default", &["bad-hosts", "prefer"])]
 #[case::kill_matrix("default", &["kill-matrix"])]

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::reset::wait;
+
 /// Where a guest's life stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
@@ -101,6 +103,11 @@ pub enum Outcome {
         /// The roughest stage that was used.
         stage: Stage,
     },
+    /// It rebooted, and QEMU ended so that it could be started again.
+    Rebooted {
+        /// Why it was not; nothing of one that was.
+        not_again: Option<NotAgain>,
+    },
     /// Its kernel panicked.
     Panicked,
     /// QEMU stopped it for an error, such as a fatal error of a passed-through device.
@@ -112,21 +119,76 @@ pub enum Outcome {
     },
 }
 
+/// Why a guest that rebooted was not started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NotAgain {
+    /// The profile says that a reboot is the end (`reboot = "stop"`).
+    Policy,
+    /// Its end was asked for between two starts.
+    Asked,
+    /// A device didn't come back well.
+    SickDevice,
+    /// It rebooted again and again, each time soon after its start.
+    Looping,
+}
+
 /// How long each way to end a guest may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
     /// From the power button to `quit`.
     pub acpi: Duration,
-    /// From `quit` to SIGKILL. A card that fell off the bus holds QEMU's exit for 72 s (reset attempts in the kernel), and a
-    /// signal does not shorten that.
+    /// From `quit` to SIGKILL. A QEMU that takes it says so at once, whatever its devices do.
     pub quit: Duration,
-    /// From QEMU's word that it shuts down to SIGKILL.
+    /// From QEMU's word that it shuts down to SIGKILL: dead cards hold its exit, and a signal does not shorten that.
     pub exit: Duration,
+    /// From SIGKILL to the word that the kernel doesn't let go of it.
+    pub killed: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { acpi: Duration::from_secs(60), quit: Duration::from_secs(15), exit: Duration::from_secs(90) }
+        Self::with_functions(0)
+    }
+}
+
+impl Patience {
+    /// Returns the usual patience with a QEMU that has so many passed-through functions.
+    pub fn with_functions(functions: usize) -> Self {
+        Self {
+            acpi: Duration::from_secs(60),
+            quit: Duration::from_secs(15),
+            exit: Duration::from_secs(20) + wait::at_exit(functions),
+            killed: Duration::from_secs(120) + wait::at_exit(functions),
+        }
+    }
+}
+
+/// A guest that reboots so many times in a row, each within [`Reboots::SOON`] of its start, is not started again.
+///
+/// An installer or an update reboots a few times, minutes apart; a guest that can't start does nothing else.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reboots {
+    /// All that were followed by another start.
+    total: u32,
+    /// The last ones that came soon.
+    soon: u32,
+}
+
+impl Reboots {
+    /// What is soon: a server's firmware alone takes a minute, so a guest that got to work ran for longer.
+    pub const SOON: Duration = Duration::from_secs(60);
+    /// How many reboots in a row are too many.
+    pub const TOO_MANY: u32 = 5;
+
+    /// Takes in a reboot of a guest that had run for so long; says whether it may be started again.
+    pub fn again(&mut self, ran: Duration) -> Result<u32, NotAgain> {
+        self.soon = if ran < Self::SOON { self.soon + 1 } else { 0 };
+        if self.soon >= Self::TOO_MANY {
+            return Err(NotAgain::Looping);
+        }
+        self.total += 1;
+        Ok(self.total)
     }
 }
 
@@ -287,6 +349,10 @@ impl Life {
             (Some(cause @ (Outcome::Panicked | Outcome::InternalError)), ..) => cause,
             (_, Asked::Yes, Some(stage)) if stage == Stage::Kill || !died => Outcome::Stopped { stage },
             _ if died => Outcome::QemuDied { exit },
+            // Whoever asked for its end doesn't want it started again.
+            (Some(Outcome::Rebooted { .. }), Asked::Yes, _) => {
+                Outcome::Rebooted { not_again: Some(NotAgain::Asked) }
+            }
             (Some(cause), ..) => cause,
             // It quit with status 0 and no word: somebody else told it to, by a signal or another monitor.
             (None, ..) => Outcome::Stopped { stage: Stage::Quit },
@@ -297,7 +363,9 @@ impl Life {
 /// Reads QAPI's ShutdownCause; what the guest didn't do itself is known from what we did.
 fn shutdown_cause(reason: &str) -> Option<Outcome> {
     match reason {
-        "guest-shutdown" | "guest-reset" => Some(Outcome::PoweredOff),
+        "guest-shutdown" => Some(Outcome::PoweredOff),
+        // With `-action reboot=shutdown` alone; a guest that reboots in place goes on.
+        "guest-reset" => Some(Outcome::Rebooted { not_again: Some(NotAgain::Policy) }),
         "guest-panic" => Some(Outcome::Panicked),
         "host-error" => Some(Outcome::InternalError),
         _ => None,
@@ -323,6 +391,22 @@ mod tests {
 
     #[rstest]
     #[case::powered_off(&[Event::Continued, shutdown("guest-shutdown"), Event::Exited(Exit::Code(0))], Outcome::PoweredOff)]
+    #[case::rebooted(
+        &[Event::Continued, shutdown("guest-reset"), Event::Exited(Exit::Code(0))],
+        Outcome::Rebooted { not_again: Some(NotAgain::Policy) }
+    )]
+    #[case::asked_and_rebooted_instead(
+        &[Event::Continued, Event::StopRequested, shutdown("guest-reset"), Event::Exited(Exit::Code(0))],
+        Outcome::Stopped { stage: Stage::Acpi }
+    )]
+    #[case::asked_while_it_leaves_to_reboot(
+        &[Event::Continued, shutdown("guest-reset"), Event::StopRequested, Event::Exited(Exit::Code(0))],
+        Outcome::Rebooted { not_again: Some(NotAgain::Asked) }
+    )]
+    #[case::hangs_while_it_leaves_to_reboot(
+        &[Event::Continued, shutdown("guest-reset"), Event::Deadline(Stage::Quit), Event::Exited(Exit::Signal(9))],
+        Outcome::QemuDied { exit: Exit::Signal(9) }
+    )]
     #[case::asked_and_obeyed(
         &[Event::Continued, Event::StopRequested, shutdown("guest-shutdown"), Event::Exited(Exit::Code(0))],
         Outcome::Stopped { stage: Stage::Acpi }
@@ -395,8 +479,13 @@ mod tests {
             Just(Event::Continued),
             Just(Event::StopRequested),
             prop_oneof![Just(Stage::Acpi), Just(Stage::Quit), Just(Stage::Kill)].prop_map(Event::Deadline),
-            prop_oneof![Just("guest-shutdown"), Just("host-qmp-quit"), Just("new-in-qemu-12")]
-                .prop_map(shutdown),
+            prop_oneof![
+                Just("guest-shutdown"),
+                Just("guest-reset"),
+                Just("host-qmp-quit"),
+                Just("new-in-qemu-12")
+            ]
+            .prop_map(shutdown),
             Just(Event::Panicked),
             Just(Event::InternalError),
             Just(Event::MonitorLost),
@@ -413,6 +502,38 @@ mod tests {
             }
             life.step(Event::Exited(Exit::Code(0)));
             prop_assert!(life.outcome().is_some());
+        }
+
+        #[test]
+        fn a_guest_whose_end_was_asked_for_is_never_started_again(
+            events in proptest::collection::vec(any_event(), 0..20),
+            at in 0_usize..20,
+        ) {
+            let mut events = events;
+            events.insert(at.min(events.len()), Event::StopRequested);
+            let (mut life, _) = lived(&events);
+            life.step(Event::Exited(Exit::Code(0)));
+            prop_assert_ne!(life.outcome(), Some(&Outcome::Rebooted { not_again: Some(NotAgain::Policy) }));
+        }
+
+        #[test]
+        fn a_guest_is_started_again_unless_it_rebooted_soon_too_often_in_a_row(
+            ran in proptest::collection::vec(0_u64..120, 0..40),
+        ) {
+            let mut reboots = Reboots::default();
+            let soon = |seconds: &u64| Duration::from_secs(*seconds) < Reboots::SOON;
+            for (count, seconds) in ran.iter().enumerate() {
+                let in_a_row = ran[..=count].iter().rev().take_while(|seconds| soon(seconds)).count();
+                let expected = if in_a_row >= Reboots::TOO_MANY as usize {
+                    Err(NotAgain::Looping)
+                } else {
+                    Ok(u32::try_from(count).unwrap() + 1)
+                };
+                prop_assert_eq!(reboots.again(Duration::from_secs(*seconds)), expected);
+                if expected.is_err() {
+                    break;
+                }
+            }
         }
 
         #[test]

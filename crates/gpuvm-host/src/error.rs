@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use gpuvm_core::pci::{Bdf, DriverName, GroupId};
-use gpuvm_core::reset::Method;
+use gpuvm_core::reset::{Method, Verdict};
 use gpuvm_core::units::PageSize;
 
 use crate::kernel_log::KernelSaid;
@@ -180,6 +180,18 @@ pub enum HostError {
         /// The device.
         bdf: Bdf,
         /// What its config space says.
+        finding: String,
+    },
+    /// A device that a run left sick is kept from everybody.
+    #[error(
+        "{bdf} came back {verdict} ({finding}); it stays on vfio-pci and reserved, so that nobody touches it"
+    )]
+    Sick {
+        /// The device.
+        bdf: Bdf,
+        /// The verdict.
+        verdict: Verdict,
+        /// What it rests on.
         finding: String,
     },
     /// A group is not viable although all that gpuvm knows of was bound.

@@ -4,6 +4,8 @@
 //! read it hears nothing. For a verdict that isn't enough: [`KernelLog::of_functions`] keeps all lines of each function, and
 //! [`KernelLog::heard`] says so where some or all couldn't be heard.
 
+mod since;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::fs::{self, File};
@@ -18,6 +20,8 @@ use serde::Serialize;
 
 use crate::HostError;
 use crate::root::HostRoot;
+
+pub use since::{Mark, Since};
 
 /// The most lines that are kept for an error's text, the last ones.
 const LINES: usize = 10;
@@ -175,6 +179,13 @@ impl KernelLog {
         match self.lost.clone().or(flood) {
             Some(lost) => Heard::Partly { lines, lost },
             None => Heard::Said(lines),
+        }
+    }
+
+    /// Takes in what was said since, before the kernel overwrites it: to be called now and then in a long run.
+    pub fn keep_up(&mut self) {
+        if let Err(error) = self.listen() {
+            tracing::debug!("the kernel's log can't be heard: {error}");
         }
     }
 

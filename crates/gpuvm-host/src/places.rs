@@ -78,6 +78,16 @@ impl Places {
         self.vm(vm).join("baselines.json")
     }
 
+    /// Returns what is known of the moment at which they said it, so that a later process can judge them.
+    pub fn begun(&self, vm: &VmName) -> PathBuf {
+        self.vm(vm).join("begun.json")
+    }
+
+    /// Returns the verdicts on a VM's devices, once they are in.
+    pub fn judged(&self, vm: &VmName) -> PathBuf {
+        self.vm(vm).join("judged.json")
+    }
+
     /// Returns the folder of what `gpuvm bind` has bound, one folder per set.
     pub fn bound(&self) -> PathBuf {
         self.run.join("bound")

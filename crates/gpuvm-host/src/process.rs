@@ -50,6 +50,12 @@ impl ProcessId {
     }
 }
 
+/// Tells whether a thread of a process waits in the kernel in a way that no signal ends, as in a reset.
+pub fn waits_in_kernel(pid: i32) -> bool {
+    let Ok(tasks) = fs::read_dir(Path::new("/proc").join(pid.to_string()).join("task")) else { return false };
+    tasks.flatten().filter_map(|task| stat(&task.path().join("stat"))).any(|(state, _)| state == 'D')
+}
+
 /// Describes a process of ours that hangs: its state and where in the kernel it waits.
 pub fn describe(pid: i32) -> String {
     describe_task(&Path::new("/proc").join(pid.to_string()))

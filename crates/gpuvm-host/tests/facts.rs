@@ -43,6 +43,26 @@ fn scope_is_the_slot_and_the_groups_and_nothing_else() {
     assert_eq!(facts.groups.len(), 2);
 }
 
+/// A reset of the bus is of all that is on it, in whichever slot and group; a virtual function there goes by another bus.
+#[test]
+fn scope_takes_in_what_shares_a_bus_below_a_port() {
+    let host = FakeHost::new();
+    let port = Some("0000:80:01.0");
+    host.device(&FakeDevice { port, ..gpu("0000:81:00.0", 7, 1) });
+    host.device(&FakeDevice { port, ..gpu("0000:81:01.0", 8, 1) });
+    host.device(&FakeDevice { port, driver: None, ..gpu("0000:81:02.0", 9, 1) });
+    host.link("/sys/bus/pci/devices/0000:81:02.0/physfn", "/sys/bus/pci/devices/0000:81:01.0");
+    host.device(&nvme("0000:82:00.0", 10, 1));
+    host.device(&nvme("0000:82:01.0", 11, 1));
+    let found = |device: &str| {
+        let facts = read(&host, &[device]);
+        facts.devices.keys().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(found("0000:81:00.0"), ["0000:81:00.0", "0000:81:01.0"]);
+    assert_eq!(found("0000:81:02.0"), ["0000:81:02.0"], "a virtual function is reset by itself");
+    assert_eq!(found("0000:82:00.0"), ["0000:82:00.0"], "a root bus can't be reset");
+}
+
 #[test]
 fn a_device_is_read_as_sysfs_tells() {
     let host = FakeHost::new();

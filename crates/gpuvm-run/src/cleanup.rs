@@ -8,26 +8,28 @@ use std::time::{Duration, Instant};
 use gpuvm_core::host_ops::HostOp;
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::profile::VmName;
-use gpuvm_core::reset::Snapshot;
+use gpuvm_core::reset::{Snapshot, wait};
 use gpuvm_host::apply::Host;
 use gpuvm_host::claims::{self, Stale};
 use gpuvm_host::journal::{self, Journal};
 use gpuvm_host::kernel::Kernel;
+use gpuvm_host::kernel_log::{Mark, Since};
 use gpuvm_host::places::Places;
 use gpuvm_host::process::ProcessId;
 use gpuvm_host::reservation::{self, Reservation};
-use gpuvm_host::root::{list, read_text};
-use gpuvm_host::{HostError, orphans, undo};
+use gpuvm_host::root::list;
+use gpuvm_host::{HostError, ledger, orphans, undo};
 use gpuvm_sys::process::{Signal, pidfd_open, pidfd_send_signal};
 use serde::Serialize;
 
-use crate::report::{Note, Observer, Phase};
+use crate::judging::{self, Begun, Judged, Ran, Resets, kept};
+use crate::report::{DeviceReport, Note, Observer, Phase};
 use crate::up::close;
 
 /// How long a QEMU without a launcher may take to flush its disks.
 const TERM: Duration = Duration::from_secs(15);
-/// How long a killed QEMU may take: the resets of a card off the bus hold its end for five minutes.
-const KILL: Duration = Duration::from_secs(360);
+/// How long a killed QEMU may take, besides the resets of devices that don't answer.
+const KILL: Duration = Duration::from_secs(60);
 
 /// What became of one VM's remains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -50,6 +52,8 @@ pub struct CleanupReport {
     pub result: Cleaned,
     /// What was removed of a run before a reboot, in words.
     pub cleared: Vec<String>,
+    /// How each device came back, of a run that nobody had judged.
+    pub devices: Vec<DeviceReport>,
     /// What is left, in words.
     pub not_given_back: Vec<String>,
     /// The same, for those who add remedies.
@@ -61,6 +65,7 @@ pub struct CleanupReport {
 #[derive(Debug, Default)]
 struct Progress {
     cleared: Vec<String>,
+    devices: Vec<DeviceReport>,
     left: Vec<HostError>,
 }
 
@@ -114,7 +119,8 @@ fn clean(
         }
     };
     let not_given_back = progress.left.iter().map(ToString::to_string).collect();
-    CleanupReport { name, result, cleared: progress.cleared, not_given_back, left: progress.left }
+    let Progress { cleared, devices, left } = progress;
+    CleanupReport { name, result, cleared, devices, not_given_back, left }
 }
 
 /// Ends the QEMU of a VM that was taken over, and undoes its journal.
@@ -131,7 +137,7 @@ fn give_back(
         if qemu.is_alive() {
             observer.phase(&Phase::EndingQemu { pid: qemu.pid });
         }
-        end_qemu(qemu)?;
+        end_qemu(qemu, KILL + wait::at_exit(record.devices.len()))?;
     }
     let Some(mut journal) = Journal::reopen(&places.journal(vm), boot_id)? else {
         // Closed, of another boot, or never begun: only files are left.
@@ -152,10 +158,15 @@ fn give_back(
         }
     }
     orphans::check(&kernel.root, &journal.open_records())?;
-    let baselines = baselines(&places.baselines(vm))?;
+    // What the devices said of themselves before; nothing where the launcher died before it had asked them.
+    let baselines: BTreeMap<Bdf, Snapshot> = kept(&places.baselines(vm))?.unwrap_or_default();
+    let judged = judge(kernel, places, record, &baselines, observer)?;
     let host = Host { kernel, places, boot_id, vm, baselines: &baselines };
     let mut told = |op: &HostOp| observer.phase(&Phase::Undoing { what: op.to_string() });
-    progress.left.extend(undo::undo_all(&host, &mut journal, &mut told));
+    progress.left.extend(undo::undo_some(&host, &mut journal, &|op| judged.part(op), &mut told));
+    progress.left.extend(judged.stay(&journal));
+    progress.left.extend(judged.failures);
+    progress.devices = judged.devices;
     if journal.open_records().is_empty() {
         observer.phase(&Phase::Releasing);
         progress.left.extend(close(places, vm, &mut journal).err());
@@ -163,16 +174,35 @@ fn give_back(
     Ok(())
 }
 
-/// Reads what the devices said of themselves before; nothing where the launcher died before it had asked them.
-fn baselines(path: &Path) -> Result<BTreeMap<Bdf, Snapshot>, HostError> {
-    let Some(text) = read_text(path)? else { return Ok(BTreeMap::new()) };
-    serde_json::from_str(&text).map_err(|error| HostError::content(path, &text, error))
+/// Judges the devices of a run whose launcher was killed before it could: once, since whoever cleans up again has seen the verdict.
+fn judge(
+    kernel: &Kernel,
+    places: &Places,
+    record: &Reservation,
+    baselines: &BTreeMap<Bdf, Snapshot>,
+    observer: &mut dyn Observer,
+) -> Result<Judged, HostError> {
+    let vm = &record.vm;
+    if baselines.is_empty() || places.judged(vm).exists() {
+        return Ok(Judged::default());
+    }
+    observer.phase(&Phase::Judging);
+    let unknown = || Begun { at: ledger::now(), log: Mark::Unread("nobody noted where it was".to_owned()) };
+    let begun: Begun = kept(&places.begun(vm))?.unwrap_or_else(unknown);
+    let since = Since::read(&kernel.root, &begun.log);
+    let took = Duration::from_secs(ledger::now().saturating_sub(begun.at));
+    let ran = Ran { vm, qemu: None, started: record.qemu.is_some(), outcome: None, took };
+    let mut judged =
+        judging::after_run(&kernel.root, places, baselines, &mut |bdf| since.of(bdf), Resets::default(), ran);
+    // A full disk stops nothing: giving back comes first.
+    judged.failures.extend(judging::note_judged(places, vm, &judged).err());
+    Ok(judged)
 }
 
 /// Ends a QEMU that has no launcher any more: its devices can't be given back before.
-fn end_qemu(qemu: ProcessId) -> Result<(), HostError> {
+fn end_qemu(qemu: ProcessId, kill: Duration) -> Result<(), HostError> {
     let path = Path::new("/proc").join(qemu.pid.to_string());
-    for (signal, patience) in [(Signal::SIGTERM, TERM), (Signal::SIGKILL, KILL)] {
+    for (signal, patience) in [(Signal::SIGTERM, TERM), (Signal::SIGKILL, kill)] {
         // The pidfd first, then the look whether it is the recorded one: it can't come to mean another process after that.
         let pidfd = pidfd_open(qemu.pid);
         if !qemu.is_alive() {
@@ -193,7 +223,7 @@ fn end_qemu(qemu: ProcessId) -> Result<(), HostError> {
         false => Ok(()),
         true => Err(HostError::QemuStuck {
             pid: qemu.pid,
-            minutes: KILL.as_secs() / 60,
+            minutes: kill.as_secs() / 60,
             state: gpuvm_host::process::describe_threads(qemu.pid),
         }),
     }

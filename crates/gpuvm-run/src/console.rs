@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -10,10 +11,20 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::launch::Which;
 use crate::log::Log;
 
 /// Takes the console's output; it runs on a thread of its own, so it may block.
 pub type Sink = Box<dyn FnMut(&[u8]) -> io::Result<()> + Send>;
+
+/// Makes of one sink as many as a run starts QEMUs: they write to it one after the other.
+pub(crate) fn share(sink: Sink) -> impl Fn() -> Sink {
+    let shared = Arc::new(Mutex::new(sink));
+    move || {
+        let sink = Arc::clone(&shared);
+        Box::new(move |bytes| (sink.lock().unwrap_or_else(PoisonError::into_inner))(bytes))
+    }
+}
 
 /// Chunks that wait for a slow sink before the guest's serial port is held up.
 const QUEUE: usize = 64;
@@ -29,9 +40,12 @@ pub(crate) struct Console {
 
 impl Console {
     /// Copies the stream into a log, and into a sink if there is one.
-    pub(crate) fn copy(stream: UnixStream, log: &Path, sink: Option<Sink>) -> io::Result<Self> {
+    pub(crate) fn copy(stream: UnixStream, log: &Path, sink: Option<Sink>, which: Which) -> io::Result<Self> {
         let path = log.to_owned();
-        let log = Log::begin(log)?;
+        let log = match which {
+            Which::First => Log::begin(log)?,
+            Which::Again => Log::resume(log)?,
+        };
         let Some(mut sink) = sink else {
             return Ok(Self { reader: tokio::spawn(read(stream, log, None)), log: path, finished: None });
         };

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use gpuvm_core::lifecycle::{Effect, Event, Life, Outcome, Patience, Stage};
 use gpuvm_core::plan::Plan;
+use gpuvm_core::reset::wait;
 use gpuvm_host::HostError;
+use gpuvm_host::kernel_log::KernelLog;
 use gpuvm_qmp::verbs::VcpuThread;
 use gpuvm_qmp::{Events, Known, Qmp};
 use tokio::sync::mpsc;
@@ -19,9 +21,9 @@ use crate::signals::Signals;
 /// When threads are pinned again, after `cont`: soon for those that a first run makes, then now and then.
 const REPIN: [Duration; 3] = [Duration::from_millis(100), Duration::from_secs(1), Duration::from_secs(10)];
 /// Between words about a QEMU that was killed and isn't gone.
-const STILL_THERE: Duration = Duration::from_secs(20);
-/// How long a killed QEMU is waited for: a dead card's resets take five minutes.
-const GIVE_UP: Duration = Duration::from_secs(15 * 60);
+pub(crate) const STILL_THERE: Duration = Duration::from_secs(20);
+/// Between looks at a QEMU that waits in the kernel when its time to quit is over.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// Between later looks.
 const REPIN_LATER: Duration = Duration::from_secs(60);
 
@@ -32,12 +34,20 @@ pub(crate) struct Running<'a> {
     pub(crate) vcpus: Vec<VcpuThread>,
 }
 
+/// How a QEMU ended.
+pub(crate) struct Ended {
+    pub(crate) outcome: Outcome,
+    /// How often the guest rebooted in place before.
+    pub(crate) reboots: u32,
+}
+
 /// What drives a guest.
 struct Driver<'a> {
     plan: &'a Plan,
     vcpus: Vec<VcpuThread>,
     repin: (usize, Instant),
     process: &'a mut Process,
+    kernel_log: &'a mut KernelLog,
     qmp: Qmp,
     events: Option<Events>,
     signals: &'a mut Signals,
@@ -48,6 +58,10 @@ struct Driver<'a> {
     /// What came before the event that was noticed first.
     queue: VecDeque<Event>,
     killed: Option<Instant>,
+    /// When it was told to quit.
+    told_to_quit: Option<Instant>,
+    /// How often the guest has rebooted under this QEMU.
+    reboots: u32,
     answers: (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
 }
 
@@ -55,16 +69,18 @@ struct Driver<'a> {
 pub(crate) async fn drive(
     running: Running<'_>,
     process: &mut Process,
+    kernel_log: &mut KernelLog,
     patience: Patience,
     signals: &mut Signals,
     observer: &mut dyn Observer,
-) -> Result<Outcome, HostError> {
+) -> Result<Ended, HostError> {
     let mut life = Life::new(patience);
     let mut driver = Driver {
         plan: running.plan,
         vcpus: running.vcpus,
         repin: (0, Instant::now() + REPIN[0]),
         process,
+        kernel_log,
         qmp: running.greeted.qmp,
         events: Some(running.greeted.events),
         signals,
@@ -73,6 +89,8 @@ pub(crate) async fn drive(
         patience_over: None,
         queue: VecDeque::new(),
         killed: None,
+        told_to_quit: None,
+        reboots: 0,
         answers: mpsc::unbounded_channel(),
     };
     life.step(Event::Continued);
@@ -82,9 +100,9 @@ pub(crate) async fn drive(
             driver.perform(effect);
         }
         if let Some(outcome) = life.outcome() {
-            return Ok(outcome.clone());
+            return Ok(Ended { outcome: outcome.clone(), reboots: driver.reboots });
         }
-        if let Some(since) = driver.killed.filter(|since| since.elapsed() > GIVE_UP) {
+        if let Some(since) = driver.killed.filter(|since| since.elapsed() > patience.killed) {
             return Err(stuck(driver.process.pid(), since));
         }
     }
@@ -94,11 +112,16 @@ pub(crate) async fn drive(
 ///
 /// # Errors
 /// Returns that the kernel doesn't let go of it.
-pub(crate) async fn end(process: &mut Process, observer: &mut dyn Observer) -> Result<(), HostError> {
+pub(crate) async fn end(
+    process: &mut Process,
+    patience: Patience,
+    observer: &mut dyn Observer,
+) -> Result<(), HostError> {
     process.kill_now();
     let since = Instant::now();
-    while since.elapsed() < GIVE_UP {
-        if tokio::time::timeout(STILL_THERE, process.exited()).await.is_ok() {
+    while since.elapsed() < patience.killed {
+        let wait = STILL_THERE.min(patience.killed.saturating_sub(since.elapsed()));
+        if tokio::time::timeout(wait, process.exited()).await.is_ok() {
             return Ok(());
         }
         observer.note(&what_holds(process.pid()));
@@ -118,6 +141,15 @@ fn what_holds(pid: i32) -> Note {
     Note(format!(
         "QEMU was killed, but the kernel has not let go of it ({states}). If it is resetting a device that doesn't \
          answer, that takes minutes: dmesg | tail"
+    ))
+}
+
+/// Tells that a QEMU doesn't answer because the kernel has it.
+pub(crate) fn waits(pid: i32) -> Note {
+    let states = gpuvm_host::process::describe_threads(pid);
+    Note(format!(
+        "QEMU does not answer: it waits in the kernel ({states}). Resets of a device that doesn't answer take minutes: \
+         dmesg | tail"
     ))
 }
 
@@ -158,10 +190,7 @@ impl Driver<'_> {
                     self.observer.note(&Note(format!("{signal}: ending the guest")));
                     Some(Event::StopRequested)
                 }
-                stage = due => {
-                    self.deadline = None;
-                    Some(Event::Deadline(stage))
-                }
+                stage = due => self.overdue(stage),
                 exit = self.process.exited() => {
                     self.last_words().await;
                     self.queue.push_back(Event::Exited(exit));
@@ -174,7 +203,7 @@ impl Driver<'_> {
                     Some(Event::Deadline(Stage::Kill))
                 }
                 () = sleep_until(self.repin.1) => {
-                    self.pin_again();
+                    self.look_again();
                     None
                 }
             };
@@ -184,11 +213,27 @@ impl Driver<'_> {
         }
     }
 
-    /// Pins threads that came since; one that can't be pinned is told, and no reason to end a guest that runs.
-    fn pin_again(&mut self) {
+    /// Takes a deadline that has passed. QEMU doesn't hear of `quit` while it resets a device that doesn't answer: a kill would not be
+    /// faster, and would lose what it has not written to its disks.
+    fn overdue(&mut self, stage: Stage) -> Option<Event> {
+        let limit = wait::at_start(self.plan.owned().count());
+        let in_time = self.told_to_quit.is_some_and(|since| since.elapsed() < limit);
+        if stage == Stage::Quit && in_time && gpuvm_host::process::waits_in_kernel(self.process.pid()) {
+            self.observer.note(&waits(self.process.pid()));
+            self.deadline = Some((stage, Instant::now() + LOOK_AGAIN));
+            return None;
+        }
+        self.deadline = None;
+        Some(Event::Deadline(stage))
+    }
+
+    /// Pins threads that came since, and hears what the kernel has said; a thread that can't be pinned is told, and no reason to end a
+    /// guest that runs.
+    fn look_again(&mut self) {
         if let Err(error) = pin::pin_others(self.plan, self.process.pid(), &self.vcpus) {
             tracing::warn!("{error}");
         }
+        self.kernel_log.keep_up();
         let next = self.repin.0 + 1;
         self.repin = (next, Instant::now() + REPIN.get(next).copied().unwrap_or(REPIN_LATER));
     }
@@ -208,6 +253,11 @@ impl Driver<'_> {
         match event.known()? {
             Known::Shutdown { reason, .. } => Some(Event::Shutdown { reason: reason.unwrap_or_default() }),
             Known::GuestPanicked { .. } => Some(Event::Panicked),
+            Known::Reset { guest: true, .. } => {
+                self.reboots += 1;
+                self.observer.note(&Note(format!("the guest reboots ({})", self.reboots)));
+                None
+            }
             // STOP carries no reason: a fatal error of a passed-through device looks like a pause until asked.
             Known::Stop => {
                 self.ask_why_it_stopped();
@@ -237,6 +287,7 @@ impl Driver<'_> {
             }
             Effect::Quit => {
                 self.observer.phase(&Phase::Stopping { stage: Stage::Quit });
+                self.told_to_quit = Some(Instant::now());
                 self.command(Stage::Quit);
             }
             Effect::Kill => {

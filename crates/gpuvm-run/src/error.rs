@@ -10,6 +10,8 @@ use gpuvm_core::reset::Finding;
 use gpuvm_host::HostError;
 use gpuvm_host::kernel_log::KernelSaid;
 
+use crate::report::DeviceReport;
+
 /// What went wrong with QEMU between its start and the guest's first instruction.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
@@ -146,6 +148,8 @@ pub enum Cause {
 pub struct UpError {
     /// Why it didn't come up.
     pub cause: Box<Cause>,
+    /// How each device came back, as far as they were looked at.
+    pub devices: Vec<DeviceReport>,
     /// What is not as it was.
     pub left: Vec<HostError>,
 }

@@ -16,6 +16,7 @@ use gpuvm_core::plan::{Firmware, Plan};
 use gpuvm_core::qemu::abilities::OLDEST;
 use gpuvm_core::qemu::cmdline::{Start, quote};
 use gpuvm_core::qemu::{Handle, Handles, argv};
+use gpuvm_core::reset::wait;
 use gpuvm_host::kernel_log::{About, KernelLog};
 use gpuvm_host::root::HostRoot;
 use gpuvm_qmp::{Events, Qmp};
@@ -66,6 +67,7 @@ pub(crate) fn spawn(
     plan: &Plan,
     paths: &Paths,
     sockets: Sockets,
+    which: Which,
 ) -> Result<Process, LaunchError> {
     let vars = paths.state.join(UEFI_VARS);
     if let Firmware::Uefi(firmware) = &plan.firmware {
@@ -82,9 +84,12 @@ pub(crate) fn spawn(
     let mut command = vec![plan.qemu.clone().into_os_string()];
     command.extend(argv(plan, &handles));
     let stderr_path = paths.logs.join("qemu.log");
-    // What QEMU said in the run before may be what somebody looks for now.
-    crate::log::put_aside(&stderr_path).map_err(file("put aside", &stderr_path))?;
-    let stderr = File::create(&stderr_path).map_err(file("make", &stderr_path))?;
+    if which == Which::First {
+        // What QEMU said in the run before may be what somebody looks for now.
+        crate::log::put_aside(&stderr_path).map_err(file("put aside", &stderr_path))?;
+    }
+    let stderr = File::options().append(true).create(true).open(&stderr_path);
+    let stderr = stderr.map_err(file("make", &stderr_path))?;
     let said_from = log_command(&stderr, &command).map_err(file("write", &stderr_path))?;
     let stdout = stderr.try_clone().map_err(file("make", &stderr_path))?;
     tracing::debug!(?command, "starting QEMU");
@@ -112,13 +117,22 @@ fn about(plan: &Plan) -> About {
     }
 }
 
-/// Writes the command line at the head of QEMU's log, for whoever reads it later; a disk without room for it shows here, before a
+/// Which QEMU of a run one is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// Its first.
+    First,
+    /// One after a reboot: what it says goes below what the former ones said.
+    Again,
+}
+
+/// Writes the command line into QEMU's log before its words, for whoever reads it later; a disk without room for it shows here, before a
 /// guest runs that can't be followed. Returns where QEMU's own words begin.
 fn log_command(mut log: &File, command: &[OsString]) -> io::Result<u64> {
     let words: Vec<String> = command.iter().map(|word| quote(word)).collect();
     let line = format!("gpuvm runs: {}\n", words.join(" "));
     log.write_all(line.as_bytes())?;
-    Ok(line.len() as u64)
+    Ok(log.metadata()?.len())
 }
 
 /// QEMU's ends of the sockets: the monitor's listens, the serial port's is connected.
@@ -141,6 +155,13 @@ const SERIAL_BYTES: usize = 8 << 20;
 /// dies before, the connections end.
 pub(crate) fn sockets(paths: &Paths) -> Result<(Sockets, Connections), LaunchError> {
     let path = paths.run.join("qmp.sock");
+    // That of this run's QEMU before a reboot, which is gone.
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(file("remove", &path)(error));
+        }
+        _ => {}
+    }
     let monitor_listener = listen_unix(&path).map_err(file("listen on", &path))?;
     let monitor = std::os::unix::net::UnixStream::connect(&path).and_then(async_stream);
     let monitor = monitor.map_err(file("connect to", &path))?;
@@ -185,11 +206,12 @@ fn copy_vars(template: &Path, vars: &Path) -> Result<(), LaunchError> {
 
 /// Returns how long QEMU may take to greet: it does so only once its memory is allocated and mapped for DMA.
 ///
-/// Zeroing takes 0.02 s per GiB with many threads on a server and 1 s with one thread on a slow machine; the rest is reserve
-/// for an emulated host.
+/// Zeroing takes 0.02 s per GiB with many threads on a server and 1 s with one thread on a slow machine; devices that don't answer
+/// are reset before it, one after the other; the rest is reserve for an emulated host.
 pub(crate) fn greeting_deadline(plan: &Plan) -> Duration {
     let mib: u64 = plan.memory.iter().map(|cell| cell.size.as_mib_ceil()).sum();
-    Duration::from_secs(120) + Duration::from_millis(mib * 5)
+    let resets = wait::at_start(plan.owned().count());
+    Duration::from_secs(120) + Duration::from_millis(mib * 5) + resets
 }
 
 /// Waits for the greeting.

@@ -22,6 +22,13 @@ impl Log {
         Self::with_limit(path, MAX_BYTES)
     }
 
+    /// Goes on with a log of this run.
+    pub(crate) fn resume(path: &Path) -> io::Result<Self> {
+        let file = File::options().append(true).create(true).open(path)?;
+        let written = file.metadata()?.len();
+        Ok(Self { path: path.to_owned(), file, written, limit: MAX_BYTES })
+    }
+
     fn with_limit(path: &Path, limit: u64) -> io::Result<Self> {
         put_aside(path)?;
         Ok(Self { path: path.to_owned(), file: File::create(path)?, written: 0, limit })

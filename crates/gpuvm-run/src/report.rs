@@ -7,7 +7,7 @@ use gpuvm_core::lifecycle::{Outcome, Stage};
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::Warning;
 use gpuvm_core::profile::VmName;
-use gpuvm_core::reset::Judgement;
+use gpuvm_core::reset::{Heard, Judgement, Method, Snapshot};
 use gpuvm_host::HostError;
 use gpuvm_host::kernel_log::KernelSaid;
 use serde::Serialize;
@@ -55,8 +55,20 @@ pub enum Phase {
     },
     /// QEMU is gone.
     Ended,
+    /// A device is being reset, as the plan wants it.
+    Resetting {
+        /// The device.
+        bdf: Bdf,
+        /// By what.
+        method: Method,
+    },
     /// The devices are being looked at.
     Judging,
+    /// The guest has rebooted, and QEMU is being started again.
+    Relaunching {
+        /// For the how many-th time.
+        count: u32,
+    },
     /// The host is being given back.
     GivingBack,
     /// A VM whose launcher is dead is taken over by a cleanup.
@@ -113,6 +125,8 @@ pub struct Report {
     pub name: VmName,
     /// Why the guest ended.
     pub outcome: Outcome,
+    /// How often it rebooted and went on, in place or by being started again.
+    pub reboots: u32,
     /// How each device came back.
     pub devices: Vec<DeviceReport>,
     /// What of the host is not as it was, in words; empty when all is given back.
@@ -155,6 +169,34 @@ pub struct DeviceReport {
     /// The verdict.
     #[serde(flatten)]
     pub judgement: Judgement,
+    /// The reset that gpuvm made before it, if the plan wanted one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reset: Option<ResetReport>,
+    /// What the verdict rests on, of a device that isn't healthy.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Box<Evidence>>,
+}
+
+/// A reset that gpuvm made itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ResetReport {
+    /// How.
+    pub method: Method,
+    /// How long it took, in ms.
+    pub ms: u64,
+    /// Why it failed; nothing of one that the kernel says succeeded.
+    pub failure: Option<String>,
+}
+
+/// What a verdict rests on.
+#[derive(Debug, Clone, Serialize)]
+pub struct Evidence {
+    /// The device before anything was done.
+    pub before: Snapshot,
+    /// The device when it was judged.
+    pub after: Snapshot,
+    /// What the kernel said of it between; nothing where it was judged before anything was done.
+    pub heard: Option<Heard>,
 }
 
 impl Report {

@@ -1,25 +1,30 @@
 //! The whole way of a VM: reserve, prepare, start, run, judge, give back.
 //!
 //! ```text
-//! reserve -> journal -> operations -> check groups -> QEMU -S -> pin -> cont -> run -> exit -> judge -> undo -> release
-//!               \____________\_____________\____________\_______\______\_____ any failure _____/
+//!                                                      /<-- well, and reboot = "relaunch" <--\
+//! reserve -> journal -> baselines -> operations -> groups -> QEMU -S -> pin -> cont -> run -> exit -> reset -> judge -> undo -> release
+//!               \___________\___________\___________\________\_______\_______\_____ any failure _____________/       |
+//!                                                                                      ledger, quarantine <---------/
 //! ```
 //!
-//! From the journal's first line on there is one way out, [`Session::give_back`], and it is taken whatever happened.
+//! From the journal's first line on there is one way out, [`Session::give_back`], and it is taken whatever happened. What each device
+//! said of itself before (its baseline) and the place in the kernel's log are kept beside the journal: a run whose launcher was
+//! killed is judged by the cleanup. A device that is judged sick keeps its driver, its journal and its reservation; everything
+//! else is given back.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gpuvm_core::host_ops::HostOp;
-use gpuvm_core::lifecycle::{Outcome, Patience};
+use gpuvm_core::lifecycle::{NotAgain, Outcome, Patience, Reboots};
 use gpuvm_core::pci::{Bdf, DriverName};
 use gpuvm_core::plan::{Owned, Ownership, Plan};
 use gpuvm_core::profile::{Serial, VmName};
-use gpuvm_core::reset::{Heard, Reading, Snapshot, inspect, judge};
+use gpuvm_core::reset::{Reading, RebootPolicy, Snapshot};
 use gpuvm_host::apply::{self, Host};
 use gpuvm_host::journal::{self, Journal};
 use gpuvm_host::kernel::Kernel;
+use gpuvm_host::kernel_log::KernelLog;
 use gpuvm_host::places::Places;
 use gpuvm_host::process::ProcessId;
 use gpuvm_host::reservation::{self, Reservation};
@@ -27,10 +32,11 @@ use gpuvm_host::root::{HostRoot, driver_of};
 use gpuvm_host::{HostError, lock, snapshot, undo};
 use serde::Serialize;
 
-use crate::console::{Console, Sink};
+use crate::console::{self, Console, Sink};
 use crate::driver::{self, Running};
 use crate::error::{Cause, LaunchError, UpError};
-use crate::launch::{self, COMMAND, Connections, Paths};
+use crate::judging::{self, Begun, Judged, Ran, Resets, keep};
+use crate::launch::{self, COMMAND, Connections, Paths, Which};
 use crate::pin;
 use crate::report::{DeviceReport, LastWords, Note, Observer, Phase, Report, Timing};
 use crate::signals::Signals;
@@ -66,9 +72,28 @@ struct Session<'a> {
     reservation: Reservation,
     /// What each device said of itself before anything was done: what it is judged against afterwards.
     baselines: BTreeMap<Bdf, Snapshot>,
+    begun: Begun,
+    /// What the kernel has said of the devices since.
+    kernel_log: KernelLog,
+    since: Instant,
+    /// Whether there was a QEMU, which opens the devices.
+    started: bool,
+    /// Its version, once it has greeted.
+    qemu: Option<String>,
+    /// How often the guest has rebooted and went on.
+    reboots: u32,
+    /// How the devices came back, once that is known for good.
+    judged: Option<Judged>,
     timings: Vec<Timing>,
     /// What was said, if the guest ended badly.
     last_words: Option<LastWords>,
+}
+
+/// How one QEMU of a run ended.
+struct Ended {
+    outcome: Outcome,
+    /// How long its guest had run.
+    ran: Duration,
 }
 
 /// Runs a VM from its reservation until the host is given back.
@@ -84,20 +109,31 @@ pub async fn up(
 ) -> Result<Report, UpError> {
     observer.phase(&Phase::Reserving);
     let reservation = Reservation::new(run.plan, run.boot_id);
-    reservation::reserve(run.places, &reservation)
-        .map_err(|error| UpError { cause: Box::new(error.into()), left: Vec::new() })?;
+    reservation::reserve(run.places, &reservation).map_err(|error| UpError {
+        cause: Box::new(error.into()),
+        devices: Vec::new(),
+        left: Vec::new(),
+    })?;
     let journal = match begin(run) {
         Ok(journal) => journal,
         Err(error) => {
             let left = reservation::release(run.places, &run.plan.name).err().into_iter().collect();
-            return Err(UpError { cause: Box::new(error.into()), left });
+            return Err(UpError { cause: Box::new(error.into()), devices: Vec::new(), left });
         }
     };
+    let functions: Vec<Bdf> = run.plan.owned().map(|device| device.bdf).collect();
     let mut session = Session {
         run,
         journal,
         reservation,
         baselines: BTreeMap::new(),
+        begun: Begun::now(&run.kernel.root),
+        kernel_log: KernelLog::of_functions(&run.kernel.root, &functions),
+        since: Instant::now(),
+        started: false,
+        qemu: None,
+        reboots: 0,
+        judged: None,
         timings: Vec::new(),
         last_words: None,
     };
@@ -105,7 +141,7 @@ pub async fn up(
     session.give_back(outcome, observer)
 }
 
-/// Reads a device's baseline, and refuses one that isn't well or isn't as the plan found it.
+/// Reads a device's baseline, and refuses one that isn't as the plan found it.
 fn baseline(root: &HostRoot, device: Owned<'_>) -> Result<Snapshot, Cause> {
     let bdf = device.bdf;
     let planned = match device.ownership {
@@ -122,13 +158,7 @@ fn baseline(root: &HostRoot, device: Owned<'_>) -> Result<Snapshot, Cause> {
     let mut before = snapshot::take(root, bdf);
     // The ids as the kernel read them when it found the device; those of a VF read ffff in its config space.
     before.id = Reading::Read(device.id);
-    let judgement = inspect(&before);
-    match judgement.reason() {
-        Some(finding) if judgement.verdict.is_bad() || before.config.read().is_none() => {
-            Err(Cause::SickBefore { bdf, finding: Box::new(finding.clone()) })
-        }
-        _ => Ok(before),
-    }
+    Ok(before)
 }
 
 fn begin(run: &Run<'_>) -> Result<Journal, HostError> {
@@ -146,11 +176,6 @@ fn begin(run: &Run<'_>) -> Result<Journal, HostError> {
     Journal::begin(&run.places.journal(&run.plan.name), run.boot_id)
 }
 
-fn keep(path: &Path, what: &impl Serialize) -> Result<(), HostError> {
-    let text = serde_json::to_vec_pretty(what).map_err(|error| HostError::content(path, "", error))?;
-    lock::replace(path, &text)
-}
-
 impl<'a> Session<'a> {
     /// Prepares the host, starts QEMU and runs the guest to its end. QEMU is gone and collected when this returns, unless the
     /// kernel doesn't let go of it.
@@ -160,24 +185,134 @@ impl<'a> Session<'a> {
         console: Option<Sink>,
         observer: &mut dyn Observer,
     ) -> Result<Outcome, Cause> {
+        self.look_before(observer)?;
         let begun = Instant::now();
-        for device in self.run.plan.owned() {
-            self.baselines.insert(device.bdf, baseline(&self.run.kernel.root, device)?);
-        }
-        keep(&self.run.places.baselines(&self.run.plan.name), &self.baselines)?;
         self.prepare(signals, observer).await?;
         self.timings.push(Timing::new("prepare", begun.elapsed()));
+        let sinks = console.map(console::share);
+        let (mut reboots, mut which) = (Reboots::default(), Which::First);
+        loop {
+            let sink = sinks.as_ref().map(|another| another());
+            let ended = match self.run_once(which, signals, sink, observer).await {
+                // The guest had run, and rebooted: that it isn't started again is no failure.
+                Err(Cause::Interrupted { .. }) if which == Which::Again => {
+                    return Ok(Outcome::Rebooted { not_again: Some(NotAgain::Asked) });
+                }
+                ended => ended?,
+            };
+            let rebooted = Outcome::Rebooted { not_again: Some(NotAgain::Policy) };
+            if ended.outcome != rebooted || self.run.plan.reboot != RebootPolicy::Relaunch {
+                return Ok(ended.outcome);
+            }
+            match self.between(&mut reboots, ended.ran, signals, observer).await? {
+                Ok(count) => observer.phase(&Phase::Relaunching { count }),
+                Err(why) => return Ok(Outcome::Rebooted { not_again: Some(why) }),
+            }
+            which = Which::Again;
+        }
+    }
+
+    /// Takes the baselines and refuses a device that is sick already.
+    fn look_before(&mut self, observer: &mut dyn Observer) -> Result<(), Cause> {
+        let (run, vm) = (self.run, &self.run.plan.name);
+        let root = &run.kernel.root;
+        for device in run.plan.owned() {
+            self.baselines.insert(device.bdf, baseline(root, device)?);
+        }
+        let took = self.since.elapsed();
+        let ran = Ran { vm, qemu: None, started: false, outcome: None, took };
+        let judged = judging::before_run(root, run.places, &self.baselines, ran);
+        // One that can't be read isn't known to be well, and its ids wouldn't be known afterwards.
+        let unfit = |bdf: &Bdf| self.baselines.get(bdf).is_none_or(|before| before.config.read().is_none());
+        for device in &judged.devices {
+            let Some(finding) = device.judgement.reason() else { continue };
+            if device.judgement.verdict.is_bad() || unfit(&device.bdf) {
+                let cause = Cause::SickBefore { bdf: device.bdf, finding: Box::new(finding.clone()) };
+                self.judged = Some(judged);
+                return Err(cause);
+            }
+            let verdict = device.judgement.verdict;
+            observer.note(&Note(format!("{} is {verdict} before the run: {finding}", device.bdf)));
+        }
+        keep(&run.places.baselines(vm), &self.baselines)?;
+        keep(&run.places.begun(vm), &self.begun)?;
+        Ok(())
+    }
+
+    /// Starts QEMU and waits until it is gone and collected, unless the kernel doesn't let go of it.
+    async fn run_once(
+        &mut self,
+        which: Which,
+        signals: &mut Signals,
+        console: Option<Sink>,
+        observer: &mut dyn Observer,
+    ) -> Result<Ended, Cause> {
         observer.phase(&Phase::Starting);
         let paths = self.paths();
         let (listeners, connections) = launch::sockets(&paths)?;
-        let mut process = launch::spawn(&self.run.kernel.root, self.run.plan, &paths, listeners)?;
-        let outcome = self.supervise(&mut process, connections, signals, console, observer).await;
-        match &outcome {
+        let mut process = launch::spawn(&self.run.kernel.root, self.run.plan, &paths, listeners, which)?;
+        self.started = true;
+        let ended = self.supervise(&mut process, connections, which, signals, console, observer).await;
+        match &ended {
             // It was waited for long enough, and still has the devices.
             Ok(_) | Err(Cause::Host(HostError::QemuStuck { .. })) => {}
-            Err(_) => driver::end(&mut process, observer).await?,
+            Err(_) => driver::end(&mut process, self.run.patience, observer).await?,
         }
-        outcome
+        ended
+    }
+
+    /// Sees to the devices between two QEMUs: they are reset, judged, and given to a guest again only if they are well. Returns for
+    /// the how many-th time it is started again, or why it is not.
+    async fn between(
+        &mut self,
+        reboots: &mut Reboots,
+        ran: Duration,
+        signals: &mut Signals,
+        observer: &mut dyn Observer,
+    ) -> Result<Result<u32, NotAgain>, Cause> {
+        let count = match reboots.again(ran) {
+            Ok(count) => count,
+            Err(why) => return Ok(Err(why)),
+        };
+        if let Some(signal) = signals.pending().await {
+            observer.note(&Note(format!("{signal}: the guest is not started again")));
+            return Ok(Err(NotAgain::Asked));
+        }
+        self.reservation.qemu = None;
+        reservation::update(self.run.places, &self.reservation)?;
+        let judged = self.judge(Some(&Outcome::Rebooted { not_again: None }), observer);
+        if !judged.all_well() {
+            self.judged = Some(judged);
+            return Ok(Err(NotAgain::SickDevice));
+        }
+        judged.failures.iter().for_each(|error| observer.note(&Note(error.to_string())));
+        if let Some(signal) = signals.pending().await {
+            observer.note(&Note(format!("{signal}: the guest is not started again")));
+            self.judged = Some(judged);
+            return Ok(Err(NotAgain::Asked));
+        }
+        self.reboots += 1;
+        Ok(Ok(count))
+    }
+
+    /// Resets the devices if the plan wants it, judges them and writes down how they came back.
+    fn judge(&mut self, outcome: Option<&Outcome>, observer: &mut dyn Observer) -> Judged {
+        let mut resets = Resets::default();
+        if self.started {
+            let mut told = |method, bdf| observer.phase(&Phase::Resetting { bdf, method });
+            resets = judging::reset(self.run.kernel, &judging::planned(self.run.plan), &mut told);
+        }
+        observer.phase(&Phase::Judging);
+        let (root, places) = (&self.run.kernel.root, self.run.places);
+        let ran = Ran {
+            vm: &self.run.plan.name,
+            qemu: self.qemu.as_deref(),
+            started: self.started,
+            outcome,
+            took: self.since.elapsed(),
+        };
+        let log = &mut self.kernel_log;
+        judging::after_run(root, places, &self.baselines, &mut |bdf| log.heard(bdf), resets, ran)
     }
 
     /// Brings a QEMU that was started to its end.
@@ -185,10 +320,11 @@ impl<'a> Session<'a> {
         &mut self,
         process: &mut launch::Process,
         connections: Connections,
+        which: Which,
         signals: &mut Signals,
         console: Option<Sink>,
         observer: &mut dyn Observer,
-    ) -> Result<Outcome, Cause> {
+    ) -> Result<Ended, Cause> {
         let begun = Instant::now();
         self.reservation.qemu = ProcessId::of(process.pid());
         reservation::update(self.run.places, &self.reservation)?;
@@ -198,13 +334,18 @@ impl<'a> Session<'a> {
             Serial::Log => None,
         };
         let log = self.paths().logs.join("console.log");
-        let console =
-            Console::copy(serial, &log, console).map_err(HostError::file("copy the console to", &log))?;
+        let console = Console::copy(serial, &log, console, which)
+            .map_err(HostError::file("copy the console to", &log))?;
         let running = self.ready(process, monitor, signals, observer).await?;
         self.timings.push(Timing::new("start", begun.elapsed()));
+        self.qemu = Some(running.greeted.qmp.version().to_string());
         let begun = Instant::now();
-        let outcome = driver::drive(running, process, self.run.patience, signals, observer).await?;
-        self.timings.push(Timing::new("run", begun.elapsed()));
+        let driver::Ended { outcome, reboots } =
+            driver::drive(running, process, &mut self.kernel_log, self.run.patience, signals, observer)
+                .await?;
+        let ran = begun.elapsed();
+        self.reboots += reboots;
+        self.timings.push(Timing::new("run", ran));
         observer.phase(&Phase::Ended);
         if matches!(outcome, Outcome::QemuDied { .. } | Outcome::InternalError) {
             let words = process.last_words();
@@ -212,7 +353,7 @@ impl<'a> Session<'a> {
             self.last_words = Some(words);
         }
         console.finish().await;
-        Ok(outcome)
+        Ok(Ended { outcome, ran })
     }
 
     /// Makes the planned changes and asks the kernel whether it would let a guest have the groups.
@@ -255,8 +396,26 @@ impl<'a> Session<'a> {
         observer: &mut dyn Observer,
     ) -> Result<Running<'a>, Cause> {
         let (plan, pid) = (self.run.plan, process.pid());
+        let greeting = launch::greet(plan, monitor);
+        tokio::pin!(greeting);
+        let greeted = loop {
+            let result = tokio::select! {
+                result = &mut greeting => result,
+                exit = process.exited() => Err(process.died(exit)),
+                signal = signals.next() => return Err(Cause::Interrupted { signal }),
+                () = tokio::time::sleep(driver::STILL_THERE) => {
+                    if gpuvm_host::process::waits_in_kernel(pid) {
+                        observer.note(&driver::waits(pid));
+                    }
+                    continue;
+                }
+            };
+            match result {
+                Ok(greeted) => break greeted,
+                Err(error) => return Err(process.explain(error).await.into()),
+            }
+        };
         let steps = async {
-            let greeted = launch::greet(plan, monitor).await?;
             let vcpus = greeted.qmp.vcpu_threads(COMMAND).await?;
             observer.phase(&Phase::Pinning { vcpus: plan.placement.vcpus.len() });
             pin::pin(plan, pid, &vcpus)?;
@@ -292,24 +451,22 @@ impl<'a> Session<'a> {
         observer: &mut dyn Observer,
     ) -> Result<Report, UpError> {
         if let Err(cause @ Cause::Host(HostError::QemuStuck { .. })) = outcome {
-            // It still has the devices: journal and reservation stay, for `gpuvm cleanup`.
-            return Err(UpError { cause: Box::new(cause), left: Vec::new() });
+            // It still has the devices: journal and reservation stay, and `gpuvm cleanup` judges them.
+            return Err(UpError { cause: Box::new(cause), devices: Vec::new(), left: Vec::new() });
         }
         let begun = Instant::now();
-        observer.phase(&Phase::Judging);
-        let root = &self.run.kernel.root;
-        let judged = |(bdf, before): (&Bdf, &Snapshot)| DeviceReport {
-            bdf: *bdf,
-            judgement: judge(before, &snapshot::take(root, *bdf), &Heard::Said(Vec::new())),
+        let judged = match self.judged.take() {
+            Some(judged) => judged,
+            None => self.judge(outcome.as_ref().ok(), observer),
         };
-        let devices: Vec<_> = self.baselines.iter().map(judged).collect();
         observer.phase(&Phase::GivingBack);
-        let left = self.undo(observer);
+        let (left, devices) = self.undo(judged, observer);
         self.timings.push(Timing::new("give-back", begun.elapsed()));
         match outcome {
             Ok(outcome) => Ok(Report {
                 name: self.run.plan.name.clone(),
                 outcome,
+                reboots: self.reboots,
                 devices,
                 not_given_back: left.iter().map(ToString::to_string).collect(),
                 warnings: self.run.plan.warnings.clone(),
@@ -317,15 +474,21 @@ impl<'a> Session<'a> {
                 last_words: self.last_words,
                 left,
             }),
-            Err(cause) => Err(UpError { cause: Box::new(cause), left }),
+            Err(cause) => Err(UpError { cause: Box::new(cause), devices, left }),
         }
     }
 
-    /// Undoes what the journal holds. Where anything is left, journal and reservation stay, for `gpuvm cleanup`.
-    fn undo(&mut self, observer: &mut dyn Observer) -> Vec<HostError> {
+    /// Undoes what the journal holds, but of what stays as it is. Where anything is left, journal and reservation stay, for
+    /// `gpuvm cleanup`.
+    fn undo(&mut self, judged: Judged, observer: &mut dyn Observer) -> (Vec<HostError>, Vec<DeviceReport>) {
+        let (places, vm) = (self.run.places, &self.run.plan.name);
+        let noted = judging::note_judged(places, vm, &judged);
         let host = self.run.host(&self.baselines);
         let mut told = |op: &HostOp| observer.phase(&Phase::Undoing { what: op.to_string() });
-        let mut left = undo::undo_all(&host, &mut self.journal, &mut told);
+        let mut left = undo::undo_some(&host, &mut self.journal, &|op| judged.part(op), &mut told);
+        left.extend(judged.stay(&self.journal));
+        left.extend(judged.failures);
+        left.extend(noted.err());
         for error in &left {
             if let HostError::InFlight { pid, .. } = error {
                 self.reservation.in_flight.extend(ProcessId::of(*pid));
@@ -333,11 +496,11 @@ impl<'a> Session<'a> {
         }
         if self.journal.open_records().is_empty() {
             observer.phase(&Phase::Releasing);
-            left.extend(close(self.run.places, &self.run.plan.name, &mut self.journal).err());
+            left.extend(close(places, vm, &mut self.journal).err());
         } else {
-            left.extend(reservation::update(self.run.places, &self.reservation).err());
+            left.extend(reservation::update(places, &self.reservation).err());
         }
-        left
+        (left, judged.devices)
     }
 }
 

@@ -79,6 +79,7 @@ impl Bench {
             cpus: Default::default(),
             reset_domains: Vec::new(),
             bind: None,
+            reset: false,
         };
         reservation::reserve(&places, &record).unwrap();
         Self { fake, places, vm }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
 
 use gpuvm_core::facts::{HostFacts, Presence};
+use gpuvm_core::reset::{ResetWish, reset_plan};
 use gpuvm_host::facts::{Depth, Scope, survey};
 use gpuvm_testkit::hosts;
 use rstest::rstest;
@@ -10,6 +11,27 @@ use rstest::rstest;
 fn facts(name: &str) -> HostFacts {
     let (_, make) = hosts::ALL.iter().find(|(known, _)| *known == name).unwrap();
     survey(&make().root(), &Scope::All, Depth::Config, None).unwrap()
+}
+
+/// What a device is reset by when its card, and nothing else, is in hand.
+#[rstest]
+#[case::card_of_four_functions("desktop", "0000:01:00.0", &["0000:01:00.0", "0000:01:00.1", "0000:01:00.2", "0000:01:00.3"], &["hot"])]
+#[case::pm_of_one_of_its_functions("desktop", "0000:01:00.3", &["0000:01:00.0", "0000:01:00.1", "0000:01:00.2", "0000:01:00.3"], &["hot", "pm"])]
+#[case::card_without_its_usb("desktop", "0000:01:00.0", &["0000:01:00.0", "0000:01:00.1"], &[])]
+#[case::pm_without_the_rest_of_the_card("desktop", "0000:01:00.3", &["0000:01:00.3"], &["pm"])]
+#[case::flr_and_a_bus_that_never_was("acs_override", "0000:05:00.0", &["0000:05:00.0", "0000:05:00.1"], &["flr", "hot"])]
+#[case::gpu_alone_behind_a_switch("hgx_h100", "0000:1b:00.0", &["0000:1b:00.0"], &["flr", "bus", "hot"])]
+#[case::virtual_function("sriov", "0000:3b:01.0", &["0000:3b:01.0"], &["flr"])]
+fn a_device_is_reset_by_what_its_host_lets_it(
+    #[case] host: &str,
+    #[case] bdf: &str,
+    #[case] in_hand: &[&str],
+    #[case] expected: &[&str],
+) {
+    let in_hand = in_hand.iter().map(|bdf| bdf.parse().unwrap()).collect();
+    let plan = reset_plan(bdf.parse().unwrap(), ResetWish::default(), &in_hand, &facts(host));
+    let steps: Vec<&str> = plan.steps.iter().map(|step| step.method.name()).collect();
+    assert_eq!(steps, expected, "{plan:?}");
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub(crate) struct Failure {
     items: Vec<Item>,
     /// The profile's problems, shown with its lines.
     profile: Option<BadProfile>,
+    /// The devices that aren't healthy, of a VM that didn't come up.
+    devices: Vec<serde_json::Value>,
 }
 
 /// One thing that failed, and its remedy.
@@ -63,12 +65,17 @@ pub(crate) fn kind(error: &impl Debug) -> String {
 impl Failure {
     /// A failure of one thing.
     pub(crate) fn one(code: Exit, message: impl Into<String>, hint: Option<String>) -> Self {
-        Self { code, items: vec![Item { kind: kind(&code), message: message.into(), hint }], profile: None }
+        Self {
+            code,
+            items: vec![Item { kind: kind(&code), message: message.into(), hint }],
+            profile: None,
+            devices: Vec::new(),
+        }
     }
 
     /// A failure of several things.
     pub(crate) fn of(code: Exit, items: Vec<Item>) -> Self {
-        Self { code, items, profile: None }
+        Self { code, items, profile: None, devices: Vec::new() }
     }
 
     /// Returns what failed, without remedies.
@@ -96,7 +103,11 @@ impl Failure {
     pub(crate) fn to_json(&self) -> serde_json::Value {
         let mut problems: Vec<_> = self.profile.iter().flat_map(diagnostics::to_json).collect();
         problems.extend(self.items.iter().map(Item::to_json));
-        json!({ "error": { "exit_code": self.code, "problems": problems } })
+        let mut error = json!({ "exit_code": self.code, "problems": problems });
+        if !self.devices.is_empty() {
+            error["devices"] = json!(self.devices);
+        }
+        json!({ "error": error })
     }
 }
 
@@ -122,7 +133,7 @@ pub(crate) fn left(error: &HostError) -> Item {
 
 impl From<BadProfile> for Failure {
     fn from(profile: BadProfile) -> Self {
-        Self { code: Exit::Profile, items: Vec::new(), profile: Some(profile) }
+        Self { code: Exit::Profile, items: Vec::new(), profile: Some(profile), devices: Vec::new() }
     }
 }
 
@@ -144,13 +155,13 @@ impl Failure {
             None => Exit::Internal,
         };
         let item = |refusal: &Refusal| Item::new(refusal, hint(refusal));
-        Self { code, items: refusals.iter().map(item).collect(), profile: None }
+        Self { code, items: refusals.iter().map(item).collect(), profile: None, devices: Vec::new() }
     }
 }
 
 impl From<HostError> for Failure {
     fn from(error: HostError) -> Self {
-        Self { code: host_code(&error), items: vec![left(&error)], profile: None }
+        Self { code: host_code(&error), items: vec![left(&error)], profile: None, devices: Vec::new() }
     }
 }
 
@@ -164,10 +175,14 @@ impl From<UpError> for Failure {
             }
             cause @ Cause::Interrupted { .. } => (Exit::Guest, Item::new(cause, None)),
         };
-        let code = if error.left.is_empty() { code } else { Exit::NotGivenBack };
+        let well = error.devices.iter().all(|device| !device.judgement.verdict.is_bad());
+        let code = if error.left.is_empty() && well { code } else { Exit::NotGivenBack };
         let mut items = vec![item];
         items.extend(error.left.iter().map(left));
-        Self { code, items, profile: None }
+        let devices = error.devices.iter().filter(|device| device.judgement.reason().is_some());
+        // What can't be spelt is none of ours: these are values that were made to be spelt.
+        let devices = devices.filter_map(|device| serde_json::to_value(device).ok()).collect();
+        Self { code, items, profile: None, devices }
     }
 }
 
@@ -182,6 +197,7 @@ fn host_code(error: &HostError) -> Exit {
         | HostError::Stale { .. } => Exit::Busy,
         HostError::InFlight { .. }
         | HostError::NotAnswering { .. }
+        | HostError::Sick { .. }
         | HostError::DriverGone { .. }
         | HostError::KeptOff { .. }
         | HostError::PoolNotRestored { .. }

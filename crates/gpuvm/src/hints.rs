@@ -404,7 +404,7 @@ fn of_error(error: &HostError) -> Option<String> {
         HostError::DriverGone { bdf, driver } => {
             format!("load it and give the device back: modprobe {driver} && gpuvm cleanup # {bdf}")
         }
-        HostError::NotAnswering { bdf, .. } => sick(*bdf),
+        HostError::NotAnswering { bdf, .. } | HostError::Sick { bdf, .. } => sick(*bdf),
         HostError::Refused { doing, value, source, .. }
             if doing.starts_with("bind") && source.raw_os_error() == Some(ENODEV) =>
         {
@@ -552,8 +552,9 @@ fn disk_full(path: &Path) -> String {
 /// What to do about a device that doesn't answer.
 pub(crate) fn sick(bdf: Bdf) -> String {
     format!(
-        "see what the kernel said: dmesg | grep {bdf}; a card that has fallen off the bus mostly comes back with a power \
-         cycle of the host"
+        "nobody gets it before it is known to be well: gpuvm reset {bdf}; gpuvm quarantine clear {bdf}; gpuvm cleanup\n\
+         what the kernel said: dmesg | grep {bdf}; a card that has fallen off the bus mostly comes back with a power cycle \
+         of the host"
     )
 }
 

@@ -14,6 +14,7 @@ mod lock;
 mod messages;
 pub mod placement;
 pub mod recordings;
+mod relaunch;
 mod reset;
 mod reset_policy;
 pub mod scenarios;

@@ -27,6 +27,7 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("sigterm", sigterm),
     ("sigkill", sigkill),
     ("panic", panic),
+    ("relaunch", super::relaunch::relaunch),
     ("fallen-card", fallen_card),
     ("refusals", refusals),
     ("native-driver", native_driver),
@@ -259,7 +260,12 @@ fn fallen_card() -> Outcome {
         write(&format!("/sys/bus/pci/devices/{NVME}/remove"), "1")?;
         write("/sys/bus/pci/rescan", "1")?;
         let cleaned = gpuvm(&["cleanup"])?;
-        ensure(cleaned.status.code() == Some(0), || format!("cleanup of a card that is back: {cleaned:?}"))
+        ensure(cleaned.status.code() == Some(0), || format!("cleanup of a card that is back: {cleaned:?}"))?;
+        // The ledger remembers it all the same, until a person says otherwise.
+        let quarantined = gpuvm(&["up", PROFILE])?;
+        ensure(quarantined.status.code() == Some(69), || format!("up in quarantine: {quarantined:?}"))?;
+        let accepted = gpuvm(&["quarantine", "clear", NVME, "--accept"])?;
+        ensure(accepted.status.code() == Some(0), || format!("quarantine clear: {accepted:?}"))
     })
 }
 
@@ -403,7 +409,7 @@ pub(super) fn node_kib(node: u32) -> Result<u64, String> {
     line.split_whitespace().nth(3).and_then(|kib| kib.parse().ok()).ok_or_else(|| line.to_owned())
 }
 
-fn kernel_log() -> Result<Vec<String>, String> {
+pub(super) fn kernel_log() -> Result<Vec<String>, String> {
     let output = std::process::Command::new("dmesg").output().map_err(doing("dmesg"))?;
     Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
 }

@@ -69,6 +69,8 @@ mod tests {
     use super::*;
     use crate::facts::{DeviceFacts, Holder, Presence};
     use crate::pci::{ClassCode, GroupId};
+    use crate::plan::{InUse, RefusalKind, Target, bind, unbind};
+    use crate::reset::{Identity, Quarantine};
 
     fn bdf(text: &str) -> Bdf {
         text.parse().unwrap()
@@ -137,6 +139,43 @@ mod tests {
             assert!(refusal.to_string().contains(words), "{refusal}");
         }
         assert_eq!(found.is_passable(), refusals.is_empty());
+    }
+
+    /// The function asked for, another of its card, and one that is only held; force is for what is in use, and sickness isn't.
+    #[rstest]
+    #[case::itself("41:00.0", "41:00.0", &[])]
+    #[case::of_its_card("41:00.0", "41:00.1", &[])]
+    #[case::held("04:01.0", "04:02.0", &["04:02.0"])]
+    fn nothing_is_bound_that_the_ledger_speaks_against(
+        #[case] asked: &str,
+        #[case] sick: &str,
+        #[case] hold: &[&str],
+    ) {
+        let request = DeviceRequest {
+            hold: hold.iter().map(|held| bdf(held)).collect(),
+            ..DeviceRequest::new(bdf(asked))
+        };
+        let targets = [Target::Profile(vec![request])];
+        let (sick, mut facts) = (bdf(sick), host());
+        facts.vfio.pci_driver = Presence::Present;
+        assert_eq!(bind(&targets, InUse::Refused, &facts).map(|plan| plan.overruled), Ok(Vec::new()));
+        let device = Identity { id: facts.devices[&sick].id, subsystem: None, serial: None, bdf: sick };
+        let (since, finding) = (1_800_000_000, "it reads all ones".to_owned());
+        let held = Quarantine { device, since, verdict: None, finding: finding.clone(), reset_since: true };
+        let mut quarantined = facts.clone();
+        quarantined.quarantined.insert(sick, held);
+        let refusal = Refusal::Quarantined { bdf: sick, finding, since, reset_since: true };
+        assert_eq!(refusal.kind(), RefusalKind::Unfit);
+        let mut unread = facts;
+        unread.ledgers_unread.insert(sick, "x".to_owned());
+        let unknown = Refusal::LedgerUnread { bdf: sick, problem: "x".to_owned() };
+        for (facts, refusal) in [(quarantined, refusal), (unread, unknown)] {
+            for in_use in [InUse::Refused, InUse::Overruled] {
+                assert_eq!(bind(&targets, in_use, &facts), Err(vec![refusal.clone()]));
+            }
+            assert!(passable(bdf(asked), &facts).refusals.contains(&refusal));
+            assert!(unbind(&targets, InUse::Refused, &facts).is_ok(), "it may always be given back");
+        }
     }
 
     #[test]

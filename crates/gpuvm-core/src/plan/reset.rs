@@ -74,19 +74,17 @@ pub fn reset(targets: &[Target], choice: MethodChoice, facts: &HostFacts) -> Res
     let wanted = wanted(targets, facts);
     let plans = |in_hand: &dyn Fn(Bdf) -> BTreeSet<Bdf>| -> Result<Vec<ResetPlan>, Vec<Refusal>> {
         let known = wanted.iter().filter(|(bdf, _)| takeable(**bdf, facts));
-        let planned =
-            known.map(|(bdf, wish)| (plan(*bdf, *wish, choice, &in_hand(*bdf), facts), wish.policy));
-        let (open, none): (Vec<_>, Vec<_>) = planned.partition(|(plan, _)| !plan.steps.is_empty());
-        if none.is_empty() {
-            return Ok(open.into_iter().map(|(plan, _)| plan).collect());
-        }
-        let refusal = |(plan, policy): (ResetPlan, ResetPolicy)| {
+        let planned = |(bdf, wish): (&Bdf, &ResetWish)| plan(*bdf, *wish, choice, &in_hand(*bdf), facts);
+        let made: Vec<ResetPlan> = known.map(planned).collect();
+        let refusal = |plan: &ResetPlan| {
             // All reasons where all ways were open.
-            let any = choice == MethodChoice::Auto && policy == ResetPolicy::Auto;
-            let reason = if any { reasons(&plan, facts) } else { plan.reason };
+            let policy = wanted.get(&plan.bdf).map(|wish| wish.policy);
+            let any = choice == MethodChoice::Auto && policy == Some(ResetPolicy::Auto);
+            let reason = if any { reasons(plan, facts) } else { plan.reason.clone() };
             Refusal::NoReset { bdf: plan.bdf, reason }
         };
-        Err(none.into_iter().map(refusal).collect())
+        let none: Vec<Refusal> = made.iter().filter(|plan| plan.steps.is_empty()).map(refusal).collect();
+        if none.is_empty() { Ok(made) } else { Err(none) }
     };
     // With everything in hand.
     plans(&|bdf| affected(bdf, facts).into_iter().filter(|bdf| takeable(*bdf, facts)).collect())?;

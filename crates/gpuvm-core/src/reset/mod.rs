@@ -12,6 +12,7 @@ mod quarantine;
 mod registers;
 mod snapshot;
 mod verdict;
+pub mod wait;
 
 pub use check::{inspect, judge};
 pub use config::ConfigSpace;

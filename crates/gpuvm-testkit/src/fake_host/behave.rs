@@ -60,6 +60,13 @@ pub(super) fn write(
     Ok(result.map_or_else(failed, |()| WriteOutcome::Done))
 }
 
+/// Adds a record to the kernel's log, with the number that comes next.
+pub(super) fn say(log: &Path, text: &str) -> io::Result<()> {
+    let number = fs::read_to_string(log)?.lines().filter(|line| !line.starts_with(' ')).count();
+    let mut file = fs::File::options().append(true).open(log)?;
+    writeln!(file, "4,{number},1000,-;{text}")
+}
+
 /// Resets a device as the kernel would: by sysfs what `reset_method` lists, by VFIO what every group is open for.
 pub(super) fn reset(
     root: &HostRoot,
@@ -135,8 +142,7 @@ fn log(root: &HostRoot, state: &RefCell<State>, path: &Path) -> io::Result<()> {
     let state = state.borrow();
     let lines = state.sayings.iter().filter(|(part, _)| path.contains(part.as_str()));
     for (_, line) in lines {
-        let mut file = fs::File::options().append(true).open(root.path(KERNEL_LOG))?;
-        writeln!(file, "4,{},1000,-;{line}\n SUBSYSTEM=pci", state.writes.len())?;
+        say(&root.path(KERNEL_LOG), &format!("{line}\n SUBSYSTEM=pci"))?;
     }
     Ok(())
 }

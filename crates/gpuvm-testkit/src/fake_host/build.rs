@@ -84,6 +84,7 @@ impl FakeHost {
         let host = Self::bare();
         host.file("/proc/sys/kernel/osrelease", "6.12.0-fake\n");
         host.file("/proc/cmdline", "intel_iommu=on\n");
+        host.file("/dev/kmsg", "");
         host.folder("/sys/class/iommu/dmar0");
         host.cpus("0-7");
         host.node(0, "0-3", 64 << 20);

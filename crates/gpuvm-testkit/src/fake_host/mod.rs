@@ -16,7 +16,6 @@ pub mod tree;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::rc::Rc;
@@ -133,7 +132,8 @@ impl FakeHost {
     /// # Errors
     /// Returns that the log can't be written.
     pub fn says_now(&self, line: &str) -> std::io::Result<()> {
-        writeln!(self.kernel_log()?, "4,1,1000,-;{line}")
+        self.kernel_log()?;
+        behave::say(&self.path(KERNEL_LOG), line)
     }
 
     /// Opens the kernel's log, and makes it first on a host that has none.
@@ -210,8 +210,16 @@ fn take_down(root: &Path, folder: &Path, files: &mut BTreeMap<String, String>) -
     for entry in fs::read_dir(folder)? {
         let (path, kind) = entry.map(|entry| (entry.path(), entry.file_type()))?;
         let (kind, shown) = (kind?, path.strip_prefix(root).unwrap_or(&path).display().to_string());
-        let stays =
-            ["gpuvm/lib", "gpuvm/log", "fake-qemu", "gpuvm/run/lock", "dev/kmsg"].contains(&shown.as_str());
+        let stays = [
+            "gpuvm/lib",
+            "gpuvm/log",
+            "fake-qemu",
+            "gpuvm/run/lock",
+            "dev/kmsg",
+            // What the fake remembers of a list before the first write to it.
+            "fake-kernel/reset-methods",
+        ]
+        .contains(&shown.as_str());
         if stays || shown.ends_with(".lock") {
             continue;
         }

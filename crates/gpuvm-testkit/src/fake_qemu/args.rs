@@ -15,6 +15,8 @@ pub(crate) struct Args {
     pub(crate) version: bool,
     /// `-no-shutdown` or `-action shutdown=pause`: a shutdown stops the machine and leaves the program.
     pub(crate) stay: bool,
+    /// `-no-reboot` or `-action reboot=shutdown`: a reboot of the guest is the end of the program.
+    pub(crate) no_reboot: bool,
     /// The first number of `-smp`.
     pub(crate) smp: Option<u32>,
     /// The listener that `-mon ...,mode=control` names.
@@ -51,8 +53,11 @@ impl Args {
                 "S" => args.paused = true,
                 "version" => args.version = true,
                 "no-shutdown" => args.stay = true,
+                "no-reboot" => args.no_reboot = true,
                 "action" => {
-                    args.stay |= keys(value()?, "").get("shutdown").is_some_and(|what| what == "pause")
+                    let actions = keys(value()?, "");
+                    args.stay |= actions.get("shutdown").is_some_and(|what| what == "pause");
+                    args.no_reboot |= actions.get("reboot").is_some_and(|what| what == "shutdown");
                 }
                 "smp" => args.smp = cpus(&keys(value()?, "cpus")),
                 "chardev" => {
@@ -156,6 +161,7 @@ mod tests {
             paused: true,
             version: false,
             stay: true,
+            no_reboot: false,
             smp: Some(4),
             monitor: Some(Listen::Fd(7)),
             console: Some(Listen::Path("/x,y".into())),
@@ -164,6 +170,7 @@ mod tests {
     }
 
     #[rstest]
+    #[case("qemu -action reboot=shutdown", Args { no_reboot: true, ..Args::default() })]
     #[case("qemu -smp sockets=1,cpus=3 -action shutdown=pause", Args { smp: Some(3), stay: true, ..Args::default() })]
     #[case("qemu -chardev socket,id=c,fd=4,server=on -serial chardev:c", Args { console: Some(Listen::Fd(4)), ..Args::default() })]
     #[case("qemu -chardev socket,id=c,fd=4 -serial chardev:c", Args { console: Some(Listen::Connected(4)), ..Args::default() })]

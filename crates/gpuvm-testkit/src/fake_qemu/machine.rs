@@ -216,6 +216,8 @@ impl Machine {
         match action {
             Action::Event { name, data } => self.event(&name, data),
             Action::Shutdown { reason } => self.shutdown(true, &reason),
+            Action::Reboot if self.args.no_reboot => self.shutdown(true, "guest-reset"),
+            Action::Reboot => self.event("RESET", json!({"guest": true, "reason": "guest-reset"})),
             Action::Exit { code } => self.exit(code),
             Action::Die { signal } => die(signal),
             Action::CloseMonitor => self.close_monitor(),

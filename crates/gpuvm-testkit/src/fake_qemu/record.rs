@@ -12,7 +12,9 @@ use std::time::Instant;
 /// A recording, read back by a test; also while the program still runs.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Recording {
-    /// The command line, the program first; bytes that are no UTF-8 are replaced.
+    /// How often the program was started.
+    pub starts: u32,
+    /// The last command line, the program first; bytes that are no UTF-8 are replaced.
     pub argv: Vec<String>,
     /// The commands in the order in which they came.
     pub commands: Vec<RecordedCommand>,
@@ -58,7 +60,10 @@ impl Recording {
         let mut recording = Self::default();
         for line in BufReader::new(File::open(path)?).lines() {
             match serde_json::from_str(&line?)? {
-                Line::Argv(argv) => recording.argv = argv,
+                Line::Argv(argv) => {
+                    recording.starts += 1;
+                    recording.argv = argv;
+                }
                 Line::Command(command) => recording.commands.push(command),
                 Line::Exit(exit) => recording.exit = Some(exit),
             }
@@ -82,7 +87,9 @@ pub(crate) struct Recorder {
 
 impl Recorder {
     pub(crate) fn new(path: Option<&Path>, argv: &[OsString]) -> io::Result<Self> {
-        let file = path.map(File::create).transpose()?.map(Mutex::new);
+        // A program that is started again goes on below: a run may take several.
+        let open = |path| File::options().append(true).create(true).open(path);
+        let file = path.map(open).transpose()?.map(Mutex::new);
         let recorder = Self { start: Instant::now(), file };
         recorder.write(&Line::Argv(argv.iter().map(|arg| arg.to_string_lossy().into_owned()).collect()));
         Ok(recorder)

@@ -38,6 +38,8 @@ pub struct Script {
     pub on_quit: OnQuit,
     /// What TERM, INT and HUP do.
     pub on_signal: OnSignal,
+    /// What the program plays when it is started again.
+    pub next: Option<Box<Script>>,
     /// Milliseconds after which the program ends with code 99 whatever the script says, so that a broken test leaves nothing behind.
     pub life_ms: u64,
 }
@@ -57,6 +59,7 @@ impl Default for Script {
             powerdown_takes_ms: 0,
             on_quit: OnQuit::Exit,
             on_signal: OnSignal::Exit,
+            next: None,
             life_ms: 120_000,
         }
     }
@@ -134,6 +137,8 @@ pub enum Action {
         /// QEMU's word.
         reason: String,
     },
+    /// The guest reboots: RESET, and it goes on; or, if argv says so, SHUTDOWN with `guest-reset` and the end of the program.
+    Reboot,
     /// The program ends, without an event.
     Exit {
         /// Its exit code.
@@ -207,6 +212,13 @@ impl Script {
         let path = PathBuf::from(path);
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
         let file = File::open(&path).map_err(named)?;
-        serde_json::from_reader(io::BufReader::new(file)).map_err(|error| named(error.into()))
+        let script: Self =
+            serde_json::from_reader(io::BufReader::new(file)).map_err(|error| named(error.into()))?;
+        if let Some(next) = &script.next {
+            let next =
+                Self { record: next.record.clone().or_else(|| script.record.clone()), ..(**next).clone() };
+            std::fs::write(&path, serde_json::to_vec_pretty(&next)?).map_err(named)?;
+        }
+        Ok(script)
     }
 }

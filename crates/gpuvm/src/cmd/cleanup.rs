@@ -11,7 +11,7 @@ use super::up::Progress;
 use crate::cli::{CleanupArgs, Cli};
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
-use crate::out;
+use crate::{came_back, out};
 
 pub(super) fn run(cli: &Cli, args: &CleanupArgs) -> Result<Exit, Failure> {
     super::refuse_recorded(cli)?;
@@ -29,6 +29,8 @@ pub(super) fn run(cli: &Cli, args: &CleanupArgs) -> Result<Exit, Failure> {
     };
     let left = reports.iter().any(|report| report.result == Cleaned::Left)
         || bound.iter().any(|report| report.result == bound::Cleaned::Left);
+    let sick =
+        reports.iter().flat_map(|report| &report.devices).any(|device| device.judgement.verdict.is_bad());
     if cli.json {
         let both: Vec<_> =
             reports.iter().map(|report| json!(report)).chain(bound.iter().map(|r| json!(r))).collect();
@@ -42,7 +44,9 @@ pub(super) fn run(cli: &Cli, args: &CleanupArgs) -> Result<Exit, Failure> {
             };
             out::told(out::text(&format!("{} {result}\n", report.name)));
             report.cleared.iter().for_each(|what| out::told(out::text(&format!("  removed {what}\n"))));
-            report.left.iter().for_each(|error| failure::print_item("error", &failure::left(error)));
+            came_back::tell(&report.devices);
+            let left = report.left.iter().filter(|error| !came_back::is_told(error));
+            left.for_each(|error| failure::print_item("error", &failure::left(error)));
         }
         for report in &bound {
             let functions: Vec<String> = report.bind.iter().map(ToString::to_string).collect();
@@ -66,5 +70,5 @@ pub(super) fn run(cli: &Cli, args: &CleanupArgs) -> Result<Exit, Failure> {
             }
         }
     }
-    Ok(if left { Exit::NotGivenBack } else { Exit::Ok })
+    Ok(if left || sick { Exit::NotGivenBack } else { Exit::Ok })
 }

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use gpuvm_core::lifecycle::{Outcome, Patience, Stage};
+use gpuvm_core::lifecycle::{NotAgain, Outcome, Patience, Reboots, Stage};
 use gpuvm_core::plan::{Topic, Warning};
 use gpuvm_core::profile::{Hugepages, Memory, Policy, Profile};
 use gpuvm_host::HostError;
@@ -15,7 +15,7 @@ use crate::cli::{Cli, UpArgs};
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
 use crate::load::Loaded;
-use crate::{hints, load, locked, out};
+use crate::{came_back, hints, load, locked, out};
 
 pub(super) fn run(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
     super::refuse_recorded(cli)?;
@@ -52,6 +52,10 @@ async fn up(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
     };
     let report = report.map_err(|error| {
         let stuck = matches!(*error.cause, Cause::Host(HostError::QemuStuck { .. }));
+        // A device that was sick before is told as what stood in the way.
+        if !cli.json && !matches!(*error.cause, Cause::SickBefore { .. }) {
+            came_back::tell(&error.devices);
+        }
         if error.left.is_empty() && !stuck {
             progress.tell("the host is as it was");
         }
@@ -90,7 +94,7 @@ async fn attempt(
         kernel: &Kernel::running(cli.host_root()),
         places: &cli.places(),
         boot_id: &gpuvm_host::facts::boot_id(&cli.host_root())?,
-        patience: Patience { acpi, ..Patience::default() },
+        patience: Patience { acpi, ..Patience::with_functions(plan.owned().count()) },
     };
     Ok(gpuvm_run::up(&run, signals, console(cli), progress).await)
 }
@@ -124,6 +128,8 @@ fn code(report: &Report) -> Exit {
     }
     match report.outcome {
         Outcome::PoweredOff | Outcome::Stopped { .. } => Exit::Ok,
+        Outcome::Rebooted { not_again: Some(NotAgain::Looping) } => Exit::Guest,
+        Outcome::Rebooted { .. } => Exit::Ok,
         Outcome::Panicked | Outcome::InternalError | Outcome::QemuDied { .. } => Exit::Guest,
     }
 }
@@ -141,50 +147,65 @@ fn console(cli: &Cli) -> Option<Sink> {
     }))
 }
 
+/// Says why a guest that rebooted is not started again.
+fn not_again(why: NotAgain) -> String {
+    match why {
+        NotAgain::Policy => "reboot = \"stop\"".to_owned(),
+        NotAgain::Asked => "gpuvm was asked to end it".to_owned(),
+        NotAgain::SickDevice => "a device did not come back well".to_owned(),
+        NotAgain::Looping => format!(
+            "{} times in a row it did so within {} s of its start",
+            Reboots::TOO_MANY,
+            Reboots::SOON.as_secs()
+        ),
+    }
+}
+
 fn summary(report: &Report) {
     let outcome = match &report.outcome {
         Outcome::PoweredOff => "powered itself off".to_owned(),
         Outcome::Stopped { stage: Stage::Acpi } => "powered off when its power button was pressed".to_owned(),
         Outcome::Stopped { stage: Stage::Quit } => "was ended by telling QEMU to quit".to_owned(),
         Outcome::Stopped { stage: Stage::Kill } => "was ended by killing QEMU".to_owned(),
+        Outcome::Rebooted { not_again: None } => "rebooted".to_owned(),
+        Outcome::Rebooted { not_again: Some(why) } => {
+            format!("rebooted, and is not started again: {}", not_again(*why))
+        }
         Outcome::Panicked => "panicked".to_owned(),
         Outcome::InternalError => {
             "was stopped by QEMU because of an error that it can't go on from".to_owned()
         }
         Outcome::QemuDied { exit } => format!("ended because QEMU died ({})", exit_words(*exit)),
     };
-    out::note(&format!("gpuvm: the guest {outcome}"));
+    let reboots = match report.reboots {
+        0 => String::new(),
+        1 => ", after 1 reboot".to_owned(),
+        count => format!(", after {count} reboots"),
+    };
+    out::note(&format!("gpuvm: the guest {outcome}{reboots}"));
     for line in report.last_words.as_ref().and_then(hints::last_words).iter().flat_map(|hint| hint.lines()) {
         out::note(&format!("  hint: {line}"));
     }
-    for device in &report.devices {
-        let judgement = &device.judgement;
-        match judgement.reason() {
-            None => out::note(&format!("gpuvm: {} answers as before", device.bdf)),
-            Some(_) if judgement.verdict.is_bad() => {
-                for finding in &judgement.findings {
-                    let message = format!("{} is sick: {finding}", device.bdf);
-                    let hint = Some(hints::sick(device.bdf));
-                    let kind = failure::kind(&finding.check);
-                    failure::print_item("error", &failure::Item { kind, message, hint });
-                }
-            }
-            Some(_) => {
-                for finding in &judgement.findings {
-                    out::note(&format!("gpuvm: {} is {}: {finding}", device.bdf, judgement.verdict));
-                }
-            }
-        }
-    }
-    for error in &report.left {
+    came_back::tell(&report.devices);
+    for error in report.left.iter().filter(|error| !came_back::is_told(error)) {
         failure::print_item("error", &failure::left(error));
     }
+    out::note(given_back(&report.left));
+}
+
+/// Says in how far the host is as it was.
+fn given_back(left: &[HostError]) -> &'static str {
     let by_others = |error: &HostError| matches!(error, HostError::ChangedByOthers { .. });
-    out::note(match (report.left.is_empty(), report.left.iter().all(by_others)) {
-        (true, _) => "gpuvm: the host is as it was",
-        (false, true) => "gpuvm: the host is given back, but for what others have changed meanwhile",
-        (false, false) => "gpuvm: the host is NOT wholly as it was; once mended: gpuvm cleanup",
-    });
+    match left {
+        [] => "gpuvm: the host is as it was",
+        left if left.iter().all(by_others) => {
+            "gpuvm: the host is given back, but for what others have changed meanwhile"
+        }
+        left if left.iter().all(|error| by_others(error) || came_back::is_told(error)) => {
+            "gpuvm: the host is given back, but for the sick devices"
+        }
+        _ => "gpuvm: the host is NOT wholly as it was; once mended: gpuvm cleanup",
+    }
 }
 
 /// Tells a person what is done.
@@ -229,7 +250,9 @@ impl Observer for Progress {
             Phase::Stopping { stage: Stage::Quit } => "telling QEMU to quit".to_owned(),
             Phase::Stopping { stage: Stage::Kill } => "killing QEMU".to_owned(),
             Phase::Ended => "QEMU is gone".to_owned(),
+            Phase::Resetting { bdf, method } => format!("resetting {bdf} by {method}, as planned"),
             Phase::Judging => "looking at the devices".to_owned(),
+            Phase::Relaunching { count } => format!("the guest has rebooted ({count}): starting it again"),
             Phase::GivingBack => "giving the host back".to_owned(),
             Phase::TakingOver { vm } => format!("taking over what is left of VM {vm}"),
             Phase::EndingQemu { pid } => format!("ending QEMU (process {pid})"),

@@ -173,6 +173,7 @@ fn on_a_host() -> Vec<(String, String)> {
         ask("device", 0, &["devices", "81:00.0"]),
         ask("device-damaged", 0, &["devices", "41:00.0"]),
         ask("device-history", 0, &["devices", "81:00.0", "--history"]),
+        ask("device-without-history", 0, &["devices", "82:00.0", "--history"]),
         ask("plan", 69, &["plan", compute]),
         ask("plan-json", 69, &["plan", compute, "--json"]),
         ask("bind", 69, &["bind", "--dry-run", "81:00.0", "41:00.0"]),

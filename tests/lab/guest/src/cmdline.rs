@@ -15,11 +15,20 @@ pub(crate) struct Options {
     pub(crate) ignore_power_button: bool,
     /// `gpuvm.panic`: end in a kernel panic instead of a power-off.
     pub(crate) panic: bool,
+    /// `gpuvm.reboot-once`: reboot after the report; the boot after that goes on. The disk remembers which it is.
+    pub(crate) reboot_once: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { factorial: 10, stray_dma: None, linger: None, ignore_power_button: false, panic: false }
+        Self {
+            factorial: 10,
+            stray_dma: None,
+            linger: None,
+            ignore_power_button: false,
+            panic: false,
+            reboot_once: false,
+        }
     }
 }
 
@@ -44,6 +53,7 @@ fn apply(options: &mut Options, key: &str, value: &str) -> Option<()> {
         ("linger", seconds) => options.linger = Some(Duration::from_secs(seconds.parse().ok()?)),
         ("ignore-power-button", "") => options.ignore_power_button = true,
         ("panic", "") => options.panic = true,
+        ("reboot-once", "") => options.reboot_once = true,
         _ => return None,
     }
     Some(())
@@ -60,7 +70,7 @@ mod tests {
 
     #[test]
     fn options_are_picked_out_of_the_line() {
-        let line = "console=ttyS0 quiet gpuvm.factorial=12 gpuvm.stray-dma=0x7f0000000 gpuvm.linger=60 gpuvm.ignore-power-button gpuvm.panic\n";
+        let line = "console=ttyS0 quiet gpuvm.factorial=12 gpuvm.stray-dma=0x7f0000000 gpuvm.linger=60 gpuvm.ignore-power-button gpuvm.panic gpuvm.reboot-once\n";
         let (options, errors) = parse(line);
         let wanted = Options {
             factorial: 12,
@@ -68,6 +78,7 @@ mod tests {
             linger: Some(Duration::from_secs(60)),
             ignore_power_button: true,
             panic: true,
+            reboot_once: true,
         };
         assert_eq!((options, errors), (wanted, vec![]));
     }

@@ -28,6 +28,18 @@ fn main() {
     note(&mut errors, system::load_modules("nvme"));
     let report = examine(&options, errors);
     console.line(&report.to_line());
+    if options.reboot_once {
+        match nvme::was_here(&report.pci) {
+            Ok(true) => console.line("gpuvm-guest: second boot"),
+            Ok(false) => {
+                console.line("gpuvm-guest: rebooting");
+                if let Err(error) = system::restart() {
+                    console.line(&format!("gpuvm-guest: {error}"));
+                }
+            }
+            Err(error) => console.line(&format!("gpuvm-guest: {error}")),
+        }
+    }
     if let Some(time) = options.linger {
         let lingering = || console.line("gpuvm-guest: lingering");
         match button::linger(time, options.ignore_power_button, lingering) {

@@ -17,6 +17,9 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// Somewhere in the middle of nothing: behind where partition tables and superblocks lie.
 const OFFSET: u64 = 8 << 20;
 const BLOCK: usize = 4096;
+/// Where a boot leaves word for the next one.
+const MARKER_OFFSET: u64 = OFFSET + BLOCK as u64;
+const MARKER: &[u8] = b"gpuvm-guest was here\n";
 
 /// What the NVMe did.
 #[derive(Debug, Serialize)]
@@ -104,6 +107,41 @@ fn round_trip(path: &Path) -> std::io::Result<RoundTrip> {
     Ok(RoundTrip::of(out.0 == back.0))
 }
 
+/// Tells whether this is the boot after one that asked the same, and forgets it; otherwise remembers on the disk that it was asked.
+///
+/// # Errors
+/// That there is no disk, that it fails, or that somebody else has written there.
+pub(crate) fn was_here(devices: &[Device]) -> Result<bool, String> {
+    let device =
+        devices.iter().find(|device| device.class == CLASS).ok_or("there is no disk to remember by")?;
+    let (_, namespace) = wait_for_namespace(device)?;
+    let path = PathBuf::from("/dev").join(&namespace);
+    let told = |error: std::io::Error| format!("{}: {error}", path.display());
+    let disk = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_DIRECT | libc::O_SYNC)
+        .open(&path)
+        .map_err(told)?;
+    let mut found = Block([0; BLOCK]);
+    disk.read_exact_at(&mut found.0, MARKER_OFFSET).map_err(told)?;
+    let next = after(&found.0)
+        .ok_or_else(|| format!("{}: what is at {MARKER_OFFSET} isn't ours", path.display()))?;
+    disk.write_all_at(&Block(next).0, MARKER_OFFSET).map_err(told)?;
+    Ok(found.0 != [0; BLOCK])
+}
+
+/// Returns what is to be on the disk after a boot that found this: blank becomes the marker and the marker blank.
+fn after(found: &[u8; BLOCK]) -> Option<[u8; BLOCK]> {
+    let mut marker = [0; BLOCK];
+    marker[..MARKER.len()].copy_from_slice(MARKER);
+    match found {
+        found if *found == [0; BLOCK] => Some(marker),
+        found if *found == marker => Some([0; BLOCK]),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,5 +153,14 @@ mod tests {
         for name in ["ng0n1", "nvme0c0n1", "nvme0n1p1", "nvme0", "nvmen1", "hwmon0", "nvme-subsystem"] {
             assert!(!is_namespace(name), "{name}");
         }
+    }
+
+    #[test]
+    fn a_boot_finds_what_the_one_before_left_and_nothing_of_others_is_overwritten() {
+        let blank = [0; BLOCK];
+        let marked = after(&blank).unwrap();
+        assert_ne!(marked, blank);
+        assert_eq!(after(&marked), Some(blank));
+        assert_eq!(after(&[1; BLOCK]), None);
     }
 }

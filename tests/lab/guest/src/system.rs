@@ -113,6 +113,14 @@ pub(crate) fn power_off() -> Result<(), String> {
     }
 }
 
+/// Reboots the machine; returns only if that fails.
+pub(crate) fn restart() -> Result<(), String> {
+    match reboot(RebootMode::RB_AUTOBOOT) {
+        Ok(never) => match never {},
+        Err(error) => Err(format!("reboot: {error}")),
+    }
+}
+
 /// The serial console; without one the guest goes on unheard.
 pub(crate) struct Console(Option<File>);
 

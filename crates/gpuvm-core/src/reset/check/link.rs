@@ -1,7 +1,7 @@
 //! Whether its link is what it was, by both ends.
 
 use super::super::registers::{LinkStatus, Presence, Registers, presence};
-use super::super::{Check, Finding, Verdict};
+use super::super::{Check, Finding, Reading, Verdict};
 use super::{Comparison, found};
 use crate::pci::Bdf;
 
@@ -86,7 +86,8 @@ pub(super) fn port(at: &Comparison<'_>) -> Vec<Finding> {
     }
     let place = |port: Option<Bdf>| port.map_or_else(|| "a root bus".to_owned(), |port| port.to_string());
     let [before, after] = [at.before, at.after].map(|snapshot| snapshot.port.as_ref().map(|port| port.bdf));
-    if before != after {
+    // Of a device that is gone, the port is too.
+    if before != after && at.after.config != Reading::Absent {
         let meaning = "it hangs elsewhere than before: its link can't be held against what it was";
         findings
             .push(at.found(Check::Port, Verdict::Unknown, "port", place(after), meaning).was(place(before)));

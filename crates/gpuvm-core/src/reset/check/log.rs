@@ -15,10 +15,31 @@ pub(super) fn heard(at: &Comparison<'_>) -> Vec<Finding> {
     vec![at.found(Check::Log, Verdict::Unknown, "kernel log", after, meaning)]
 }
 
+/// As long as the kernel waits at first after a reset of a bus, in ms, and more than that.
+const FIRST_WAIT_MS: u64 = 10_000;
+
 /// Finds that the kernel has given up waiting for it.
+///
+/// After the reset of a bus behind a slow port the kernel "gives up" after the first second, looks whether the link is up, and waits on
+/// (`pci_bridge_wait_for_secondary_bus` of drivers/pci/pci.c). What was ready afterwards wasn't given up; and of what isn't said to
+/// have been ready, and answers, no more is known than that the reset took long or was refused.
 pub(super) fn gave_up(at: &Comparison<'_>) -> Vec<Finding> {
-    said(at, Check::GaveUp, Verdict::Faulted, "the kernel has given up waiting for it", |what| {
-        matches!(what, What::GaveUp { .. })
+    let Some(longest) = given_up_for(at) else { return Vec::new() };
+    let (weight, meaning) = if longest < FIRST_WAIT_MS && at.function.after.is_some() {
+        (Verdict::Degraded, "the kernel has given up its first wait for it, and it answers")
+    } else {
+        (Verdict::Faulted, "the kernel has given up waiting for it")
+    };
+    said(at, Check::GaveUp, weight, meaning, |what| matches!(what, What::GaveUp { .. }))
+}
+
+/// Returns how long the kernel has waited for the function before it gave up, if it didn't find it ready later.
+fn given_up_for(at: &Comparison<'_>) -> Option<u64> {
+    let ours = at.events.iter().filter(|(event, _)| event.is_about(at.after.bdf));
+    ours.fold(None, |longest, (event, _)| match event.what {
+        What::GaveUp { ms, .. } => longest.max(Some(ms)),
+        What::Ready { .. } => None,
+        _ => longest,
     })
 }
 
@@ -65,11 +86,13 @@ pub(super) fn correctable(at: &Comparison<'_>) -> Vec<Finding> {
     )
 }
 
-/// Finds a reset that took long: the kernel speaks of those above a second only.
+/// Finds a reset that took long: the kernel speaks of those above a second only. One that it has given up on wasn't slow.
 pub(super) fn slow_reset(at: &Comparison<'_>) -> Vec<Finding> {
+    let gave_up = given_up_for(at).is_some();
     said(at, Check::SlowReset, Verdict::Degraded, "it took more than a second to answer again", |what| {
         match what {
-            What::Waiting { ms, .. } | What::Ready { ms, .. } => *ms > 1000,
+            What::Waiting { ms, .. } => *ms > 1000 && !gave_up,
+            What::Ready { ms, .. } => *ms > 1000,
             _ => false,
         }
     })

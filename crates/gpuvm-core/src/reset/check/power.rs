@@ -22,17 +22,27 @@ pub(super) fn register(at: &Comparison<'_>) -> Vec<Finding> {
 /// The kernel marks what it couldn't read D3cold (drivers/pci/pci.c), so that this often means "was unreadable" where it should
 /// mean "has no power". A device that may go to D3cold can be there by right: reading its config space has woken it, and it sleeps
 /// again before `power_state` is read. What the kernel knows and what the register says differ for a moment whenever a device
-/// goes to sleep, so the two aren't compared beyond that.
+/// goes to sleep or wakes, so the two are compared only where the kernel keeps it awake. `unknown` is what the kernel makes of a
+/// device whose driver has left it (`pci_device_remove` of drivers/pci/pci-driver.c), and what it says of one without power
+/// management.
 pub(super) fn state(at: &Comparison<'_>) -> Vec<Finding> {
-    let (Some(state), Some(_)) = (at.after.power_state.read(), &at.function.after) else { return Vec::new() };
+    let (Some(state), Some(registers)) = (at.after.power_state.read(), &at.function.after) else {
+        return Vec::new();
+    };
+    let policy = at.after.power.read();
+    let stays_awake = policy.is_some_and(|policy| policy.control == Some(PowerControl::On));
     let (weight, meaning) = match state.as_str() {
-        "D3cold" if at.after.power.read().is_some_and(may_lose_power) => {
+        "D3cold" if policy.is_some_and(may_lose_power) => {
             (None, "it may sleep without power, and was woken to be read")
         }
         "D3cold" => {
             (Some(Verdict::Impaired), "it answers, and the kernel has given it up as one without power")
         }
-        "unknown" | "error" => (Some(Verdict::Impaired), "it answers, and the kernel doesn't know its power"),
+        "error" => (Some(Verdict::Impaired), "it answers, and the kernel can't tell its power"),
+        "D0" if stays_awake && registers.power_state().is_some_and(|state| state != 0) => (
+            Some(Verdict::Impaired),
+            "it sleeps, and the kernel, which keeps it awake, believes that it doesn't",
+        ),
         _ => return Vec::new(),
     };
     let mut finding = at.found(Check::PowerState, weight, "power_state", state, meaning);

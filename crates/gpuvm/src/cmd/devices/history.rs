@@ -185,6 +185,7 @@ fn came_back(judgement: &Judgement) -> String {
 
 fn ended(outcome: &Outcome) -> String {
     match outcome {
+        Outcome::Rebooted { .. } => "rebooted".to_owned(),
         Outcome::PoweredOff => "powered off by itself".to_owned(),
         Outcome::Stopped { stage: Stage::Acpi } => "powered off when asked".to_owned(),
         Outcome::Stopped { stage: Stage::Quit } => "ended by QEMU's quit".to_owned(),
