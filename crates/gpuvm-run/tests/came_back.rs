@@ -12,8 +12,8 @@ use bench::{AUDIO, Bench, GPU, Told, action, nobody, shutdown_after};
 use gpuvm_core::lifecycle::{NotAgain, Outcome, Reboots};
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::reset::{
-    Deed, Entry, Heard, Identity, Method, PlannedReset, RebootPolicy, ResetPlan, ResetWish, Step,
-    Verdict, quarantine,
+    Deed, Entry, Heard, Identity, Method, PlannedReset, RebootPolicy, ResetPlan, ResetWish, Step, Verdict,
+    quarantine,
 };
 use gpuvm_host::{HostError, ledger};
 use gpuvm_run::{Cause, Cleaned, LaunchError, Note, Observer, Phase, Signals, cleanup, up};
