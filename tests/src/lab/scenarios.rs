@@ -260,7 +260,12 @@ fn fallen_card() -> Outcome {
         write(&format!("/sys/bus/pci/devices/{NVME}/remove"), "1")?;
         write("/sys/bus/pci/rescan", "1")?;
         let cleaned = gpuvm(&["cleanup"])?;
-        ensure(cleaned.status.code() == Some(0), || format!("cleanup of a card that is back: {cleaned:?}"))
+        ensure(cleaned.status.code() == Some(0), || format!("cleanup of a card that is back: {cleaned:?}"))?;
+        // The ledger remembers it all the same, until a person says otherwise.
+        let quarantined = gpuvm(&["up", PROFILE])?;
+        ensure(quarantined.status.code() == Some(69), || format!("up in quarantine: {quarantined:?}"))?;
+        let accepted = gpuvm(&["quarantine", "clear", NVME, "--accept"])?;
+        ensure(accepted.status.code() == Some(0), || format!("quarantine clear: {accepted:?}"))
     })
 }
 
