@@ -12,14 +12,14 @@ use bench::{AUDIO, Bench, GPU, Told, action, nobody, shutdown_after};
 use gpuvm_core::lifecycle::{NotAgain, Outcome, Reboots};
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::reset::{
-    Deed, Entry, Heard, Identity, Method, PlannedReset, RebootPolicy, ResetPlan, ResetWish, Step,
-    Verdict, quarantine,
+    Deed, Entry, Heard, Identity, Method, PlannedReset, RebootPolicy, ResetPlan, ResetWish, Step, Verdict,
+    quarantine,
 };
 use gpuvm_host::{HostError, ledger};
 use gpuvm_run::{Cause, Cleaned, LaunchError, Note, Observer, Phase, Signals, cleanup, up};
 use gpuvm_sys::reset::{ResetFailure, ResetOutcome, ResetTold, Step as SysStep};
 use gpuvm_testkit::fake_host::FakeHost;
-use gpuvm_testkit::fake_qemu::{Action, ExitAtStart, Recording, Script};
+use gpuvm_testkit::fake_qemu::{Action, ExitAtStart, Recording, Reply, Script};
 use rstest::rstest;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -288,6 +288,35 @@ async fn a_card_that_falls_off_is_found_sick_at_whatever_stage(#[case] phase: &s
     assert_eq!((report.result, report.devices.len()), (Cleaned::Done, 0), "{report:?}");
     assert_eq!(bench.entries(GPU).len(), 1);
     bench.assert_given_back();
+}
+
+/// The kernel calls such an error repaired; what it counted stays.
+#[tokio::test]
+async fn an_error_that_stopped_the_guest_is_found_in_the_counters_though_the_kernel_says_it_recovered() {
+    let status = serde_json::json!({"running": false, "status": "internal-error"});
+    let bench = Bench::new(&Script {
+        after_cont: action(Action::Event { name: "STOP".into(), data: serde_json::Value::Null }),
+        replies: [("query-status".to_owned(), Reply::Value(status))].into(),
+        ..Script::default()
+    });
+    let count = |kind: &str, total: &str, errors: u32| {
+        let path = format!("/sys/bus/pci/devices/{GPU}/aer_dev_{kind}");
+        bench.fake.file(&path, format!("Undefined 0\nTOTAL_ERR_{total} {errors}\n"));
+    };
+    for (kind, total) in [("correctable", "COR"), ("nonfatal", "NONFATAL"), ("fatal", "FATAL")] {
+        count(kind, total, 0);
+    }
+    let mut observer = At::new("Running", 1, || {
+        count("nonfatal", "NONFATAL", 1);
+        bench.fake.says_now("pcieport 0000:80:01.0: AER: device recovery successful").unwrap();
+    });
+    let report = up(&bench.run(), &mut nobody(), None, &mut observer).await.unwrap();
+    assert_eq!(report.outcome, Outcome::InternalError);
+    let judgement = &report.devices[0].judgement;
+    let counted = judgement.findings.iter().find(|finding| finding.register.contains("aer_dev_nonfatal"));
+    let counted = counted.unwrap_or_else(|| panic!("{judgement:?}"));
+    assert!(counted.weight.is_some(), "{counted:?}");
+    assert_eq!(outcomes(&bench.entries(GPU)), [Some(Outcome::InternalError)]);
 }
 
 /// A reset of a function that the plan wants once QEMU is gone.

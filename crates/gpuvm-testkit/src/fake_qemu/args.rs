@@ -161,6 +161,7 @@ mod tests {
             paused: true,
             version: false,
             stay: true,
+            no_reboot: false,
             smp: Some(4),
             monitor: Some(Listen::Fd(7)),
             console: Some(Listen::Path("/x,y".into())),

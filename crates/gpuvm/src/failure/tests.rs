@@ -9,9 +9,9 @@ use gpuvm_core::cpulist::CpuSet;
 use gpuvm_core::lifecycle::Exit as Ended;
 use gpuvm_core::pci::{Bdf, DriverName, GroupId};
 use gpuvm_core::profile::VmName;
-use gpuvm_core::reset::{Check, Finding, Verdict};
+use gpuvm_core::reset::{Check, Finding, Method, Verdict};
 use gpuvm_core::units::PageSize;
-use gpuvm_host::errno::{EINVAL, EIO, ENODEV, ENOENT, ENOSPC, ESRCH};
+use gpuvm_host::errno::{EINVAL, EIO, ENODEV, ENOENT, ENOSPC, ENOTTY, ESRCH};
 use gpuvm_host::kernel_log::KernelSaid;
 use gpuvm_host::reservation::{Owner, ProcessRole};
 use gpuvm_sys::process::{SpawnError, SpawnStep};
@@ -140,6 +140,12 @@ fn host_errors() -> Vec<(&'static str, HostError)> {
                 bdf: bdf(), verdict: Verdict::Faulted, finding: "aer_dev_fatal of 0000:81:00.0: 1, was 0: an error".into()
             }
         }
+        Reset {
+            "reset" => {
+                bdf: bdf(), method: Method::Flr, call: "write `1` to reset".into(), source: errno(ENOTTY),
+                meaning: "no method worked".into(), said: Box::default()
+            }
+        }
         NotViable {
             "not-viable" => { group: GROUP, members: "0000:81:00.1 is on snd_hda_intel".into() }
         }
@@ -178,6 +184,10 @@ fn host_errors() -> Vec<(&'static str, HostError)> {
         }
         DriverGone {
             "driver-gone" => { bdf: bdf(), driver: driver("nvidia") }
+        }
+        Reset {
+            "reset-not-taken" => { bdf: bdf(), method: Method::Flr, call: "write 1 to reset".into(), source: errno(ENOTTY), meaning: "no method worked".into(), said: Box::default() }
+            "reset-hot-of-others" => { bdf: bdf(), method: Method::Hot, call: "VFIO_DEVICE_PCI_HOT_RESET".into(), source: errno(EINVAL), meaning: String::new(), said: Box::default() }
         }
     }
 }

@@ -112,7 +112,8 @@ fn round_trip(path: &Path) -> std::io::Result<RoundTrip> {
 /// # Errors
 /// That there is no disk, that it fails, or that somebody else has written there.
 pub(crate) fn was_here(devices: &[Device]) -> Result<bool, String> {
-    let device = devices.iter().find(|device| device.class == CLASS).ok_or("there is no disk to remember by")?;
+    let device =
+        devices.iter().find(|device| device.class == CLASS).ok_or("there is no disk to remember by")?;
     let (_, namespace) = wait_for_namespace(device)?;
     let path = PathBuf::from("/dev").join(&namespace);
     let told = |error: std::io::Error| format!("{}: {error}", path.display());
@@ -124,7 +125,8 @@ pub(crate) fn was_here(devices: &[Device]) -> Result<bool, String> {
         .map_err(told)?;
     let mut found = Block([0; BLOCK]);
     disk.read_exact_at(&mut found.0, MARKER_OFFSET).map_err(told)?;
-    let next = after(&found.0).ok_or_else(|| format!("{}: what is at {MARKER_OFFSET} isn't ours", path.display()))?;
+    let next = after(&found.0)
+        .ok_or_else(|| format!("{}: what is at {MARKER_OFFSET} isn't ours", path.display()))?;
     disk.write_all_at(&Block(next).0, MARKER_OFFSET).map_err(told)?;
     Ok(found.0 != [0; BLOCK])
 }
