@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::scenarios::{CYCLE, EDU, GPU, driver_of, leaving_no_trace};
+use super::scenarios::{CYCLE, EDU, GPU, NVME, driver_of, leaving_no_trace};
 use super::sick::{LinkError, OffTheBus, found_anew, inject, wait_until};
 use super::vm::{Ended, PROFILE, Vm, gpuvm};
 use super::{Outcome, doing, ensure};
@@ -19,7 +19,6 @@ use super::{Outcome, doing, ensure};
 const EDU_PORT: &str = "0000:80:01.0";
 /// A card that no scenario here hurts.
 const OTHER_GPU: &str = "0000:41:00.0";
-const NVME: &str = "0000:83:00.0";
 const NVME_PORT: &str = "0000:80:02.0";
 /// The NVMe of the host `root-bus`, and its port.
 const EARLY_NVME: &str = "0000:05:00.0";
@@ -61,9 +60,8 @@ pub(super) fn before_start() -> Outcome {
         // That reset did reach it: its registers are lost, and a second reset doesn't bring them back.
         let impaired = told(&["reset", EDU], 74)?;
         names(&impaired, &[EDU, "impaired"])?;
-        told(&["unbind", EDU], 74)?;
-        found_anew(&[EDU])?;
         told(&["unbind", EDU], 0)?;
+        found_anew(&[EDU])?;
         still_refused(EDU)?;
         told(&["reset", EDU], 0)?;
         cleared(EDU)

@@ -76,7 +76,8 @@ pub const ALL: &[(&str, Scenario)] = &[
 pub(super) const GPU: &str = "0000:81:00.0";
 const AUDIO: &str = "0000:81:00.1";
 pub(super) const EDU: &str = "0000:82:00.0";
-pub(super) /// A guest's whole cycle, with much to spare for a machine that does other things.
+pub(super) const NVME: &str = "0000:83:00.0";
+/// A guest's whole cycle, with much to spare for a machine that does other things.
 pub(super) const CYCLE: Duration = Duration::from_secs(150);
 
 /// Runs something and checks that the host is the same after it.
