@@ -22,7 +22,7 @@ use gpuvm_host::{HostError, ledger, orphans, undo};
 use gpuvm_sys::process::{Signal, pidfd_open, pidfd_send_signal};
 use serde::Serialize;
 
-use crate::judging::{self, Begun, Judged, Ran, Resets, kept};
+use crate::judging::{self, Begun, Judged, Ran, Resets, Stage, kept};
 use crate::report::{DeviceReport, Note, Observer, Phase};
 use crate::up::close;
 
@@ -166,6 +166,9 @@ fn give_back(
     progress.left.extend(undo::undo_some(&host, &mut journal, &|op| judged.part(op), &mut told));
     progress.left.extend(judged.stay(&journal));
     progress.left.extend(judged.failures);
+    if !judged.devices.is_empty() && !journal.open_records().is_empty() {
+        progress.left.extend(judging::note_judged(places, vm, &judged.devices, Stage::Told).err());
+    }
     progress.devices = judged.devices;
     if journal.open_records().is_empty() {
         observer.phase(&Phase::Releasing);
@@ -174,7 +177,7 @@ fn give_back(
     Ok(())
 }
 
-/// Judges the devices of a run whose launcher was killed before it could: once, since whoever cleans up again has seen the verdict.
+/// Judges the devices of a run whose launcher was killed before it could: once, since whoever cleans up again was told the verdict.
 fn judge(
     kernel: &Kernel,
     places: &Places,
@@ -183,8 +186,11 @@ fn judge(
     observer: &mut dyn Observer,
 ) -> Result<Judged, HostError> {
     let vm = &record.vm;
-    if baselines.is_empty() || places.judged(vm).exists() {
+    if baselines.is_empty() {
         return Ok(Judged::default());
+    }
+    if let Some(judged) = judging::noted(places, vm)? {
+        return Ok(judged);
     }
     observer.phase(&Phase::Judging);
     let unknown = || Begun { at: ledger::now(), log: Mark::Unread("nobody noted where it was".to_owned()) };
@@ -195,7 +201,7 @@ fn judge(
     let mut judged =
         judging::after_run(&kernel.root, places, baselines, &mut |bdf| since.of(bdf), Resets::default(), ran);
     // A full disk stops nothing: giving back comes first.
-    judged.failures.extend(judging::note_judged(places, vm, &judged).err());
+    judged.failures.extend(judging::note_judged(places, vm, &judged.devices, Stage::Judged).err());
     Ok(judged)
 }
 

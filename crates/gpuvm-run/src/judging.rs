@@ -130,9 +130,11 @@ pub(crate) fn after_run(
     resets: Resets,
     ran: Ran<'_>,
 ) -> Judged {
+    // What hangs has the locks of all that it reaches: a look there would hang too.
+    let spared = root.clone().sparing(resets.hanging);
     let mut judged = Judged { failures: resets.in_flight, ..Judged::default() };
     for (bdf, before) in baselines {
-        let (after, heard) = (snapshot::take(root, *bdf), heard(*bdf));
+        let (after, heard) = (snapshot::take(&spared, *bdf), heard(*bdf));
         let reset = resets.done.get(bdf);
         let mut findings = judge(before, &after, &heard).findings;
         findings.extend(reset.and_then(|reset| not_reset(*bdf, reset)));
@@ -196,6 +198,8 @@ pub(crate) struct Resets {
     done: BTreeMap<Bdf, ResetReport>,
     /// Those that haven't come back.
     in_flight: Vec<HostError>,
+    /// The functions that those reach, with the process that waits.
+    hanging: BTreeMap<Bdf, i32>,
 }
 
 /// Lists the resets that a plan wants once QEMU has ended; one that reaches several devices is made once.
@@ -224,7 +228,8 @@ pub(crate) fn reset(kernel: &Kernel, steps: &[(Bdf, Step)], told: &mut dyn FnMut
             Ok(done) => (done.ms, None),
             Err(error) => {
                 let text = error.to_string();
-                if matches!(error, HostError::InFlight { .. }) {
+                if let HostError::InFlight { pid, .. } = error {
+                    resets.hanging.extend(functions.iter().chain([bdf]).map(|function| (*function, pid)));
                     resets.in_flight.push(error);
                 }
                 (u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX), Some(text))
@@ -237,11 +242,48 @@ pub(crate) fn reset(kernel: &Kernel, steps: &[(Bdf, Step)], told: &mut dyn FnMut
     resets
 }
 
-/// Notes that a VM's devices were judged, so that nobody does it again once a person has looked at them.
-pub(crate) fn note_judged(places: &Places, vm: &VmName, judged: &Judged) -> Result<(), HostError> {
-    let verdicts: BTreeMap<Bdf, &Judgement> =
-        judged.devices.iter().map(|device| (device.bdf, &device.judgement)).collect();
-    keep(&places.judged(vm), &verdicts)
+/// How far a VM's verdicts have come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Stage {
+    /// They are in, and what isn't sick is being given back.
+    Judged,
+    /// That is done, and whoever asked has them: a cleanup from then on is told to give back the sick ones too.
+    Told,
+}
+
+/// A VM's verdicts, kept beside its journal.
+#[derive(Debug, Serialize, Deserialize)]
+struct Noted {
+    stage: Stage,
+    verdicts: BTreeMap<Bdf, Judgement>,
+}
+
+/// Notes how a VM's devices were judged, so that nobody does it again when some of them are given back.
+pub(crate) fn note_judged(
+    places: &Places,
+    vm: &VmName,
+    devices: &[DeviceReport],
+    stage: Stage,
+) -> Result<(), HostError> {
+    let verdicts = devices.iter().map(|device| (device.bdf, device.judgement.clone())).collect();
+    keep(&places.judged(vm), &Noted { stage, verdicts })
+}
+
+/// Reads how a VM's devices were judged; nothing of those that weren't. The sick ones stay as they are once more if the process that
+/// judged them was killed before it could tell.
+pub(crate) fn noted(places: &Places, vm: &VmName) -> Result<Option<Judged>, HostError> {
+    let Some(Noted { stage, verdicts }) = kept(&places.judged(vm))? else { return Ok(None) };
+    if stage == Stage::Told {
+        return Ok(Some(Judged::default()));
+    }
+    let sick = verdicts.iter().filter(|(_, judgement)| judgement.verdict.is_bad());
+    let kept = sick.map(|(bdf, _)| *bdf).collect();
+    let devices = verdicts
+        .into_iter()
+        .map(|(bdf, judgement)| DeviceReport { bdf, judgement, reset: None, evidence: None })
+        .collect();
+    Ok(Some(Judged { devices, kept, ..Judged::default() }))
 }
 
 /// Writes a record as one that is whole or not there.

@@ -35,7 +35,7 @@ use serde::Serialize;
 use crate::console::{self, Console, Sink};
 use crate::driver::{self, Running};
 use crate::error::{Cause, LaunchError, UpError};
-use crate::judging::{self, Begun, Judged, Ran, Resets, keep};
+use crate::judging::{self, Begun, Judged, Ran, Resets, Stage, keep};
 use crate::launch::{self, COMMAND, Connections, Paths, Which};
 use crate::pin;
 use crate::report::{DeviceReport, LastWords, Note, Observer, Phase, Report, Timing};
@@ -204,7 +204,7 @@ impl<'a> Session<'a> {
             if ended.outcome != rebooted || self.run.plan.reboot != RebootPolicy::Relaunch {
                 return Ok(ended.outcome);
             }
-            match self.between(&mut reboots, ended.ran, signals, observer).await? {
+            match self.between(&mut reboots, ended.ran, signals, observer).await {
                 Ok(count) => observer.phase(&Phase::Relaunching { count }),
                 Err(why) => return Ok(Outcome::Rebooted { not_again: Some(why) }),
             }
@@ -269,30 +269,31 @@ impl<'a> Session<'a> {
         ran: Duration,
         signals: &mut Signals,
         observer: &mut dyn Observer,
-    ) -> Result<Result<u32, NotAgain>, Cause> {
-        let count = match reboots.again(ran) {
-            Ok(count) => count,
-            Err(why) => return Ok(Err(why)),
-        };
+    ) -> Result<u32, NotAgain> {
+        let count = reboots.again(ran)?;
         if let Some(signal) = signals.pending().await {
             observer.note(&Note(format!("{signal}: the guest is not started again")));
-            return Ok(Err(NotAgain::Asked));
+            return Err(NotAgain::Asked);
         }
-        self.reservation.qemu = None;
-        reservation::update(self.run.places, &self.reservation)?;
         let judged = self.judge(Some(&Outcome::Rebooted { not_again: None }), observer);
         if !judged.all_well() {
             self.judged = Some(judged);
-            return Ok(Err(NotAgain::SickDevice));
+            return Err(NotAgain::SickDevice);
+        }
+        for device in &judged.devices {
+            if let Some(finding) = device.judgement.reason() {
+                let (bdf, verdict) = (device.bdf, device.judgement.verdict);
+                observer.note(&Note(format!("{bdf} is {verdict} between two boots: {finding}")));
+            }
         }
         judged.failures.iter().for_each(|error| observer.note(&Note(error.to_string())));
         if let Some(signal) = signals.pending().await {
             observer.note(&Note(format!("{signal}: the guest is not started again")));
             self.judged = Some(judged);
-            return Ok(Err(NotAgain::Asked));
+            return Err(NotAgain::Asked);
         }
         self.reboots += 1;
-        Ok(Ok(count))
+        Ok(count)
     }
 
     /// Resets the devices if the plan wants it, judges them and writes down how they came back.
@@ -482,7 +483,7 @@ impl<'a> Session<'a> {
     /// `gpuvm cleanup`.
     fn undo(&mut self, judged: Judged, observer: &mut dyn Observer) -> (Vec<HostError>, Vec<DeviceReport>) {
         let (places, vm) = (self.run.places, &self.run.plan.name);
-        let noted = judging::note_judged(places, vm, &judged);
+        let noted = judging::note_judged(places, vm, &judged.devices, Stage::Judged);
         let host = self.run.host(&self.baselines);
         let mut told = |op: &HostOp| observer.phase(&Phase::Undoing { what: op.to_string() });
         let mut left = undo::undo_some(&host, &mut self.journal, &|op| judged.part(op), &mut told);
@@ -499,6 +500,7 @@ impl<'a> Session<'a> {
             left.extend(close(places, vm, &mut self.journal).err());
         } else {
             left.extend(reservation::update(places, &self.reservation).err());
+            left.extend(judging::note_judged(places, vm, &judged.devices, Stage::Told).err());
         }
         (left, judged.devices)
     }

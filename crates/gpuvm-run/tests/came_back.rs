@@ -12,8 +12,8 @@ use bench::{AUDIO, Bench, GPU, Told, action, nobody, shutdown_after};
 use gpuvm_core::lifecycle::{NotAgain, Outcome, Reboots};
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::reset::{
-    Deed, Entry, Heard, Identity, Method, PlannedReset, RebootPolicy, ResetPlan, ResetWish, Step, Verdict,
-    quarantine,
+    Deed, Entry, Heard, Identity, Method, PlannedReset, Reading, RebootPolicy, ResetPlan, ResetWish, Step,
+    Verdict, quarantine,
 };
 use gpuvm_host::{HostError, ledger};
 use gpuvm_run::{Cause, Cleaned, LaunchError, Note, Observer, Phase, Signals, cleanup, up};
@@ -395,6 +395,57 @@ async fn a_planned_reset_that_fails_keeps_its_device_from_its_driver() {
     let clean = || cleanup(&bench.kernel, &bench.places, &bench.boot_id, None, &mut Told::default()).unwrap();
     assert_eq!(clean()[0].result, Cleaned::Done);
     bench.assert_given_back();
+}
+
+/// The verdict is in and nobody was told: the cleanup does that, and gives nothing sick back by itself.
+#[tokio::test]
+async fn a_sick_device_stays_where_its_launcher_was_killed_between_verdict_and_report() {
+    let mut bench = Bench::new(&Script { after_cont: shutdown_after(20), ..Script::default() });
+    planned(&mut bench);
+    let failed = || {
+        ResetOutcome::Failed(ResetFailure {
+            step: SysStep::WriteReset,
+            group: 0,
+            source: std::io::Error::from_raw_os_error(25),
+            told: ResetTold::default(),
+        })
+    };
+    bench.kernel = kernel_that_resets(&bench.fake, failed).0;
+    let judged = bench.places.judged(&bench.plan.name);
+    let then = RefCell::new(Vec::new());
+    let mut observer = At::new("Undoing", 1, || *then.borrow_mut() = std::fs::read(&judged).unwrap());
+    up(&bench.run(), &mut nobody(), None, &mut observer).await.unwrap();
+    drop(observer);
+    std::fs::write(&judged, then.into_inner()).unwrap();
+    let clean = || cleanup(&bench.kernel, &bench.places, &bench.boot_id, None, &mut Told::default()).unwrap();
+    let report = clean().remove(0);
+    assert_eq!(report.result, Cleaned::Left, "{report:?}");
+    assert!(matches!(report.left[..], [HostError::Sick { .. }]), "{report:?}");
+    assert_eq!(report.devices[0].judgement.verdict, Verdict::Impaired);
+    assert_eq!(bench.fake.driver(GPU).unwrap().as_deref(), Some("vfio-pci"));
+    assert_eq!(bench.entries(GPU).len(), 2, "its reset and its run, and nothing of the cleanup");
+    let again = clean().remove(0);
+    assert_eq!((again.result, again.devices.len()), (Cleaned::Done, 0), "{again:?}");
+    bench.assert_given_back();
+}
+
+/// A reader of its config space would wait as long as the reset does.
+#[tokio::test]
+async fn a_device_whose_planned_reset_hangs_is_not_looked_at() {
+    let mut bench = Bench::new(&Script { after_cont: shutdown_after(20), ..Script::default() });
+    planned(&mut bench);
+    let pid = i32::try_from(std::process::id()).unwrap();
+    let hangs = move || ResetOutcome::InFlight { pid, step: SysStep::WriteReset };
+    bench.kernel = kernel_that_resets(&bench.fake, hangs).0;
+    let report = bench.up().await.unwrap();
+    let device = &report.devices[0];
+    assert_eq!(device.judgement.verdict, Verdict::Impaired);
+    let after = &device.evidence.as_ref().unwrap().after;
+    assert!(matches!(after.config, Reading::Unread(_)), "{:?}", after.config);
+    let in_flight = |error: &HostError| matches!(error, HostError::InFlight { .. });
+    assert!(report.left.iter().any(in_flight), "{:?}", report.left);
+    assert_eq!(report.devices[1].judgement.verdict, Verdict::Healthy);
+    assert_eq!(bench.fake.driver(GPU).unwrap().as_deref(), Some("vfio-pci"));
 }
 
 /// A launcher that is killed leaves the verdict to the cleanup: the baselines and the place in the kernel's log are beside the

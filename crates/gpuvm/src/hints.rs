@@ -67,7 +67,9 @@ pub(crate) fn after_reset(bdf: Bdf, report: &Report) -> String {
     let tried = |attempt: &Attempted| attempt.method == Method::Hot;
     let ours = report.attempts.iter().filter(|attempt| attempt.bdf == bdf);
     if ours.clone().any(|attempt| matches!(attempt.error, Some(HostError::InFlight { .. }))) {
-        return "it is judged again once that has come back: gpuvm reset again then".to_owned();
+        return format!(
+            "once the process that resets it is gone: gpuvm cleanup, then gpuvm reset {bdf}, which judges it again"
+        );
     }
     match ours.clone().next().is_some() && !ours.clone().any(tried) {
         true => format!("try its bus, with everything on it: gpuvm reset --method hot {bdf}; {}", sick(bdf)),

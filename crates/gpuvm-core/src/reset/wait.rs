@@ -1,4 +1,4 @@
-//! How long the kernel waits for functions that are dead: what every deadline around QEMU and resets rests on.
+//! How long the kernel waits for functions that are dead: what every deadline around QEMU rests on.
 //!
 //! `pci_dev_wait` of drivers/pci/pci.c doubles its wait until it is past 60 s, so an attempt to reset a dead function ends with
 //! "not ready 65535ms ...; giving up" after 65.5 s, in uninterruptible sleep that no signal shortens. Methods that it tries after that
@@ -14,8 +14,6 @@ const AT_START: u32 = 2;
 /// Attempts per function from the order to end until QEMU is gone: one at the last close (`vfio_pci_core_disable`), which then tries the
 /// bus; and those of a machine reset that the end came in the midst of. Four were seen of an NVMe that fell under its guest.
 const AT_EXIT: u32 = 4;
-/// Attempts per function in one reset that is asked for: open, the reset itself, and close.
-const AT_RESET: u32 = 3;
 
 /// Returns how long resets of so many functions hold QEMU up before it greets, if all of them are dead.
 pub fn at_start(functions: usize) -> Duration {
@@ -25,11 +23,6 @@ pub fn at_start(functions: usize) -> Duration {
 /// Returns how long resets of so many functions hold QEMU's end up, if all of them are dead.
 pub fn at_exit(functions: usize) -> Duration {
     resets(functions, AT_EXIT)
-}
-
-/// Returns how long one reset through VFIO of so many functions takes, if all of them are dead.
-pub fn at_reset(functions: usize) -> Duration {
-    resets(functions, AT_RESET)
 }
 
 /// Resets on one bus follow one another, since its devices share a lock (`vfio_device_set`); QEMU opens and closes devices one by one.
@@ -44,10 +37,9 @@ mod tests {
 
     #[test]
     fn each_dead_function_and_attempt_has_its_time() {
-        assert_eq!([at_start(0), at_exit(0), at_reset(0)], [Duration::ZERO; 3]);
+        assert_eq!([at_start(0), at_exit(0)], [Duration::ZERO; 2]);
         assert_eq!(at_start(2), Duration::from_secs(2 * 2 * 75));
         // What the lab saw of one NVMe: four attempts, some 70 s each.
         assert!(at_exit(1) > Duration::from_secs(4 * 70) && at_exit(1) < Duration::from_secs(5 * 70));
-        assert_eq!(at_reset(1), Duration::from_secs(225));
     }
 }

@@ -50,14 +50,15 @@ async fn up(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
         },
         ran => ran,
     };
-    let report = report.map_err(|error| {
+    let report = report.map_err(|mut error| {
         let stuck = matches!(*error.cause, Cause::Host(HostError::QemuStuck { .. }));
+        if error.left.is_empty() && !stuck {
+            progress.tell("the host is as it was");
+        }
         // A device that was sick before is told as what stood in the way.
         if !cli.json && !matches!(*error.cause, Cause::SickBefore { .. }) {
             came_back::tell(&error.devices);
-        }
-        if error.left.is_empty() && !stuck {
-            progress.tell("the host is as it was");
+            error.left.retain(|left| !came_back::is_told(left));
         }
         error
     })?;
