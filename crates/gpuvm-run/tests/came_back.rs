@@ -350,7 +350,7 @@ fn kernel_that_resets(
 
 #[tokio::test]
 async fn a_planned_reset_is_made_after_the_run_and_written_down_with_its_verdict() {
-    let mut bench = Bench::new(&Script { after_cont: shutdown_after(20), ..Script::default() });
+    let mut bench = Bench::new(&Script { after_cont: shutdown_after(200), ..Script::default() });
     planned(&mut bench);
     let (kernel, asked) = kernel_that_resets(&bench.fake, || ResetOutcome::Done(ResetTold::default()));
     bench.kernel = kernel;
@@ -373,7 +373,7 @@ async fn a_planned_reset_is_made_after_the_run_and_written_down_with_its_verdict
 
 #[tokio::test]
 async fn a_planned_reset_that_fails_keeps_its_device_from_its_driver() {
-    let mut bench = Bench::new(&Script { after_cont: shutdown_after(20), ..Script::default() });
+    let mut bench = Bench::new(&Script { after_cont: shutdown_after(200), ..Script::default() });
     planned(&mut bench);
     let failed = || {
         ResetOutcome::Failed(ResetFailure {
@@ -400,7 +400,7 @@ async fn a_planned_reset_that_fails_keeps_its_device_from_its_driver() {
 /// The verdict is in and nobody was told: the cleanup does that, and gives nothing sick back by itself.
 #[tokio::test]
 async fn a_sick_device_stays_where_its_launcher_was_killed_between_verdict_and_report() {
-    let mut bench = Bench::new(&Script { after_cont: shutdown_after(20), ..Script::default() });
+    let mut bench = Bench::new(&Script { after_cont: shutdown_after(200), ..Script::default() });
     planned(&mut bench);
     let failed = || {
         ResetOutcome::Failed(ResetFailure {
@@ -432,7 +432,7 @@ async fn a_sick_device_stays_where_its_launcher_was_killed_between_verdict_and_r
 /// A reader of its config space would wait as long as the reset does.
 #[tokio::test]
 async fn a_device_whose_planned_reset_hangs_is_not_looked_at() {
-    let mut bench = Bench::new(&Script { after_cont: shutdown_after(20), ..Script::default() });
+    let mut bench = Bench::new(&Script { after_cont: shutdown_after(200), ..Script::default() });
     planned(&mut bench);
     let pid = i32::try_from(std::process::id()).unwrap();
     let hangs = move || ResetOutcome::InFlight { pid, step: SysStep::WriteReset };
