@@ -171,7 +171,7 @@ fn another_way_is_tried_only_when_the_kernel_refuses_the_first() {
     {
         assert!(failure.contains(part), "{part} isn't in {failure}");
     }
-    assert_eq!(told.into_inner(), std::slice::from_ref(&failure));
+    assert_eq!(told.into_inner(), std::slice::from_ref(failure));
 }
 
 #[test]
