@@ -11,6 +11,9 @@ use crate::{gpuvm, transcript};
 /// A call: its name, how gpuvm ends, and the words.
 type Case = (&'static str, i32, &'static [&'static str]);
 
+/// What is changed on a host before the call.
+type Change = fn(FakeHost) -> FakeHost;
+
 /// On the lab's host, as it was recorded.
 const RECORDED: &[Case] = &[
     ("a-disk", 0, &["reset", "83:00.0"]),
@@ -33,7 +36,7 @@ const RECORDED: &[Case] = &[
 ];
 
 /// On a host that is made up, and somebody is at its devices.
-const IN_USE: &[(Case, fn(FakeHost) -> FakeHost)] = &[
+const IN_USE: &[(Case, Change)] = &[
     (("what-is-on-vfio", 0, &["reset", "82:00.0"]), bound),
     (("what-a-vm-has", 75, &["reset", "82:00.0"]), |host| {
         opened(bound(host), 4242, "qemu-system-x86", &["/dev/vfio/17"])
