@@ -1,10 +1,10 @@
-//! Lines of the kernel's log of any text: nothing falls over, what is said of another device doesn't count, and hearing more
-//! never makes a verdict better.
+//! Lines of the kernel's log of any text: nothing falls over, what is said of another device doesn't count, and hearing more makes
+//! a verdict better only where it was ready at last.
 
 #![no_main]
 
 use gpuvm_core::pci::{Bdf, PciId};
-use gpuvm_core::reset::{Event, Heard, Snapshot, judge};
+use gpuvm_core::reset::{Event, Heard, Snapshot, Verdict, What, judge};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
@@ -16,8 +16,11 @@ fuzz_target!(|text: &str| {
     let ours = lines.iter().filter_map(|line| Event::parse(line)).filter(|event| event.is_about(card)).count();
     let judgement = judge(&snapshot, &snapshot, &Heard::Said(lines.clone()));
     assert!(ours > 0 || judgement.findings.is_empty(), "{judgement:?} of nothing that was said of it");
-    let less = lines.split_last().map_or(Vec::new(), |(_, rest)| rest.to_vec());
-    assert!(judge(&snapshot, &snapshot, &Heard::Said(less)).verdict <= judgement.verdict);
+    if let Some((last, rest)) = lines.split_last() {
+        let ready = Event::parse(last).is_some_and(|event| matches!(event.what, What::Ready { .. }));
+        let less = judge(&snapshot, &snapshot, &Heard::Said(rest.to_vec())).verdict;
+        assert!(ready || less <= judgement.verdict, "{less} becomes {}", judgement.verdict);
+    }
     let partly = Heard::Partly { lines, lost: "some".to_owned() };
-    assert!(judge(&snapshot, &snapshot, &partly).verdict >= gpuvm_core::reset::Verdict::Unknown);
+    assert!(judge(&snapshot, &snapshot, &partly).verdict >= Verdict::Unknown);
 });

@@ -5,7 +5,7 @@ use std::io::Read;
 
 use gpuvm_core::facts::{BarFacts, Presence};
 use gpuvm_core::pci::{Bdf, PciId};
-use gpuvm_core::reset::{ConfigSpace, PortSnapshot, Reading, Snapshot, inspect};
+use gpuvm_core::reset::{Check, ConfigSpace, PortSnapshot, Reading, Snapshot, inspect};
 
 use crate::HostError;
 use crate::apply::Host;
@@ -94,11 +94,11 @@ pub(crate) fn answers(host: &Host<'_>, bdf: Bdf) -> Result<(), HostError> {
     if let Some(before) = host.baselines.get(&bdf) {
         now.id = before.id.clone();
     }
-    let judgement = inspect(&now);
-    match judgement.reason() {
-        Some(reason) if judgement.verdict.is_bad() || !matches!(now.config, Reading::Read(_)) => {
-            Err(HostError::NotAnswering { bdf, finding: reason.to_string() })
-        }
-        _ => Ok(()),
+    // What answers, and has lost its addresses or its power, is sick and can be touched: the way back leads through here.
+    let of_answer =
+        |check: Check| matches!(check, Check::Config | Check::AllOnes | Check::Retrying | Check::Identity);
+    match inspect(&now).findings.iter().find(|finding| of_answer(finding.check)) {
+        Some(finding) => Err(HostError::NotAnswering { bdf, finding: finding.to_string() }),
+        None => Ok(()),
     }
 }

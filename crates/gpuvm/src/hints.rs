@@ -53,9 +53,11 @@ pub(crate) fn of_reset(refusal: &Refusal) -> Option<String> {
         Refusal::BootDisplay { .. } => {
             "reset it by a profile that has allow-boot-display = true beside its bdf: the host's console is dark meanwhile".to_owned()
         }
-        Refusal::NoReset { bdf, .. } => format!(
-            "see what it has and who is beside it: gpuvm devices {bdf}; without any reset only a power cycle of the host clears it"
-        ),
+        Refusal::NoReset { bdf, .. } => format!("see its resets, and what is beside it: gpuvm devices {bdf}"),
+        Refusal::ForeignMember { wanted, .. } if !wanted.is_empty() => {
+            let all: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+            format!("name all of it, if nobody needs the others: gpuvm reset {}", all.join(" "))
+        }
         refusal => return self::refusal(refusal),
     })
 }

@@ -7,6 +7,7 @@ pub mod canary;
 mod doctor;
 mod doctor_host;
 pub mod edu;
+mod faults;
 pub mod guest;
 mod init;
 mod kills;

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::doctor::Bound;
 use super::sick::{
-    LinkError, OffTheBus, attribute, get, inject, set, set_slot_power, wait_until, write_config,
+    LinkError, OffTheBus, attribute, found_anew, get, inject, set, set_slot_power, wait_until, write_config,
 };
 use super::{Outcome, doing, edu};
 
@@ -28,6 +28,9 @@ const EDU_PORT: &str = "0000:80:01.0";
 const NVME: &str = "0000:83:00.0";
 const NVME_PORT: &str = "0000:80:02.0";
 const NIC: &str = "0000:01:00.0";
+/// The NVMe of the host `root-bus`, and its port.
+const EARLY_NVME: &str = "0000:05:00.0";
+const EARLY_PORT: &str = "0000:00:05.0";
 
 /// A device before and after something, and what should be said of it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -172,25 +175,6 @@ impl Log {
     }
 }
 
-/// Takes a device out of the kernel's sight and has it found anew, which gives it its registers back.
-fn found_anew(bdf: &str) -> Outcome {
-    found_anew_together(&[bdf])
-}
-
-/// The same with the functions of one card: what is found while another is there already has other ways to be reset.
-fn found_anew_together(functions: &[&str]) -> Outcome {
-    for bdf in functions {
-        set(bdf, "remove", "1")?;
-    }
-    std::fs::write("/sys/bus/pci/rescan", "1").map_err(doing("rescan"))?;
-    for bdf in functions {
-        wait_until(&format!("{bdf} is found anew"), Duration::from_secs(5), || {
-            Path::new(&attribute(bdf, "driver_override")).exists()
-        })?;
-    }
-    Ok(())
-}
-
 /// Makes all recordings of a lab host, those that take long too.
 ///
 /// # Errors
@@ -199,6 +183,7 @@ pub fn record<'a>(host: &str, tell: &'a mut Tell<'a>) -> Outcome {
     let mut recorder = Recorder { tell };
     match host {
         "slow-link" => slow_link(&mut recorder),
+        "root-bus" => slow_reset(&mut recorder),
         _ => {
             well(&mut recorder)?;
             off_the_bus(&mut recorder)?;
@@ -208,7 +193,6 @@ pub fn record<'a>(host: &str, tell: &'a mut Tell<'a>) -> Outcome {
             removed(&mut recorder)?;
             stray_dma(&mut recorder)?;
             link_errors(&mut recorder)?;
-            slow_resets(&mut recorder)?;
             gave_up(&mut recorder)
         }
     }
@@ -327,7 +311,7 @@ fn off_the_bus(recorder: &mut Recorder<'_>) -> Outcome {
         &expect("nvme-woken-off-the-bus-back", NVME, "impaired", &["power-state", "power-stuck"]),
     )?;
     drop(bound);
-    found_anew(NVME)?;
+    found_anew(&[NVME])?;
 
     let mut edu = Baseline::of(&[EDU])?;
     let fallen = OffTheBus::below(EDU_PORT)?;
@@ -344,7 +328,7 @@ fn off_the_bus(recorder: &mut Recorder<'_>) -> Outcome {
         "an accelerator that was reset while it was off the bus is back on it, without its registers",
         &expect("edu-reset-off-the-bus-back", EDU, "impaired", &["bars", "inaccessible"]),
     )?;
-    found_anew(EDU)
+    found_anew(&[EDU])
 }
 
 /// Cards whose slot loses its power.
@@ -356,7 +340,7 @@ fn without_power(recorder: &mut Recorder<'_>) -> Outcome {
     set_slot_power(EDU_PORT, true)?;
     let about = "an accelerator whose slot was without power: it answers, and its BARs are lost";
     recorder.now(&mut cards, about, &expect("edu-power-back", EDU, "impaired", &["bars"]))?;
-    found_anew(EDU)?;
+    found_anew(&[EDU])?;
 
     let bound = Bound::to_vfio(&[GPU, AUDIO])?;
     let mut pair = Baseline::of(&[GPU, AUDIO])?;
@@ -366,7 +350,7 @@ fn without_power(recorder: &mut Recorder<'_>) -> Outcome {
     recorder.now(&mut pair, about, &expect("gpu-power-back", GPU, "impaired", &["bars"]))?;
     recorder.now(&mut pair, about, &expect("gpu-power-back-audio", AUDIO, "impaired", &["bars"]))?;
     drop(bound);
-    found_anew_together(&[AUDIO, GPU])
+    found_anew(&[AUDIO, GPU])
 }
 
 /// Registers that somebody has rewritten.
@@ -532,34 +516,28 @@ fn link_errors(recorder: &mut Recorder<'_>) -> Outcome {
         || settled(NVME_PORT, LinkError::Fatal),
     )?;
     drop(bound);
-    found_anew(NVME)
+    found_anew(&[NVME])
 }
 
-/// Resets that take longer than a second: the card goes away once the kernel has saved its registers, and is back before the kernel
+/// A reset that takes longer than a second: the card goes away once the kernel has saved its registers, and is back before the kernel
 /// gives up.
-fn slow_resets(recorder: &mut Recorder<'_>) -> Outcome {
-    let bound = Bound::to_vfio(&[NVME])?;
-    set(NVME, "power/control", "on")?;
-    for (method, name, about) in [
-        ("flr", "nvme-slow-flr", "an NVMe that takes more than two seconds to come back from FLR"),
-        (
-            "bus",
-            "nvme-slow-bus-reset",
-            "an NVMe that takes more than two seconds to come back from a reset of its bus; the kernel says that it gives up after \
-             one second, and goes on waiting since the link is active",
-        ),
-    ] {
-        set(NVME, "reset_method", method)?;
-        recorder.deed(about, &expect(name, NVME, "degraded", &["slow-reset"]), || {
-            let reset = std::thread::spawn(|| set(NVME, "reset", "1"));
-            std::thread::sleep(Duration::from_millis(60));
-            let fallen = OffTheBus::below(NVME_PORT)?;
+fn slow_reset(recorder: &mut Recorder<'_>) -> Outcome {
+    let bound = Bound::to_vfio(&[EARLY_NVME])?;
+    set(EARLY_NVME, "power/control", "on")?;
+    set(EARLY_NVME, "reset_method", "flr")?;
+    recorder.deed(
+        "an NVMe that takes more than two seconds to come back from FLR",
+        &expect("nvme-slow-flr", EARLY_NVME, "degraded", &["slow-reset"]),
+        || {
+            let reset = std::thread::spawn(|| set(EARLY_NVME, "reset", "1"));
+            std::thread::sleep(Duration::from_millis(5));
+            let fallen = OffTheBus::past_the_kernel(EARLY_PORT)?;
             std::thread::sleep(Duration::from_millis(2500));
             fallen.put_back()?;
             reset.join().map_err(|_| "the thread that resets has panicked".to_owned())?
-        })?;
-    }
-    set(NVME, "reset_method", "default")?;
+        },
+    )?;
+    set(EARLY_NVME, "reset_method", "default")?;
     drop(bound);
     Ok(())
 }
@@ -585,7 +563,7 @@ fn gave_up(recorder: &mut Recorder<'_>) -> Outcome {
         &expect("nvme-gave-up-back", NVME, "faulted", &["bars", "inaccessible", "gave-up"]),
     )?;
     drop(bound);
-    found_anew(NVME)?;
+    found_anew(&[NVME])?;
     match refused {
         Err(_) => Ok(()),
         Ok(()) => Err("the kernel says that a card off the bus was reset".to_owned()),
@@ -612,7 +590,7 @@ fn slow_link(recorder: &mut Recorder<'_>) -> Outcome {
         &expect("nvme-reset-refused-back", NVME, "faulted", &["bars", "inaccessible", "gave-up"]),
     )?;
     drop(bound);
-    found_anew(NVME)?;
+    found_anew(&[NVME])?;
     match refused {
         Err(_) => Ok(()),
         Ok(()) => Err("the kernel says that a card off the bus was reset".to_owned()),

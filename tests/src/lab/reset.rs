@@ -8,7 +8,7 @@ use gpuvm_core::reset::{Deed, Entry, Method};
 use gpuvm_host::places::Places;
 use gpuvm_host::root::HostRoot;
 use gpuvm_host::{ledger, snapshot};
-use gpuvm_sys::errno::{EINVAL, ENODEV};
+use gpuvm_sys::errno::{EINVAL, ENODEV, EPERM};
 use serde_json::Value;
 
 use super::scenarios::{EDU, NVME, driver_of, leaving_no_trace};
@@ -90,17 +90,28 @@ fn hot() -> Outcome {
 /// Only the sound function is in hand: gpuvm refuses and names the other, and so does the kernel.
 fn one_function_in_hand() -> Outcome {
     leaving_no_trace(|| {
-        refused(&[CARD[1], "--method", "hot"], 69, &[CARD[0], "bochs-drm", "not on a vfio driver"])?;
-        // Neither has a reset of its own: not the function, and not its bus as the kernel lists it.
-        refused(&[CARD[1]], 69, &["can't be reset", CARD[0]])?;
-        refused(&[CARD[1], "--method", "bus"], 69, &[CARD[0], "is on its bus too"])?;
+        let names = [CARD[0], "driver bochs-drm", "isn't asked for"];
+        refused(&[CARD[1], "--method", "hot"], 69, &names)?;
+        refused(&[CARD[1]], 69, &names)?;
+        // The bus is in the kernel's list for the first function, which it finds while it is alone there, and never works.
+        refused(&[CARD[0], "--method", "bus"], 69, &[CARD[1], "is on its bus too"])?;
+        refused(&[CARD[1], "--method", "bus"], 69, &["the kernel doesn't list it"])?;
         by_hand(CARD[1], || {
+            // Nothing of the group can be used.
             let seen = ioctl("hot", CARD[1])?;
-            ensure(seen.affected.len() == 2 && seen.errno("hot-reset")? == i64::from(EINVAL), || {
-                format!("{seen:?}")
-            })?;
-            ensure(seen.flags()? & CAN_RESET == 0, || format!("{seen:?}"))
+            ensure(seen.errno("set-container")? == i64::from(EPERM), || format!("{seen:?}"))
         })
+    })?;
+    leaving_no_trace(|| {
+        write("/sys/bus/pci/drivers/bochs-drm/unbind", CARD[0])?;
+        by_hand(CARD[1], || {
+            refused(&[CARD[1], "--method", "hot"], 69, &[CARD[0], "no driver", "isn't asked for"])?;
+            let seen = ioctl("hot", CARD[1])?;
+            let einval = seen.errno("hot-reset")? == i64::from(EINVAL);
+            ensure(seen.affected.len() == 2 && einval, || format!("{seen:?}"))?;
+            ensure(seen.flags()? & CAN_RESET == 0, || format!("{seen:?}"))
+        })?;
+        write("/sys/bus/pci/drivers_probe", CARD[0])
     })
 }
 
@@ -157,9 +168,12 @@ impl Claim {
             self.0["attempts"].as_array().and_then(|attempts| attempts.last()).ok_or("no attempt")?;
         let done = &attempt["done"];
         ensure(good && function["method"] == method && done["by"] == by, || format!("{:#}", self.0))?;
-        // The kernel waits 100 ms after an FLR, and as long for the link after a bus reset.
+        // The kernel waits 100 ms after an FLR; a bus is held in reset for 2 ms, and its link may be up at once. A busy
+        // machine's clock leaps: all that is known of the other end is that the kernel has not given up waiting.
         let ms = done["ms"].as_u64().unwrap_or(0);
-        ensure((90..5000).contains(&ms), || format!("{bdf}: reset by {method} took {ms} ms"))
+        ensure((if method == "flr" { 100 } else { 2 }..60_000).contains(&ms), || {
+            format!("{bdf}: reset by {method} took {ms} ms")
+        })
     }
 
     /// Checks that it reaches what the plain calls say.
@@ -215,7 +229,9 @@ fn ioctl(call: &str, bdf: &str) -> Result<Observed, String> {
 /// Makes plain calls with the groups of these functions.
 fn ioctl_with(call: &str, bdf: &str, functions: &[&str]) -> Result<Observed, String> {
     let program = std::env::current_exe().map_err(doing("find this program"))?.with_file_name("vfio-ioctl");
-    let groups = functions.iter().map(|bdf| group_of(bdf)).collect::<Result<Vec<_>, _>>()?;
+    let mut groups = functions.iter().map(|bdf| group_of(bdf)).collect::<Result<Vec<_>, _>>()?;
+    // Functions of one group share its file, which can be open once.
+    groups.dedup();
     let output = Command::new(program).arg(call).arg(bdf).args(groups).output();
     let output = output.map_err(doing("start vfio-ioctl"))?;
     let mut seen = Observed::default();
@@ -263,19 +279,21 @@ fn bound(devices: &[&str], what: impl FnOnce() -> Outcome) -> Outcome {
 /// Does something with one device that is bound by hand, and gives it back by hand.
 fn by_hand(bdf: &str, what: impl FnOnce() -> Outcome) -> Outcome {
     let device = format!("/sys/bus/pci/devices/{bdf}");
-    let write =
-        |path: String, value: &str| fs::write(&path, value).map_err(doing(&format!("{value:?} to {path}")));
     let was = driver_of(bdf);
     if let Some(driver) = &was {
-        write(format!("/sys/bus/pci/drivers/{driver}/unbind"), bdf)?;
+        write(&format!("/sys/bus/pci/drivers/{driver}/unbind"), bdf)?;
     }
-    write(format!("{device}/driver_override"), "vfio-pci")?;
-    write("/sys/bus/pci/drivers_probe".to_owned(), bdf)?;
+    write(&format!("{device}/driver_override"), "vfio-pci")?;
+    write("/sys/bus/pci/drivers_probe", bdf)?;
     let result = on_vfio(&[bdf]).and_then(|()| what());
-    write("/sys/bus/pci/drivers/vfio-pci/unbind".to_owned(), bdf)?;
-    write(format!("{device}/driver_override"), "\n")?;
+    write("/sys/bus/pci/drivers/vfio-pci/unbind", bdf)?;
+    write(&format!("{device}/driver_override"), "\n")?;
     if was.is_some() {
-        write("/sys/bus/pci/drivers_probe".to_owned(), bdf)?;
+        write("/sys/bus/pci/drivers_probe", bdf)?;
     }
     result
+}
+
+fn write(path: &str, value: &str) -> Outcome {
+    fs::write(path, value).map_err(doing(&format!("write {value:?} to {path}")))
 }

@@ -11,7 +11,6 @@ use nix::sys::signal::Signal;
 use super::bad_hosts::{bad_hosts, prefer};
 use super::canary::Canary;
 use super::placement::Placed;
-use super::sick::OffTheBus;
 use super::snapshot::Snapshot;
 use super::vm::{PROFILE, Vm, gpuvm};
 use super::{Outcome, doing, edu, ensure};
@@ -28,7 +27,7 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("sigkill", sigkill),
     ("panic", panic),
     ("relaunch", super::relaunch::relaunch),
-    ("fallen-card", fallen_card),
+    ("fallen-card", super::faults::fallen_card),
     ("refusals", refusals),
     ("native-driver", native_driver),
     ("bad-hosts", bad_hosts),
@@ -60,6 +59,15 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("doctor-boot", super::doctor::doctor_boot),
     ("doctor-errors", super::doctor::doctor_errors),
     ("reset", super::reset::reset),
+    ("sick-before-start", super::faults::before_start),
+    ("sick-at-greeting", super::faults::at_greeting),
+    ("sick-while-running", super::faults::while_running),
+    ("sick-during-down", super::faults::during_down),
+    ("sick-after-exit", super::faults::after_exit),
+    ("sick-gave-up", super::faults::gave_up),
+    ("link-error", super::faults::link_error),
+    ("refused-reset", super::faults::refused_reset),
+    ("slow-to-return", super::faults::slow_to_return),
     ("first-profile", super::init::first_profile),
     ("report", super::init::report),
     ("reset-policy", super::reset_policy::reset_policy),
@@ -69,7 +77,6 @@ pub(super) const GPU: &str = "0000:81:00.0";
 const AUDIO: &str = "0000:81:00.1";
 pub(super) const EDU: &str = "0000:82:00.0";
 pub(super) const NVME: &str = "0000:83:00.0";
-const NVME_PORT: &str = "0000:80:02.0";
 /// A guest's whole cycle, with much to spare for a machine that does other things.
 pub(super) const CYCLE: Duration = Duration::from_secs(150);
 
@@ -214,58 +221,6 @@ fn sigkill() -> Outcome {
         ensure(cleaned.status.code() == Some(0), || format!("cleanup: {cleaned:?}"))?;
         let nothing = gpuvm(&["cleanup", "lab-compute"])?;
         ensure(nothing.status.code() == Some(0), || format!("second cleanup: {nothing:?}"))
-    })
-}
-
-/// A card that falls off the bus under its guest: told, kept from its driver, and given back once it is well again.
-///
-/// The kernel tries to reset the card four times when QEMU lets go of it, some 70 s each, and nothing shortens that.
-fn fallen_card() -> Outcome {
-    leaving_no_trace(|| {
-        let mut vm = Vm::start("gpuvm.linger=300")?;
-        vm.printed("gpuvm-guest: lingering", CYCLE)?;
-        let fallen = OffTheBus::below(NVME_PORT)?;
-        let told = (|| {
-            vm.signal(Signal::SIGTERM)?;
-            let ended = vm.ended(4 * CYCLE)?;
-            ensure(ended.code == Some(74), || {
-                format!("exit code {:?}; gpuvm told:\n{}", ended.code, ended.told)
-            })?;
-            let told = format!("{NVME} is sick");
-            ensure(ended.told.contains(&told) && ended.told.contains("stays on vfio-pci"), || {
-                ended.told.clone()
-            })?;
-            // The other devices were given back all the same.
-            ensure(driver_of(GPU).as_deref() == Some("bochs-drm"), || {
-                format!("{GPU}: {:?}", driver_of(GPU))
-            })?;
-            ensure(driver_of(NVME).as_deref() == Some("vfio-pci"), || {
-                format!("{NVME}: {:?}", driver_of(NVME))
-            })?;
-            let again = gpuvm(&["up", PROFILE])?;
-            ensure(again.status.code() == Some(75), || format!("up with a fallen card: {again:?}"))?;
-            let early = gpuvm(&["cleanup"])?;
-            ensure(early.status.code() == Some(74), || format!("cleanup with a fallen card: {early:?}"))
-        })();
-        fallen.put_back()?;
-        told?;
-        // It answers again, but the kernel's resets reached it and its BARs are lost: its driver doesn't take it, and says so.
-        let refused = gpuvm(&["cleanup"])?;
-        let told = String::from_utf8_lossy(&refused.stderr);
-        ensure(refused.status.code() == Some(74) && told.contains("bind 0000:83:00.0 to nvme"), || {
-            told.to_string()
-        })?;
-        ensure(told.contains("/sys/bus/pci/rescan"), || format!("no remedy in: {told}"))?;
-        // The remedy of the hint: the kernel finds the card anew and gives it addresses.
-        write(&format!("/sys/bus/pci/devices/{NVME}/remove"), "1")?;
-        write("/sys/bus/pci/rescan", "1")?;
-        let cleaned = gpuvm(&["cleanup"])?;
-        ensure(cleaned.status.code() == Some(0), || format!("cleanup of a card that is back: {cleaned:?}"))?;
-        // The ledger remembers it all the same, until a person says otherwise.
-        let quarantined = gpuvm(&["up", PROFILE])?;
-        ensure(quarantined.status.code() == Some(69), || format!("up in quarantine: {quarantined:?}"))?;
-        let accepted = gpuvm(&["quarantine", "clear", NVME, "--accept"])?;
-        ensure(accepted.status.code() == Some(0), || format!("quarantine clear: {accepted:?}"))
     })
 }
 

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::{Outcome, doing, ensure};
 
+/// PCI-to-PCI Bridge Architecture Specification, 3.2.5.4.
+const SECONDARY_BUS: u64 = 0x19;
+
 /// A card that has fallen off the bus, until it is put back: all reads of its config space become ones.
 ///
 /// The number by which the port above finds the bus is rewritten. The card itself goes on, and what doesn't go by that number
@@ -16,6 +19,16 @@ use super::{Outcome, doing, ensure};
 pub struct OffTheBus {
     port: String,
     bus: Option<u8>,
+    way: Way,
+}
+
+/// How a port's bus number is written.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    /// By sysfs. The kernel keeps that to itself while it resets what is below the port, and whoever writes waits for as long.
+    Sysfs,
+    /// By port I/O, without the kernel's leave, on bus 0 only (CONFIG_ADDRESS, by setpci).
+    PortIo,
 }
 
 impl OffTheBus {
@@ -24,8 +37,22 @@ impl OffTheBus {
     /// # Errors
     /// That the port's config space can't be written.
     pub fn below(port: &str) -> Result<Self, String> {
-        let bus = set_secondary_bus(port, 0xff)?;
-        Ok(Self { port: port.to_owned(), bus: Some(bus) })
+        Self::by(port, Way::Sysfs)
+    }
+
+    /// The same for a port on bus 0, in such a way that it can be put back while the kernel waits for the card.
+    ///
+    /// # Errors
+    /// That the port's registers can't be written.
+    pub fn past_the_kernel(port: &str) -> Result<Self, String> {
+        Self::by(port, Way::PortIo)
+    }
+
+    fn by(port: &str, way: Way) -> Result<Self, String> {
+        let bus = bus_below(port)?;
+        let fallen = Self { port: port.to_owned(), bus: Some(bus), way };
+        fallen.set(0xff)?;
+        Ok(fallen)
     }
 
     /// Puts it back.
@@ -38,8 +65,18 @@ impl OffTheBus {
 
     fn restore(&mut self) -> Outcome {
         match self.bus.take() {
-            Some(bus) => set_secondary_bus(&self.port, bus).map(drop),
+            Some(bus) => self.set(bus),
             None => Ok(()),
+        }
+    }
+
+    fn set(&self, bus: u8) -> Outcome {
+        match self.way {
+            Way::Sysfs => write_config(&self.port, SECONDARY_BUS, &[bus]),
+            Way::PortIo => {
+                let value = format!("SECONDARY_BUS={bus:02x}");
+                run("setpci", &["-A", "intel-conf1", "-s", self.port.trim_start_matches("0000:"), &value])
+            }
         }
     }
 }
@@ -51,12 +88,12 @@ impl Drop for OffTheBus {
     }
 }
 
-/// Rewrites the bus number by which a root port finds what is below it, and returns the former one.
-fn set_secondary_bus(port: &str, bus: u8) -> Result<u8, String> {
-    const SECONDARY_BUS: u64 = 0x19; // PCI-to-PCI Bridge Architecture Specification, 3.2.5.4
-    let former = read_config::<1>(port, SECONDARY_BUS)?;
-    write_config(port, SECONDARY_BUS, &[bus])?;
-    Ok(former[0])
+/// Finds the bus below a port without asking the port, which the kernel keeps to itself during a reset.
+fn bus_below(port: &str) -> Result<u8, String> {
+    let folder = attribute(port, "pci_bus");
+    let names = super::snapshot::names(Path::new(&folder));
+    let bus = names.first().and_then(|name| u8::from_str_radix(name.rsplit(':').next()?, 16).ok());
+    bus.ok_or_else(|| format!("{folder}: {names:?}"))
 }
 
 /// Takes the power from the slot below a port, or gives it back: the cards in it lose everything.
@@ -161,6 +198,25 @@ fn address(bdf: &str) -> Option<[u32; 4]> {
     let (rest, function) = bdf.split_once('.')?;
     let mut parts = rest.split(':').map(|part| u32::from_str_radix(part, 16).ok());
     Some([parts.next()??, parts.next()??, parts.next()??, function.parse().ok()?])
+}
+
+/// Takes functions out of the kernel's sight and has them found anew, which gives them their registers back.
+///
+/// All functions of a card together: what is found while another is there already has other ways to be reset.
+///
+/// # Errors
+/// That they aren't found.
+pub fn found_anew(functions: &[&str]) -> Outcome {
+    for bdf in functions {
+        set(bdf, "remove", "1")?;
+    }
+    fs::write("/sys/bus/pci/rescan", "1").map_err(doing("rescan"))?;
+    for bdf in functions {
+        wait_until(&format!("{bdf} is found anew"), Duration::from_secs(5), || {
+            Path::new(&attribute(bdf, "driver_override")).exists()
+        })?;
+    }
+    Ok(())
 }
 
 /// Runs a program to its end.

@@ -9,7 +9,7 @@ use super::{BindPlan, InUse, Refusal, Target, bind};
 use crate::facts::HostFacts;
 use crate::pci::{Bdf, GroupId};
 use crate::reset::plan::affected;
-use crate::reset::{Method, Rejected, ResetDomain, ResetPlan, ResetWish, reset_plan};
+use crate::reset::{Method, Rejected, ResetDomain, ResetPlan, ResetPolicy, ResetWish, reset_plan};
 
 /// Which way is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -74,12 +74,17 @@ pub fn reset(targets: &[Target], choice: MethodChoice, facts: &HostFacts) -> Res
     let wanted = wanted(targets, facts);
     let plans = |in_hand: &dyn Fn(Bdf) -> BTreeSet<Bdf>| -> Result<Vec<ResetPlan>, Vec<Refusal>> {
         let known = wanted.iter().filter(|(bdf, _)| takeable(**bdf, facts));
-        let plans = known.map(|(bdf, wish)| plan(*bdf, *wish, choice, &in_hand(*bdf), facts));
-        let (plans, none): (Vec<_>, Vec<_>) = plans.partition(|plan| !plan.steps.is_empty());
-        match none.is_empty() {
-            true => Ok(plans),
-            false => Err(none.into_iter().map(no_reset).collect()),
-        }
+        let planned = |(bdf, wish): (&Bdf, &ResetWish)| plan(*bdf, *wish, choice, &in_hand(*bdf), facts);
+        let made: Vec<ResetPlan> = known.map(planned).collect();
+        let refusal = |plan: &ResetPlan| {
+            // All reasons where all ways were open.
+            let policy = wanted.get(&plan.bdf).map(|wish| wish.policy);
+            let any = choice == MethodChoice::Auto && policy == Some(ResetPolicy::Auto);
+            let reason = if any { reasons(plan, facts) } else { plan.reason.clone() };
+            Refusal::NoReset { bdf: plan.bdf, reason }
+        };
+        let none: Vec<Refusal> = made.iter().filter(|plan| plan.steps.is_empty()).map(refusal).collect();
+        if none.is_empty() { Ok(made) } else { Err(none) }
     };
     // With everything in hand.
     plans(&|bdf| affected(bdf, facts).into_iter().filter(|bdf| takeable(*bdf, facts)).collect())?;
@@ -134,6 +139,10 @@ fn plan(
     plan
 }
 
-fn no_reset(plan: ResetPlan) -> Refusal {
-    Refusal::NoReset { bdf: plan.bdf, reason: plan.reason }
+/// Says of each way why it isn't open.
+fn reasons(plan: &ResetPlan, facts: &HostFacts) -> String {
+    let listed = facts.devices.get(&plan.bdf).is_some_and(|device| !device.reset_methods.is_empty());
+    let none = (!listed).then(|| "the kernel lists no reset method for it".to_owned());
+    let each = plan.rejected.iter().map(|Rejected { method, reason }| format!("no {method}: {reason}"));
+    none.into_iter().chain(each).collect::<Vec<_>>().join("; ")
 }

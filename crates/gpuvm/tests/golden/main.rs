@@ -16,6 +16,7 @@ mod profiles;
 mod quarantine;
 mod refusals;
 mod report;
+mod reset;
 #[path = "../shared/mod.rs"]
 mod shared;
 

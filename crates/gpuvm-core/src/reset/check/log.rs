@@ -33,12 +33,13 @@ pub(super) fn gave_up(at: &Comparison<'_>) -> Vec<Finding> {
     said(at, Check::GaveUp, weight, meaning, |what| matches!(what, What::GaveUp { .. }))
 }
 
-/// Returns how long the kernel has waited for the function before it gave up, if it didn't find it ready later.
+/// Returns how long the kernel has waited for the function before it gave up. A first wait is forgotten once it was ready; a whole
+/// one isn't: a later reset, after which it was, doesn't undo what had the device meanwhile.
 fn given_up_for(at: &Comparison<'_>) -> Option<u64> {
     let ours = at.events.iter().filter(|(event, _)| event.is_about(at.after.bdf));
     ours.fold(None, |longest, (event, _)| match event.what {
         What::GaveUp { ms, .. } => longest.max(Some(ms)),
-        What::Ready { .. } => None,
+        What::Ready { .. } => longest.filter(|ms| *ms >= FIRST_WAIT_MS),
         _ => longest,
     })
 }

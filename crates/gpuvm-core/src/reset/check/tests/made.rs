@@ -921,6 +921,19 @@ pub(super) const LOG: &[Case] = &[
         &[Check::AllOnes, Check::GaveUp, Check::PowerStuck],
     ),
     Case(
+        "gave-up-and-ready-later",
+        "the kernel has given it up, and found it ready after another reset",
+        "facts A1",
+        |pair| {
+            pair.said(&[
+                "vfio-pci 0000:81:00.0: not ready 65535ms after FLR; giving up",
+                "vfio-pci 0000:81:00.0: ready 2047ms after bus reset",
+            ]);
+        },
+        Faulted,
+        &[Check::GaveUp, Check::SlowReset],
+    ),
+    Case(
         "first-wait-given-up",
         "after a bus reset the kernel gives up at first, waits on, and finds it ready",
         "facts A1",

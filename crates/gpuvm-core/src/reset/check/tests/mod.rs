@@ -126,10 +126,11 @@ fn each_check_that_bears_on_the_verdict_decides_one_alone() {
 
 #[test]
 fn each_check_finds_under_its_own_name_and_is_there_once() {
+    let recordings = recordings();
     for (index, (check, find)) in CHECKS.iter().enumerate() {
         assert!(CHECKS[..index].iter().all(|(other, _)| other != check), "{check:?} is there twice");
         assert_eq!(serde_json::to_value(check).unwrap(), check.name());
-        for (name, recording) in recordings() {
+        for (name, recording) in &recordings {
             let at = Comparison::new(&recording.before, &recording.after, Some(&recording.heard));
             let found = find(&at);
             assert!(found.iter().all(|finding| finding.check == *check), "{name}: {check:?} finds {found:?}");
