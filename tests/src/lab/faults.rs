@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::scenarios::{CYCLE, EDU, GPU, NVME, driver_of, leaving_no_trace};
-use super::sick::{LinkError, OffTheBus, found_anew, inject, wait_until};
+use super::sick::{LinkError, OffTheBus, found_anew, inject, load_injector, wait_until};
 use super::vm::{Ended, PROFILE, Vm, gpuvm};
 use super::{Outcome, doing, ensure};
 
@@ -185,6 +185,7 @@ pub(super) fn fallen_card() -> Outcome {
 /// An uncorrectable error on the way to a device stops its guest.
 pub(super) fn link_error() -> Outcome {
     let ill = Illness { bdf: NVME, verdict: "faulted", finding: "" };
+    load_injector()?;
     leaving_no_trace(|| {
         let mut vm = start(&[NVME])?;
         vm.printed(LINGERING, CYCLE)?;
