@@ -167,15 +167,24 @@ pub enum LinkError {
     Fatal,
 }
 
+/// Loads the module by which errors are injected, if it isn't there.
+///
+/// # Errors
+/// That there is no such module.
+pub fn load_injector() -> Outcome {
+    if Path::new("/dev/aer_inject").exists() {
+        return Ok(());
+    }
+    run("modprobe", &["aer_inject", "aer_mask_override=1"])
+}
+
 /// Has the kernel believe that a function has reported an error (`aer_inject`). The function needs Advanced Error Reporting.
 ///
 /// # Errors
 /// That the module isn't there, or the kernel refuses the error.
 pub fn inject(bdf: &str, error: LinkError) -> Outcome {
     let node = "/dev/aer_inject";
-    if !Path::new(node).exists() {
-        run("modprobe", &["aer_inject", "aer_mask_override=1"])?;
-    }
+    load_injector()?;
     let (uncorrectable, correctable): (u32, u32) = match error {
         LinkError::Correctable => (0, 1),
         LinkError::Nonfatal => (0x4000, 0),

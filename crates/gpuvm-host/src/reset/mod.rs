@@ -96,13 +96,19 @@ pub fn deadline_of(kernel: &Kernel, attempt: &Attempt<'_>) -> Duration {
     match attempt.method {
         Method::Hot => deadline_of_vfio(attempt),
         // What can't be read is told by the reset itself.
-        _ => deadline(listed(&kernel.root, attempt.bdf).unwrap_or_default().split_ascii_whitespace().count()),
+        _ => deadline(waits_of(&listed(&kernel.root, attempt.bdf).unwrap_or_default())),
     }
 }
 
 /// Opening, resetting and closing each reset the device, and wait for everything that a reset reaches.
 fn deadline_of_vfio(attempt: &Attempt<'_>) -> Duration {
     deadline(attempt.functions.len().max(1) * WAITS_OF_VFIO)
+}
+
+/// Counts how often the kernel waits for a dead function when it goes through its methods: a bus reset is one of the slot, where the port has
+/// hot-plug, and then one of the bus (`pci_reset_bus_function`), each given up after 65 s.
+fn waits_of(methods: &str) -> usize {
+    methods.split_ascii_whitespace().map(|method| if method == "bus" { 2 } else { 1 }).sum()
 }
 
 fn deadline(waits: usize) -> Duration {
@@ -267,5 +273,23 @@ impl AffectedFunction {
         let (device, function) = (told.devfn >> 3, told.devfn & 7);
         let text = format!("{:04x}:{:02x}:{device:02x}.{function}", told.segment, told.bus);
         Some(Self { bdf: text.parse().ok()?, group: GroupId(told.group) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::none("", 0)]
+    #[case::one("flr", 1)]
+    #[case::slot_and_bus("bus", 2)]
+    #[case::all_of_an_nvme("flr bus", 3)]
+    fn a_bus_reset_waits_twice(#[case] methods: &str, #[case] waits: usize) {
+        assert_eq!(waits_of(methods), waits);
+        // What the lab's kernel took with a dead card: 65.5 s for each.
+        assert!(deadline(waits) > Duration::from_millis(65_500) * u32::try_from(waits).unwrap());
     }
 }

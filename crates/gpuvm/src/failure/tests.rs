@@ -140,12 +140,6 @@ fn host_errors() -> Vec<(&'static str, HostError)> {
                 bdf: bdf(), verdict: Verdict::Faulted, finding: "aer_dev_fatal of 0000:81:00.0: 1, was 0: an error".into()
             }
         }
-        Reset {
-            "reset" => {
-                bdf: bdf(), method: Method::Flr, call: "write `1` to reset".into(), source: errno(ENOTTY),
-                meaning: "no method worked".into(), said: Box::default()
-            }
-        }
         NotViable {
             "not-viable" => { group: GROUP, members: "0000:81:00.1 is on snd_hda_intel".into() }
         }
@@ -170,6 +164,7 @@ fn host_errors() -> Vec<(&'static str, HostError)> {
             "reserved-by-a-running-vm" => { what: "0000:81:00.0".into(), owner: other(), state: "it runs: QEMU process 4242".into() }
             "reserved-by-one-that-ended" => { what: "0000:81:00.0".into(), owner: other(), state: "ended without giving it back".into() }
             "reserved-by-a-bind" => { what: "0000:81:00.0".into(), owner: Owner::Bind(bdf()), state: "gpuvm process 4242 is alive".into() }
+            "reserved-by-a-reset" => { what: "0000:81:00.0".into(), owner: Owner::Reset(bdf()), state: "gpuvm process 4242 is alive".into() }
             "reserved-by-a-bind-that-ended" => { what: "0000:81:00.0".into(), owner: Owner::Bind(bdf()), state: "ended without giving it back".into() }
         }
         AlreadyUp {

@@ -79,6 +79,7 @@ const FOLDERS: &[&str] = &[
     "profile-errors",
     "quarantine",
     "refusals",
+    "reset",
     "schema",
     "topology",
     "topology-svg",

@@ -11,6 +11,9 @@ use crate::{gpuvm, transcript};
 /// A call: its name, how gpuvm ends, and the words.
 type Case = (&'static str, i32, &'static [&'static str]);
 
+/// What is changed on a host before the call.
+type Change = fn(FakeHost) -> FakeHost;
+
 /// On the lab's host, as it was recorded.
 const RECORDED: &[Case] = &[
     ("a-disk", 0, &["reset", "83:00.0"]),
