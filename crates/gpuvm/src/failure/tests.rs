@@ -180,6 +180,16 @@ fn host_errors() -> Vec<(&'static str, HostError)> {
         DriverGone {
             "driver-gone" => { bdf: bdf(), driver: driver("nvidia") }
         }
+        Reset {
+            "reset" => {
+                bdf: bdf(), method: Method::Flr, call: "write `1` to reset".into(), source: errno(ENOTTY),
+                meaning: "no method worked".into(), said: Box::default()
+            }
+            "reset-hot-of-others" => {
+                bdf: bdf(), method: Method::Hot, call: "VFIO_DEVICE_PCI_HOT_RESET".into(), source: errno(EINVAL),
+                meaning: String::new(), said: Box::default()
+            }
+        }
     }
 }
 

@@ -35,9 +35,6 @@ const RECORDED: &[Case] = &[
     ("a-bridge", 78, &["reset", "03:00.0"]),
 ];
 
-/// What is changed of a made-up host.
-type Change = fn(FakeHost) -> FakeHost;
-
 /// On a host that is made up, and somebody is at its devices.
 const IN_USE: &[(Case, Change)] = &[
     (("what-is-on-vfio", 0, &["reset", "82:00.0"]), bound),
