@@ -832,6 +832,17 @@ pub(super) const ERRORS: &[Case] = &[
         &[Check::ErrorStatus],
     ),
     Case(
+        "shows-one-that-may-be-advisory",
+        "a non-fatal error where the bit that makes it advisory was set before, and nobody has cleared it",
+        "facts A7",
+        |pair| {
+            pair.both(|card| card.put_dword(AER + 0x10, 0x2000));
+            pair.after.put_dword(AER + 4, 0x0010_4000);
+        },
+        Unknown,
+        &[Check::ErrorStatus],
+    ),
+    Case(
         "shows-ones",
         "the registers of its errors read ones",
         "facts A7",
