@@ -17,11 +17,11 @@ use gpuvm_core::pci::{Bdf, GroupId};
 use gpuvm_core::plan::is_vfio_driver;
 use gpuvm_core::reset::Method;
 use gpuvm_sys::errno::{EACCES, ENOENT, EPERM, EROFS};
-use gpuvm_sys::reset::{Call, Only, ResetFailure, ResetOutcome, ResetTold, Step, Way};
+use gpuvm_sys::reset::{Call, Listed, Only, ResetFailure, ResetOutcome, ResetTold, Step, Way};
 use serde::{Deserialize, Serialize};
 
 pub use self::run::{Attempted, Event, FunctionReport, Report, run};
-use crate::HostError;
+use crate::error::{HostError, ResetStage};
 use crate::kernel::Kernel;
 use crate::kernel_log::{About, listening};
 use crate::root::{HostRoot, driver_of, read_text};
@@ -220,7 +220,7 @@ impl Job<'_> {
             open_ms: opened.map(|()| ms(told.open)),
             close_ms: opened.map(|()| ms(told.close)),
             affected: told.affected.iter().filter_map(AffectedFunction::of).collect(),
-            methods_now: told.second_choice.then(String::new),
+            methods_now: (told.listed == Listed::SecondChoice).then(String::new),
         }
     }
 
@@ -239,12 +239,17 @@ impl Job<'_> {
 
     fn failed_to_start(&self, source: std::io::Error) -> HostError {
         let call = "start a child for it".to_owned();
-        self.error(call, source, String::new())
+        self.error(ResetStage::Before, call, source, String::new())
     }
 
     fn failed(&self, failure: ResetFailure, groups: &[GroupId]) -> HostError {
         let affected: Vec<_> = failure.told.affected.iter().filter_map(AffectedFunction::of).collect();
-        let meaning = meaning::of(&failure, self.attempt, &affected);
+        let mut meaning = meaning::of(&failure, self.attempt, &affected);
+        if failure.told.listed == Listed::Narrowed {
+            let joint = if meaning.is_empty() { "" } else { "; " };
+            meaning.push_str(&format!("{joint}its reset_method lists only {} since", self.attempt.method));
+        }
+        let stage = stage_of(failure.step);
         let path = match failure.step {
             Step::OpenGroup | Step::SetContainer => {
                 groups.get(failure.group).map(|id| format!(" /dev/vfio/{id}"))
@@ -253,12 +258,34 @@ impl Job<'_> {
             _ => None,
         };
         let call = format!("{}{}", failure.step, path.unwrap_or_default());
-        self.error(call, failure.source, meaning)
+        self.error(stage, call, failure.source, meaning)
     }
 
-    fn error(&self, call: String, source: std::io::Error, meaning: String) -> HostError {
+    fn error(&self, stage: ResetStage, call: String, source: std::io::Error, meaning: String) -> HostError {
         let (bdf, method) = (self.attempt.bdf, self.attempt.method);
-        HostError::Reset { bdf, method, call, source, meaning, said: Box::default() }
+        HostError::Reset { bdf, method, stage, call, source, meaning, said: Box::default() }
+    }
+}
+
+/// Tells whether a step comes before the reset that is asked for. What opening a device resets besides is judged by its registers.
+fn stage_of(step: Step) -> ResetStage {
+    match step {
+        Step::Narrow
+        | Step::OpenReset
+        | Step::OpenContainer
+        | Step::OpenGroup
+        | Step::SetContainer
+        | Step::SetIommu
+        | Step::HotInfo => ResetStage::Before,
+        Step::Child
+        | Step::WriteReset
+        | Step::Widen
+        | Step::OpenDevice
+        | Step::Info
+        | Step::NoReset
+        | Step::Reset
+        | Step::HotReset
+        | Step::Close => ResetStage::Begun,
     }
 }
 

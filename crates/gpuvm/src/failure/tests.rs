@@ -11,6 +11,7 @@ use gpuvm_core::pci::{Bdf, DriverName, GroupId};
 use gpuvm_core::profile::VmName;
 use gpuvm_core::reset::{Check, Finding, Method, Verdict};
 use gpuvm_core::units::PageSize;
+use gpuvm_host::ResetStage;
 use gpuvm_host::errno::{EINVAL, EIO, ENODEV, ENOENT, ENOSPC, ENOTTY, ESRCH};
 use gpuvm_host::kernel_log::KernelSaid;
 use gpuvm_host::reservation::{Owner, ProcessRole};
@@ -142,8 +143,8 @@ fn host_errors() -> Vec<(&'static str, HostError)> {
         }
         Reset {
             "reset" => {
-                bdf: bdf(), method: Method::Flr, call: "write `1` to reset".into(), source: errno(ENOTTY),
-                meaning: "no method worked".into(), said: Box::default()
+                bdf: bdf(), method: Method::Flr, stage: ResetStage::Begun, call: "write `1` to reset".into(),
+                source: errno(ENOTTY), meaning: "no method worked".into(), said: Box::default()
             }
         }
         NotViable {
