@@ -385,6 +385,22 @@ pub(super) const REGISTERS: &[Case] = &[
         &[Check::Bars],
     ),
     Case(
+        "bar-ports-numbered-otherwise",
+        "the kernel's numbers of ports aren't the bus's, as on ARM",
+        "facts A7",
+        |pair| pair.both(|card| card.put(0x24, &[0x01, 0x10, 0, 0])),
+        Healthy,
+        &[Check::Bars],
+    ),
+    Case(
+        "bar-ports-elsewhere",
+        "its ports are elsewhere than before",
+        "facts A7",
+        |pair| pair.after.put(0x24, &[0x01, 0x10, 0, 0]),
+        Impaired,
+        &[Check::Bars],
+    ),
+    Case(
         "bar-without-room",
         "the kernel has found no room for a register",
         "facts A7",
