@@ -10,6 +10,15 @@ use gpuvm_core::units::PageSize;
 use crate::kernel_log::KernelSaid;
 use crate::reservation::{Owner, ProcessRole};
 
+/// How far a reset had come when it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResetStage {
+    /// It was refused before it was begun: that says nothing of the device.
+    Before,
+    /// It was begun.
+    Begun,
+}
+
 /// Something that went wrong while reading or changing the host.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
@@ -229,6 +238,8 @@ pub enum HostError {
         bdf: Bdf,
         /// How it was to be reset.
         method: Method,
+        /// How far it had come.
+        stage: ResetStage,
         /// What failed: the call under the kernel's name, or the attribute.
         call: String,
         /// Why.

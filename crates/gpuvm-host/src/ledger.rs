@@ -116,7 +116,16 @@ pub enum Clearing {
     Unreadable(String),
 }
 
-/// Gives a device free, if it was reset since and came back well, or if `accepted` says that it is taken as it is.
+/// Whether a person takes a device as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acceptance {
+    /// It has to come back well from a reset first.
+    AfterReset,
+    /// It is taken as it is.
+    AsItIs,
+}
+
+/// Gives a device free, if it was reset since and came back well, or if it is accepted as it is.
 ///
 /// # Errors
 /// As [`record`].
@@ -125,7 +134,7 @@ pub fn clear(
     root: &HostRoot,
     snapshot: &Snapshot,
     device: &Identity,
-    accepted: bool,
+    acceptance: Acceptance,
 ) -> Result<Clearing, HostError> {
     let _guard = lock::tables(places)?;
     let ledgers = of(places, device)?;
@@ -136,10 +145,10 @@ pub fn clear(
     // One that was not reset since speaks for all.
     held.sort_by_key(|quarantine| quarantine.reset_since);
     let Some(was) = held.into_iter().next() else { return Ok(Clearing::Free) };
-    let grounds = match (was.reset_since, accepted) {
+    let grounds = match (was.reset_since, acceptance) {
         (true, _) => Grounds::GoodReset,
-        (false, true) => Grounds::Accepted,
-        (false, false) => return Ok(Clearing::Held(was)),
+        (false, Acceptance::AsItIs) => Grounds::Accepted,
+        (false, Acceptance::AfterReset) => return Ok(Clearing::Held(was)),
     };
     write_down(places, &entry(root, device.clone(), snapshot, Deed::Cleared { grounds }))?;
     Ok(Clearing::Cleared { was, grounds })

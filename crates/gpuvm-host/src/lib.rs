@@ -29,5 +29,5 @@ pub mod snapshot;
 pub mod undo;
 pub mod vfio;
 
-pub use error::HostError;
+pub use error::{HostError, ResetStage};
 pub use gpuvm_sys::{errno, signals};

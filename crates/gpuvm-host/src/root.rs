@@ -48,13 +48,24 @@ impl HostRoot {
 
     /// Checks that a function's lock may be taken.
     ///
+    /// A reset has the port right above its function locked too, config space and all (`pci_reset_function` and `pci_bus_lock` of
+    /// drivers/pci/pci.c, since 6.11).
+    ///
     /// # Errors
     /// Returns the process that holds it.
     pub(crate) fn lockable(&self, bdf: Bdf) -> Result<(), HostError> {
-        match self.spared.get(&bdf) {
+        let is_below = |function: &Bdf| self.above(*function) == Some(bdf);
+        let below = || self.spared.iter().find(|(function, _)| is_below(function)).map(|(_, pid)| pid);
+        match self.spared.get(&bdf).or_else(below) {
             None => Ok(()),
             Some(pid) => Err(HostError::Spared { bdf, pid: *pid, state: crate::process::describe(*pid) }),
         }
+    }
+
+    /// Returns the bridge right above a function, by its place in the tree of devices.
+    fn above(&self, bdf: Bdf) -> Option<Bdf> {
+        let real = fs::canonicalize(self.device(bdf)).ok()?;
+        real.parent()?.file_name()?.to_str()?.parse().ok()
     }
 
     /// Returns where an absolute path of the host lies.

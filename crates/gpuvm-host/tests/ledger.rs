@@ -11,7 +11,7 @@ use gpuvm_core::pci::{Bdf, ClassCode};
 use gpuvm_core::reset::{
     Check, Deed, Entry, Finding, Grounds, Identity, Judgement, Method, Snapshot, Verdict, quarantine,
 };
-use gpuvm_host::ledger::{self, Clearing, Ledger, Standing};
+use gpuvm_host::ledger::{self, Acceptance, Clearing, Ledger, Standing};
 use gpuvm_host::places::Places;
 use gpuvm_host::root::HostRoot;
 use gpuvm_testkit::fake_host::{FakeHost, gpu};
@@ -337,7 +337,7 @@ fn a_damaged_file_is_in_the_way_of_its_own_device_alone(#[case] how: &str, #[cas
     ledger::record(&places, &entry(&own, Verdict::Unreachable, 4)).unwrap();
     assert!(standing(&places, &facts).quarantined.contains_key(&bdf(HERE)));
     let (root, snapshot) = (HostRoot::new("/nowhere"), Snapshot::of(bdf(HERE), own.id, &[]));
-    let cleared = ledger::clear(&places, &root, &snapshot, &own, true).unwrap();
+    let cleared = ledger::clear(&places, &root, &snapshot, &own, Acceptance::AsItIs).unwrap();
     assert!(matches!(cleared, Clearing::Unreadable(told) if told == *problem));
 }
 
@@ -354,26 +354,30 @@ fn a_file_that_tells_of_no_device_is_told() {
 }
 
 #[rstest]
-#[case::never_bad(&[Verdict::Healthy], false, None)]
-#[case::bad(&[Verdict::Faulted], false, Some(false))]
-#[case::accepted(&[Verdict::Faulted], true, Some(true))]
-#[case::well_again(&[Verdict::Faulted, Verdict::Degraded], false, Some(true))]
-#[case::not_known(&[Verdict::Faulted, Verdict::Unknown], false, Some(false))]
+#[case::never_bad(&[Verdict::Healthy], Acceptance::AfterReset, None)]
+#[case::bad(&[Verdict::Faulted], Acceptance::AfterReset, Some(false))]
+#[case::accepted(&[Verdict::Faulted], Acceptance::AsItIs, Some(true))]
+#[case::well_again(&[Verdict::Faulted, Verdict::Degraded], Acceptance::AfterReset, Some(true))]
+#[case::not_known(&[Verdict::Faulted, Verdict::Unknown], Acceptance::AfterReset, Some(false))]
 fn a_device_is_cleared_after_a_good_reset_or_when_accepted(
     #[case] verdicts: &[Verdict],
-    #[case] accepted: bool,
+    #[case] acceptance: Acceptance,
     #[case] cleared: Option<bool>,
 ) {
     let (_dir, places) = places();
     let device = device(Some(7), HERE);
     verdicts.iter().for_each(|verdict| ledger::record(&places, &entry(&device, *verdict, 1)).unwrap());
     let snapshot = Snapshot::of(device.bdf, device.id, &[]);
-    let clear = || ledger::clear(&places, &HostRoot::new("/nowhere"), &snapshot, &device, accepted).unwrap();
+    let clear =
+        || ledger::clear(&places, &HostRoot::new("/nowhere"), &snapshot, &device, acceptance).unwrap();
     match (clear(), cleared) {
         (Clearing::Free, None) => {}
         (Clearing::Held(_), Some(false)) => assert!(quarantine(&only(&places).entries).is_some()),
         (Clearing::Cleared { grounds, .. }, Some(true)) => {
-            assert_eq!(grounds, if accepted { Grounds::Accepted } else { Grounds::GoodReset });
+            assert_eq!(
+                grounds,
+                if acceptance == Acceptance::AsItIs { Grounds::Accepted } else { Grounds::GoodReset }
+            );
             assert_eq!(only(&places).entries.last().unwrap().deed, Deed::Cleared { grounds });
             assert_eq!(clear(), Clearing::Free);
         }

@@ -215,6 +215,33 @@ fn a_device_that_was_not_reset_is_impaired_written_down_and_stays_on_vfio() {
 }
 
 #[test]
+fn a_reset_that_was_refused_before_it_was_begun_says_nothing_of_the_device() {
+    let bench = Bench::new();
+    let job = bench.plan(DISK, "bus").unwrap();
+    // The kernel has thought better of it since.
+    fs::remove_file(bench.fake.path(&format!("/sys/bus/pci/devices/{DISK}/reset"))).unwrap();
+    let report = bench.reset_by(&job).unwrap();
+    assert_eq!(methods(&report), [(Method::Bus, false)]);
+    assert!(!report.is_good(), "it was not reset");
+    assert_eq!(report.functions[0].judgement.verdict, Verdict::Unknown);
+    assert!(matches!(&bench.history(DISK)[..], [Entry { deed: Deed::Reset { failure: Some(_), .. }, .. }]));
+    assert_eq!(gpuvm_core::reset::quarantine(&bench.history(DISK)), None);
+    assert!(report.staying.is_empty());
+    assert_eq!(bench.fake.driver(DISK).unwrap().as_deref(), Some("nvme"));
+}
+
+#[test]
+fn a_device_that_nothing_was_tried_with_is_given_back() {
+    let bench = Bench::new();
+    let job = bench.plan(DISK, "auto").unwrap();
+    let report =
+        run(&bench.fake.kernel(), &bench.places, &bench.boot_id(), &job, &|| true, &mut |_| {}).unwrap();
+    assert!(report.attempts.is_empty() && !report.is_good());
+    assert!(bench.history(DISK).is_empty());
+    bench.assert_as_before();
+}
+
+#[test]
 fn a_success_of_the_kernel_with_a_dead_device_is_told_as_dead() {
     let bench = Bench::new();
     bench.fake.fault(&format!("{DISK}/reset"), Fault::KillsDevice);
@@ -234,8 +261,10 @@ fn a_reset_that_hangs_is_on_record_and_every_later_verb_names_it() {
     let Some(HostError::InFlight { pid, seconds: 150, .. }) = report.attempts[0].error else {
         panic!("{:?}", report.attempts)
     };
-    // Its config space would not be read: the kernel keeps it.
-    assert!(report.functions[0].after.config.read().is_none());
+    // Its config space would not be read, nor its port's: the kernel keeps both.
+    let after = &report.functions[0].after;
+    assert!(after.config.read().is_none());
+    assert!(after.port.as_ref().unwrap().config.read().is_none());
 
     let hangs = reservation::in_flight(&bench.fake.root(), &bench.places, &bench.boot_id()).unwrap();
     assert_eq!(hangs.get(&bdf(DISK)), Some(&pid));

@@ -101,8 +101,29 @@ pub struct ResetTold {
     pub close: Duration,
     /// What a bus reset reaches, as the kernel lists it.
     pub affected: Vec<Affected>,
-    /// The methods are back as [`Only::after`] has them second: the kernel didn't take the first.
-    pub second_choice: bool,
+    /// What the list of methods is now.
+    pub listed: Listed,
+}
+
+/// What a device's list of methods is after a reset that may have been narrowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Listed {
+    /// As it was, or as [`Only::after`] has it first.
+    #[default]
+    AsBefore,
+    /// As [`Only::after`] has it second: the kernel didn't take the first.
+    SecondChoice,
+    /// As [`Only::methods`] has it: the kernel took neither, or the child was killed before.
+    Narrowed,
+}
+
+impl Listed {
+    fn of(number: u32) -> Self {
+        [Self::SecondChoice, Self::Narrowed]
+            .into_iter()
+            .find(|listed| *listed as u32 == number)
+            .unwrap_or_default()
+    }
 }
 
 /// A function that a bus reset reaches (`vfio_pci_dependent_device`).
@@ -233,7 +254,7 @@ struct Page {
     step: AtomicU32,
     group: AtomicU32,
     errno: AtomicI32,
-    second_choice: AtomicU32,
+    listed: AtomicU32,
     open: AtomicU64,
     reset: AtomicU64,
     close: AtomicU64,
@@ -290,7 +311,7 @@ impl Shared {
             reset: time(&page.reset),
             close: time(&page.close),
             affected: affected(&page.info),
-            second_choice: page.second_choice.load(Ordering::Relaxed) != 0,
+            listed: Listed::of(page.listed.load(Ordering::Relaxed)),
         }
     }
 }
@@ -373,6 +394,7 @@ fn by_sysfs(place: NonNull<Page>, parent: Pid, reset: &CStr, only: Option<&Narro
     if let Some(only) = only {
         page.at(Step::Narrow);
         store(&only.attribute, &only.methods)?;
+        page.list_is(Listed::Narrowed);
     }
     page.at(Step::WriteReset);
     let done = page.time(&page.reset, || write(fd, b"1"));
@@ -381,10 +403,8 @@ fn by_sysfs(place: NonNull<Page>, parent: Pid, reset: &CStr, only: Option<&Narro
         page.at(Step::Widen);
     }
     let [first, second] = &only.after;
-    let widened = store(&only.attribute, first).or_else(|_| {
-        page.second_choice.store(1, Ordering::Relaxed);
-        store(&only.attribute, second)
-    });
+    let back = |list: &[u8], listed| store(&only.attribute, list).map(|()| page.list_is(listed));
+    let widened = back(first, Listed::AsBefore).or_else(|_| back(second, Listed::SecondChoice));
     done.and(widened)
 }
 
@@ -493,6 +513,11 @@ impl Page {
     /// Notes what is done next.
     fn at(&self, step: Step) {
         self.step.store(step as u32, Ordering::Relaxed);
+    }
+
+    /// Notes what the list of methods is now.
+    fn list_is(&self, listed: Listed) {
+        self.listed.store(listed as u32, Ordering::Relaxed);
     }
 
     /// Does something, and notes how long it took.
@@ -606,13 +631,47 @@ mod tests {
         // A file keeps what lies behind a shorter write, so each write shows.
         std::fs::write(&attribute, "-------\n-").unwrap();
         let only = Only { attribute: &attribute, methods: "pm", after: ["flr pm", "flr"] };
-        assert!(matches!(by_sysfs(&reset, Some(only)), ResetOutcome::Done(told) if !told.second_choice));
+        assert!(
+            matches!(by_sysfs(&reset, Some(only)), ResetOutcome::Done(told) if told.listed == Listed::AsBefore)
+        );
         assert_eq!(std::fs::read(&attribute).unwrap(), b"flr pm\n\n-");
 
         std::fs::write(&attribute, "-------").unwrap();
         let failed = failure(by_sysfs(Path::new("/dev/full"), Some(only)));
         assert_eq!(failed, (Step::WriteReset, 0, Some(libc::ENOSPC)));
         assert_eq!(std::fs::read(&attribute).unwrap(), b"flr pm\n");
+    }
+
+    #[test]
+    fn methods_that_cannot_be_put_back_are_told_though_the_reset_failed_too() {
+        use std::io::Write as _;
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let (reset, attribute) = (dir.path().join("reset"), dir.path().join("reset_method"));
+        std::fs::write(&attribute, "").unwrap();
+        // A full pipe keeps the reset until its last reader is gone, and fails it then.
+        nix::unistd::mkfifo(&reset, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let mut options = std::fs::File::options();
+        let mut pipe = options.read(true).write(true).custom_flags(libc::O_NONBLOCK).open(&reset).unwrap();
+        while pipe.write(&[0; 4096]).is_ok() {}
+        let device = thread::spawn({
+            let attribute = attribute.clone();
+            move || {
+                let end = Instant::now() + SOON;
+                while std::fs::read(&attribute).unwrap().is_empty() {
+                    assert!(Instant::now() < end);
+                    thread::sleep(Duration::from_millis(2));
+                }
+                std::fs::remove_file(&attribute).unwrap();
+                drop(pipe);
+            }
+        });
+        let only = Only { attribute: &attribute, methods: "pm", after: ["flr pm", "flr"] };
+        let outcome = by_sysfs(&reset, Some(only));
+        device.join().unwrap();
+        let ResetOutcome::Failed(failed) = outcome else { panic!("{outcome:?}") };
+        assert_eq!((failed.step, failed.source.raw_os_error()), (Step::WriteReset, Some(libc::EPIPE)));
+        assert_eq!(failed.told.listed, Listed::Narrowed);
     }
 
     #[test]

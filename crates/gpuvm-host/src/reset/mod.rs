@@ -17,11 +17,11 @@ use gpuvm_core::pci::{Bdf, GroupId};
 use gpuvm_core::plan::is_vfio_driver;
 use gpuvm_core::reset::Method;
 use gpuvm_sys::errno::{EACCES, ENOENT, EPERM, EROFS};
-use gpuvm_sys::reset::{Call, Only, ResetFailure, ResetOutcome, ResetTold, Step, Way};
+use gpuvm_sys::reset::{Call, Listed, Only, ResetFailure, ResetOutcome, ResetTold, Step, Way};
 use serde::{Deserialize, Serialize};
 
 pub use self::run::{Attempted, Event, FunctionReport, Report, run};
-use crate::HostError;
+use crate::error::{HostError, ResetStage};
 use crate::kernel::Kernel;
 use crate::kernel_log::{About, listening};
 use crate::root::{HostRoot, driver_of, read_text};
@@ -121,15 +121,30 @@ fn listed(root: &HostRoot, bdf: Bdf) -> Result<String, HostError> {
     Ok(text.trim().to_owned())
 }
 
+/// Tells whether the list must be cut down for a reset by one method and no other: the kernel begins with the first, and goes on to the
+/// next where one says that it doesn't work here, after a function level reset that was given up too. A `bus` of a function that isn't
+/// alone on its bus is no next one: it fails at once, and could not be written back. Kernels before 5.15 have no list, and one order.
+fn needs_narrowing(root: &HostRoot, bdf: Bdf, listed: &str, wanted: &str) -> Result<bool, HostError> {
+    let mut methods = listed.split_ascii_whitespace();
+    let first = methods.next();
+    let mut others = methods.filter(|method| *method != wanted).peekable();
+    if first.is_none() || first != Some(wanted) || others.peek().is_none() {
+        return Ok(first.is_some_and(|first| first != wanted));
+    }
+    let names = crate::root::list(&root.path("/sys/bus/pci/devices"))?;
+    let mut on_bus =
+        names.iter().filter_map(|name| name.parse::<Bdf>().ok()).filter(|other| other.bus() == bdf.bus());
+    let alone = on_bus.nth(1).is_none();
+    Ok(others.any(|method| method != "bus" || alone))
+}
+
 fn by_sysfs(kernel: &Kernel, attempt: &Attempt<'_>) -> Result<ResetDone, HostError> {
     let root = &kernel.root;
     let folder = root.device(attempt.bdf);
     let (reset, attribute) = (folder.join("reset"), folder.join("reset_method"));
     let listed = listed(root, attempt.bdf)?;
     let wanted = attempt.method.name();
-    // The kernel begins with the first, and goes on to the next only when that one says that it doesn't work here. Kernels before
-    // 5.15 have no list, and one order.
-    let narrow = !listed.is_empty() && listed.split_ascii_whitespace().next() != Some(wanted);
+    let narrow = needs_narrowing(root, attempt.bdf, &listed, wanted)?;
     let others = without_bus(&listed);
     let only = Only { attribute: &attribute, methods: wanted, after: [&listed, &others] };
     let way = Way::Sysfs { reset: &reset, only: narrow.then_some(only) };
@@ -226,7 +241,7 @@ impl Job<'_> {
             open_ms: opened.map(|()| ms(told.open)),
             close_ms: opened.map(|()| ms(told.close)),
             affected: told.affected.iter().filter_map(AffectedFunction::of).collect(),
-            methods_now: told.second_choice.then(String::new),
+            methods_now: (told.listed == Listed::SecondChoice).then(String::new),
         }
     }
 
@@ -245,12 +260,17 @@ impl Job<'_> {
 
     fn failed_to_start(&self, source: std::io::Error) -> HostError {
         let call = "start a child for it".to_owned();
-        self.error(call, source, String::new())
+        self.error(ResetStage::Before, call, source, String::new())
     }
 
     fn failed(&self, failure: ResetFailure, groups: &[GroupId]) -> HostError {
         let affected: Vec<_> = failure.told.affected.iter().filter_map(AffectedFunction::of).collect();
-        let meaning = meaning::of(&failure, self.attempt, &affected);
+        let mut meaning = meaning::of(&failure, self.attempt, &affected);
+        if failure.told.listed == Listed::Narrowed {
+            let joint = if meaning.is_empty() { "" } else { "; " };
+            meaning.push_str(&format!("{joint}its reset_method lists only {} since", self.attempt.method));
+        }
+        let stage = stage_of(failure.step);
         let path = match failure.step {
             Step::OpenGroup | Step::SetContainer => {
                 groups.get(failure.group).map(|id| format!(" /dev/vfio/{id}"))
@@ -259,12 +279,34 @@ impl Job<'_> {
             _ => None,
         };
         let call = format!("{}{}", failure.step, path.unwrap_or_default());
-        self.error(call, failure.source, meaning)
+        self.error(stage, call, failure.source, meaning)
     }
 
-    fn error(&self, call: String, source: std::io::Error, meaning: String) -> HostError {
+    fn error(&self, stage: ResetStage, call: String, source: std::io::Error, meaning: String) -> HostError {
         let (bdf, method) = (self.attempt.bdf, self.attempt.method);
-        HostError::Reset { bdf, method, call, source, meaning, said: Box::default() }
+        HostError::Reset { bdf, method, stage, call, source, meaning, said: Box::default() }
+    }
+}
+
+/// Tells whether a step comes before the reset that is asked for. What opening a device resets besides is judged by its registers.
+fn stage_of(step: Step) -> ResetStage {
+    match step {
+        Step::Narrow
+        | Step::OpenReset
+        | Step::OpenContainer
+        | Step::OpenGroup
+        | Step::SetContainer
+        | Step::SetIommu
+        | Step::HotInfo => ResetStage::Before,
+        Step::Child
+        | Step::WriteReset
+        | Step::Widen
+        | Step::OpenDevice
+        | Step::Info
+        | Step::NoReset
+        | Step::Reset
+        | Step::HotReset
+        | Step::Close => ResetStage::Begun,
     }
 }
 

@@ -13,13 +13,14 @@ use serde::Serialize;
 
 use super::{Attempt, ResetDone, deadline_of, perform};
 use crate::bound::{self, BindError};
+use crate::error::{HostError, ResetStage};
 use crate::kernel::Kernel;
 use crate::kernel_log::KernelLog;
 use crate::places::Places;
 use crate::process::ProcessId;
 use crate::reservation::{self, Reservation};
 use crate::root::HostRoot;
-use crate::{HostError, ledger, snapshot, vfio};
+use crate::{ledger, snapshot, vfio};
 
 /// A step on the way, told when it begins.
 #[derive(Debug, Clone, Copy)]
@@ -105,7 +106,11 @@ pub struct FunctionReport {
 impl Report {
     /// Tells whether every function that was asked for was reset and came back well, and the host is given back.
     pub fn is_good(&self) -> bool {
-        self.left.is_empty() && self.functions.iter().all(|function| !function.judgement.verdict.is_bad())
+        let is_good = |function: &FunctionReport| {
+            let mut findings = function.judgement.findings.iter();
+            !function.judgement.verdict.is_bad() && findings.all(|finding| finding.check != Check::Reset)
+        };
+        self.left.is_empty() && self.functions.iter().all(is_good)
     }
 }
 
@@ -286,8 +291,7 @@ impl Watch {
             let heard = self.log.heard(bdf);
             let mut judgement = judge(before, &after, &heard);
             if method.is_none() && asked.contains(&bdf) {
-                let last = report.attempts.iter().rfind(|attempt| attempt.bdf == bdf);
-                judgement.findings.push(not_reset(bdf, last));
+                judgement.findings.push(not_reset(bdf, &report.attempts));
                 judgement = Judgement::new(judgement.findings);
             }
             report.functions.push(FunctionReport {
@@ -303,7 +307,21 @@ impl Watch {
 }
 
 /// Makes the finding on a function that is to be reset and wasn't.
-fn not_reset(bdf: Bdf, last: Option<&Attempted>) -> Finding {
+///
+/// A reset that was begun and failed is the device's. One that was refused before, or never tried, says nothing of it: the kernel
+/// doesn't offer that way now, somebody else was quicker, or the user wants to stop. Then it is given back as it was, unless another
+/// one hangs, which has the locks of its bus.
+fn not_reset(bdf: Bdf, attempts: &[Attempted]) -> Finding {
+    let own = || attempts.iter().filter(|attempt| attempt.bdf == bdf);
+    let last = own().next_back();
+    let refused = |attempt: &Attempted| {
+        matches!(attempt.error, Some(HostError::Reset { stage: ResetStage::Before, .. }))
+    };
+    let hangs = |attempt: &Attempted| matches!(attempt.error, Some(HostError::InFlight { .. }));
+    let weight = match own().all(refused) && !attempts.iter().any(hangs) {
+        true => Verdict::Unknown,
+        false => Verdict::Impaired,
+    };
     let after = match last {
         Some(Attempted { error: Some(HostError::InFlight { pid, .. }), .. }) => {
             format!("not come back from, in process {pid}")
@@ -317,7 +335,7 @@ fn not_reset(bdf: Bdf, last: Option<&Attempted>) -> Finding {
     let how = last.map_or_else(String::new, |attempt| format!(" by {}", attempt.method.name()));
     Finding {
         check: Check::Reset,
-        weight: Some(Verdict::Impaired),
+        weight: Some(weight),
         bdf,
         register: format!("reset{how}"),
         before: None,

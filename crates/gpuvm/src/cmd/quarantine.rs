@@ -5,7 +5,7 @@ use gpuvm_core::date;
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::Refusal;
 use gpuvm_core::reset::{Grounds, Identity, Quarantine, Snapshot, quarantine};
-use gpuvm_host::ledger::{self, Clearing, Ledger};
+use gpuvm_host::ledger::{self, Acceptance, Clearing, Ledger};
 use gpuvm_host::{HostError, snapshot};
 use serde_json::json;
 
@@ -38,7 +38,9 @@ enum QuarantineCommand {
 pub(super) fn run(cli: &Cli, args: &QuarantineArgs) -> Result<Exit, Failure> {
     match &args.command {
         None => list(cli),
-        Some(QuarantineCommand::Clear { bdf, accept }) => clear(cli, *bdf, *accept),
+        Some(QuarantineCommand::Clear { bdf, accept }) => {
+            clear(cli, *bdf, if *accept { Acceptance::AsItIs } else { Acceptance::AfterReset })
+        }
     }
 }
 
@@ -124,7 +126,7 @@ fn row(bdf: Bdf, held: &Quarantine) -> serde_json::Value {
     })
 }
 
-fn clear(cli: &Cli, bdf: Bdf, accept: bool) -> Result<Exit, Failure> {
+fn clear(cli: &Cli, bdf: Bdf, acceptance: Acceptance) -> Result<Exit, Failure> {
     super::refuse_recorded(cli)?;
     let (snapshot, ledgers) = told_of(cli, bdf)?;
     let known = ledgers.iter().find_map(|ledger| ledger.device.clone());
@@ -137,7 +139,7 @@ fn clear(cli: &Cli, bdf: Bdf, accept: bool) -> Result<Exit, Failure> {
         }
         (None, None) => return Err(vec![Refusal::UnknownDevice { bdf }].into()),
     };
-    match ledger::clear(&cli.places(), &load::host_root(cli), &snapshot, &device, accept)? {
+    match ledger::clear(&cli.places(), &load::host_root(cli), &snapshot, &device, acceptance)? {
         Clearing::Free => said(cli, bdf, "none", "isn't in quarantine"),
         Clearing::Cleared { grounds: Grounds::GoodReset, .. } => {
             said(cli, bdf, "good-reset", "is cleared: it was reset and came back well")

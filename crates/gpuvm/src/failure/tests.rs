@@ -11,6 +11,7 @@ use gpuvm_core::pci::{Bdf, DriverName, GroupId};
 use gpuvm_core::profile::VmName;
 use gpuvm_core::reset::{Check, Finding, Method, Verdict};
 use gpuvm_core::units::PageSize;
+use gpuvm_host::ResetStage;
 use gpuvm_host::errno::{EINVAL, EIO, ENODEV, ENOENT, ENOSPC, ENOTTY, ESRCH};
 use gpuvm_host::kernel_log::KernelSaid;
 use gpuvm_host::reservation::{Owner, ProcessRole};
@@ -182,11 +183,11 @@ fn host_errors() -> Vec<(&'static str, HostError)> {
         }
         Reset {
             "reset" => {
-                bdf: bdf(), method: Method::Flr, call: "write `1` to reset".into(), source: errno(ENOTTY),
+                bdf: bdf(), method: Method::Flr, stage: ResetStage::Begun, call: "write `1` to reset".into(), source: errno(ENOTTY),
                 meaning: "no method worked".into(), said: Box::default()
             }
             "reset-hot-of-others" => {
-                bdf: bdf(), method: Method::Hot, call: "VFIO_DEVICE_PCI_HOT_RESET".into(), source: errno(EINVAL),
+                bdf: bdf(), method: Method::Hot, stage: ResetStage::Begun, call: "VFIO_DEVICE_PCI_HOT_RESET".into(), source: errno(EINVAL),
                 meaning: String::new(), said: Box::default()
             }
         }

@@ -109,19 +109,24 @@ fn errors_shown(bdf: Bdf, before: ErrorRegisters, after: ErrorRegisters) -> Opti
     let (reported, masked) = (new & !after.mask, new & after.mask);
     let (fatal, nonfatal) = (reported & after.severity, reported & !after.severity);
     let advisory = fatal == 0 && after.correctable & !before.correctable & ADVISORY != 0;
+    // Nobody clears the bit where the firmware has error reporting: it may be of these errors, or of others before.
+    let maybe_advisory = fatal == 0 && after.correctable & before.correctable & ADVISORY != 0;
     let (weight, meaning) = match () {
         () if after.status == u32::MAX => {
             (Some(Verdict::Impaired), "its extended registers read ones".to_owned())
         }
         () => {
+            let of_nonfatal = if maybe_advisory { "non-fatal or advisory:" } else { "non-fatal:" };
             let words = [
                 named(fatal, "fatal:"),
-                named(nonfatal, if advisory { "advisory:" } else { "non-fatal:" }),
+                named(nonfatal, if advisory { "advisory:" } else { of_nonfatal }),
                 named(masked, "not reported:"),
             ];
             let weight = match reported {
                 0 => None,
                 _ if advisory => Some(Verdict::Degraded),
+                // The counters and the log tell of what was reported.
+                _ if maybe_advisory => Some(Verdict::Unknown),
                 _ => Some(Verdict::Faulted),
             };
             let words: Vec<_> = words.into_iter().flatten().collect();

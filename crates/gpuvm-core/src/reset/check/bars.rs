@@ -53,13 +53,21 @@ fn misplaced(at: &Comparison<'_>, registers: &Registers<'_>, bar: BarFacts) -> O
     if value == address {
         return None;
     }
+    let is_unchanged =
+        || at.function.before.as_ref().and_then(|registers| registers.dword(place)) == Some(low);
+    let mut weight = Some(Verdict::Impaired);
     let meaning = match (low, value) {
         (u32::MAX, _) => "it reads ones",
+        // Only x86 has ports of the CPU's own. Elsewhere the kernel numbers those of all root buses in one row
+        // (lib/logic_pio.c), and the register holds the bus's number.
+        _ if bar.kind == BarKind::Io && value != 0 && is_unchanged() => {
+            weight = None;
+            "the kernel numbers its ports otherwise than its bus does"
+        }
         (_, 0) => "it has lost its address, as in a reset after which nobody has restored it",
         _ => "it isn't where the kernel has placed it: nothing would arrive",
     };
     let register = format!("config {place:#04x} BAR {}", bar.index);
-    let weight = Verdict::Impaired;
     Some(
         at.found(Check::Bars, weight, &register, format!("{value:#x}"), meaning).was(format!("{address:#x}")),
     )

@@ -385,6 +385,22 @@ pub(super) const REGISTERS: &[Case] = &[
         &[Check::Bars],
     ),
     Case(
+        "bar-ports-numbered-otherwise",
+        "the kernel's numbers of ports aren't the bus's, as on ARM",
+        "facts A7",
+        |pair| pair.both(|card| card.put(0x24, &[0x01, 0x10, 0, 0])),
+        Healthy,
+        &[Check::Bars],
+    ),
+    Case(
+        "bar-ports-elsewhere",
+        "its ports are elsewhere than before",
+        "facts A7",
+        |pair| pair.after.put(0x24, &[0x01, 0x10, 0, 0]),
+        Impaired,
+        &[Check::Bars],
+    ),
+    Case(
         "bar-without-room",
         "the kernel has found no room for a register",
         "facts A7",
@@ -829,6 +845,17 @@ pub(super) const ERRORS: &[Case] = &[
             pair.after.put_dword(AER + 0x10, 0x2000);
         },
         Degraded,
+        &[Check::ErrorStatus],
+    ),
+    Case(
+        "shows-one-that-may-be-advisory",
+        "a non-fatal error where the bit that makes it advisory was set before, and nobody has cleared it",
+        "facts A7",
+        |pair| {
+            pair.both(|card| card.put_dword(AER + 0x10, 0x2000));
+            pair.after.put_dword(AER + 4, 0x0010_4000);
+        },
+        Unknown,
         &[Check::ErrorStatus],
     ),
     Case(
