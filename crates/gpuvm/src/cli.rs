@@ -26,9 +26,9 @@ use crate::out;
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0   all went well
-  1   the guest ended badly: it panicked, or QEMU died
+  1   the guest ended badly: it panicked, QEMU died, or it did nothing but reboot
   64  the command line makes no sense
-  69  this host can't run the profile
+  69  this host can't run the profile, or a device is in quarantine
   70  an internal error
   74  a device is sick, or the host is not wholly given back
   75  busy: somebody else has the device; try later

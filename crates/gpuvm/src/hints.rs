@@ -71,10 +71,25 @@ pub(crate) fn after_reset(bdf: Bdf, report: &Report) -> String {
             "once the process that resets it is gone: gpuvm cleanup, then gpuvm reset {bdf}, which judges it again"
         );
     }
+    let way_out = format!(
+        "it stays on vfio-pci until gpuvm unbind {bdf}, and nobody gets it before a reset brings it back well and gpuvm quarantine clear \
+         {bdf}\n\
+         registers that it has lost the kernel gives it anew: gpuvm unbind {bdf}; {}; gpuvm reset {bdf}\n\
+         {POWER_CYCLE}",
+        found_anew(bdf)
+    );
     match ours.clone().next().is_some() && !ours.clone().any(tried) {
-        true => format!("try its bus, with everything on it: gpuvm reset --method hot {bdf}; {}", sick(bdf)),
-        false => sick(bdf),
+        true => format!("try its bus, with everything on it: gpuvm reset --method hot {bdf}\n{way_out}"),
+        false => way_out,
     }
+}
+
+const POWER_CYCLE: &str =
+    "a card that has fallen off the bus mostly comes back with a power cycle of the host";
+
+/// The commands by which the kernel forgets a device and finds it anew, with new addresses.
+fn found_anew(bdf: Bdf) -> String {
+    format!("echo 1 > /sys/bus/pci/devices/{bdf}/remove; echo 1 > /sys/bus/pci/rescan")
 }
 
 /// What a refused reset by its errno calls for.
@@ -555,8 +570,9 @@ fn disk_full(path: &Path) -> String {
 pub(crate) fn sick(bdf: Bdf) -> String {
     format!(
         "nobody gets it before it is known to be well: gpuvm reset {bdf}; gpuvm quarantine clear {bdf}; gpuvm cleanup\n\
-         what the kernel said: dmesg | grep {bdf}; a card that has fallen off the bus mostly comes back with a power cycle \
-         of the host"
+         registers that it has lost the kernel gives it anew, before that reset: {}\n\
+         what the kernel said: dmesg | grep {bdf}; {POWER_CYCLE}",
+        found_anew(bdf)
     )
 }
 

@@ -55,7 +55,8 @@ macro_rules! line {
 use line;
 
 pub(super) fn run(cli: &Cli, args: &BindArgs) -> Result<Exit, Failure> {
-    if !args.dry_run {
+    // What would be done is shown for a host's trees; a report lacks some of what it rests on.
+    if !args.dry_run || cli.facts.is_some() {
         super::refuse_recorded(cli)?;
     }
     let (targets, asked) = target::resolve(cli, &args.targets, Changed::Refused)?;

@@ -34,7 +34,8 @@ pub(crate) struct ResetArgs {
 }
 
 pub(super) fn run(cli: &Cli, args: &ResetArgs) -> Result<Exit, Failure> {
-    if !args.dry_run {
+    // What would be done is shown for a host's trees; a report lacks some of what it rests on.
+    if !args.dry_run || cli.facts.is_some() {
         super::refuse_recorded(cli)?;
     }
     let (targets, asked) = target::resolve(cli, &args.targets, Changed::Taken)?;
