@@ -96,8 +96,15 @@ pub fn deadline_of(kernel: &Kernel, attempt: &Attempt<'_>) -> Duration {
     match attempt.method {
         Method::Hot => deadline_of_vfio(attempt),
         // What can't be read is told by the reset itself.
-        _ => deadline(waits_of(&listed(&kernel.root, attempt.bdf).unwrap_or_default())),
+        _ => deadline_of_sysfs(&kernel.root, attempt).unwrap_or_else(|_| deadline(1)),
     }
+}
+
+/// The wanted method waits, and each that the kernel goes on to.
+fn deadline_of_sysfs(root: &HostRoot, attempt: &Attempt<'_>) -> Result<Duration, HostError> {
+    let (listed, wanted) = (listed(root, attempt.bdf)?, attempt.method.name());
+    let narrow = needs_narrowing(root, attempt.bdf, &listed, wanted)?;
+    Ok(deadline(waits_of(if narrow { wanted } else { &listed })))
 }
 
 /// Opening, resetting and closing each reset the device, and wait for everything that a reset reaches.
