@@ -570,7 +570,7 @@ fn disk_full(path: &Path) -> String {
 pub(crate) fn sick(bdf: Bdf) -> String {
     format!(
         "nobody gets it before it is known to be well: gpuvm reset {bdf}; gpuvm quarantine clear {bdf}; gpuvm cleanup\n\
-         registers that it has lost the kernel gives it anew, before that reset: {}\n\
+         registers that it has lost the kernel gives it anew: {}; gpuvm cleanup; then gpuvm reset {bdf}\n\
          what the kernel said: dmesg | grep {bdf}; {POWER_CYCLE}",
         found_anew(bdf)
     )
