@@ -1,6 +1,10 @@
 //! Why a host can't run a profile, typed so that the edge can add the remedy and the exit code.
 
+mod role;
+
 use std::path::PathBuf;
+
+pub use self::role::{FileRole, MemoryMeasure};
 
 use crate::cpulist::{CpuSet, NodeSet};
 use crate::date;
@@ -487,53 +491,6 @@ pub enum Refusal {
 /// Spells an errno as the C library does, with its number.
 pub(super) fn errno_words(errno: i32) -> String {
     std::io::Error::from_raw_os_error(errno).to_string()
-}
-
-/// What of a node's memory was counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum MemoryMeasure {
-    /// All of it.
-    Total,
-    /// What nothing uses, or only caches.
-    Available,
-}
-
-impl std::fmt::Display for MemoryMeasure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Total => "in all",
-            Self::Available => "that are free or only cache",
-        })
-    }
-}
-
-/// What a file is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum FileRole {
-    /// `kernel.path`.
-    Kernel,
-    /// `kernel.initrd`.
-    Initrd,
-    /// `disk.path`, which the guest may write to.
-    Disk,
-    /// `disk.path`, which the guest only reads.
-    ReadOnlyDisk,
-    /// `device.rom-file`.
-    Rom,
-    /// A firmware file that a descriptor names.
-    Firmware,
-}
-
-impl std::fmt::Display for FileRole {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Kernel => "kernel.path",
-            Self::Initrd => "kernel.initrd",
-            Self::Disk | Self::ReadOnlyDisk => "disk.path",
-            Self::Rom => "device.rom-file",
-            Self::Firmware => "firmware file",
-        })
-    }
 }
 
 /// What a refusal means for whoever started gpuvm.
