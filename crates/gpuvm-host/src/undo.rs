@@ -1,6 +1,6 @@
 //! Gives the host back: undoes what the journal holds, last first, and only what is still as gpuvm left it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use gpuvm_core::host_ops::{HostOp, PowerPolicy};
@@ -49,12 +49,13 @@ pub fn undo_some(
     let mut failures = Vec::new();
     let mut blocked = BTreeSet::new();
     let rebound: BTreeSet<Bdf> = journal.records().iter().filter_map(|record| rebinds(&record.op)).collect();
+    let taken_from: BTreeMap<Bdf, DriverName> = journal.records().iter().filter_map(taken).collect();
     for record in journal.open_records().into_iter().filter(|record| part(&record.op) == Part::Undone) {
         if record.op.bdf().is_some_and(|bdf| blocked.contains(&bdf)) {
             continue;
         }
         told(&record.op);
-        match undo(host, &record, &rebound) {
+        match undo(host, &record, &rebound, &taken_from) {
             Ok(()) => failures.extend(journal.mark(record.seq, OpState::Undone).err()),
             // Reported once, and never overwritten: there is nothing left for us to give back.
             Err(error @ HostError::ChangedByOthers { .. }) => {
@@ -88,7 +89,20 @@ fn rebinds(op: &HostOp) -> Option<Bdf> {
     }
 }
 
-fn undo(host: &Host<'_>, record: &Record, rebound: &BTreeSet<Bdf>) -> Result<(), HostError> {
+/// Returns the driver that an operation takes a device from.
+fn taken(record: &Record) -> Option<(Bdf, DriverName)> {
+    match &record.op {
+        HostOp::Unbind { bdf, driver } => Some((*bdf, driver.clone())),
+        _ => None,
+    }
+}
+
+fn undo(
+    host: &Host<'_>,
+    record: &Record,
+    rebound: &BTreeSet<Bdf>,
+    taken_from: &BTreeMap<Bdf, DriverName>,
+) -> Result<(), HostError> {
     if let OpState::InFlight { child } = &record.state
         && child.is_alive()
     {
@@ -112,7 +126,7 @@ fn undo(host: &Host<'_>, record: &Record, rebound: &BTreeSet<Bdf>) -> Result<(),
             _ => Ok(()),
         },
         HostOp::Adopt { bdf } => adopt::undo(host, *bdf),
-        HostOp::Bind { bdf, driver } => bind::undo(host, *bdf, driver),
+        HostOp::Bind { bdf, driver } => bind::undo(host, *bdf, driver, taken_from.get(bdf)),
         HostOp::SetDriverOverride { bdf, driver } => {
             driver_override::undo(host, *bdf, driver, saved_driver(record))
         }

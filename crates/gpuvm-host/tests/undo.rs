@@ -211,6 +211,25 @@ fn a_refused_write_names_attribute_value_and_errno() {
     assert!(text.contains("vfio-pci/bind") && text.contains(GPU) && text.contains("os error 16"), "{text}");
 }
 
+/// A device that was removed and found anew is on its own driver, without an override: as it was before.
+#[test]
+fn a_device_that_the_kernel_has_found_anew_is_where_it_belongs() {
+    let bench = Bench::new();
+    let before = bench.fake.snapshot().unwrap().of_host();
+    let mut journal = bench.journal(&bench.vm);
+    assert!(bench.apply(&mut journal, &take()).is_none());
+    // As the kernel leaves it after `remove` and `rescan`.
+    let write = |path: &str, value: &str| {
+        let path = bench.fake.path(path);
+        bench.kernel.write("find it anew", &path, value, std::time::Duration::from_secs(5)).unwrap();
+    };
+    write("/sys/bus/pci/drivers/vfio-pci/unbind", GPU);
+    write(&format!("/sys/bus/pci/devices/{GPU}/driver_override"), "\n");
+    write("/sys/bus/pci/drivers/nvidia/bind", GPU);
+    assert!(give_back(&bench.host(), &mut journal).is_empty());
+    assert_eq!(bench.changes(&before), [""; 0]);
+}
+
 #[test]
 fn what_somebody_else_has_changed_is_reported_and_not_overwritten() {
     let bench = Bench::new();

@@ -40,11 +40,18 @@ pub(super) fn bind(kernel: &Kernel, doing: &str, bdf: Bdf, driver: &DriverName) 
     })
 }
 
-/// Takes a device from the driver that it was given to.
-pub(crate) fn undo(host: &Host<'_>, bdf: Bdf, driver: &DriverName) -> Result<(), HostError> {
+/// Takes a device from the driver that it was given to. One that is on the driver it `was` taken from is where it belongs: the kernel has
+/// found it anew since (`remove`, `rescan`).
+pub(crate) fn undo(
+    host: &Host<'_>,
+    bdf: Bdf,
+    driver: &DriverName,
+    was: Option<&DriverName>,
+) -> Result<(), HostError> {
     let doing = format!("unbind {bdf} from {driver}");
     match root::driver_of(&host.kernel.root, bdf)? {
         None => Ok(()),
+        Some(now) if was == Some(&now) => Ok(()),
         Some(now) if now == *driver => {
             snapshot::answers(host, bdf)?;
             unbind::apply(host.kernel, &doing, bdf, driver)
