@@ -371,18 +371,20 @@ async fn a_planned_reset_is_made_after_the_run_and_written_down_with_its_verdict
     bench.assert_given_back();
 }
 
+/// The kernel's "no method worked" (ENOTTY).
+fn failed() -> ResetOutcome {
+    ResetOutcome::Failed(ResetFailure {
+        step: SysStep::WriteReset,
+        group: 0,
+        source: std::io::Error::from_raw_os_error(25),
+        told: ResetTold::default(),
+    })
+}
+
 #[tokio::test]
 async fn a_planned_reset_that_fails_keeps_its_device_from_its_driver() {
     let mut bench = Bench::new(&Script { after_cont: shutdown_after(200), ..Script::default() });
     planned(&mut bench);
-    let failed = || {
-        ResetOutcome::Failed(ResetFailure {
-            step: SysStep::WriteReset,
-            group: 0,
-            source: std::io::Error::from_raw_os_error(25),
-            told: ResetTold::default(),
-        })
-    };
     bench.kernel = kernel_that_resets(&bench.fake, failed).0;
     let report = bench.up().await.unwrap();
     assert!(matches!(report.left[..], [HostError::Sick { .. }]), "{:?}", report.left);
@@ -402,14 +404,6 @@ async fn a_planned_reset_that_fails_keeps_its_device_from_its_driver() {
 async fn a_sick_device_stays_where_its_launcher_was_killed_between_verdict_and_report() {
     let mut bench = Bench::new(&Script { after_cont: shutdown_after(200), ..Script::default() });
     planned(&mut bench);
-    let failed = || {
-        ResetOutcome::Failed(ResetFailure {
-            step: SysStep::WriteReset,
-            group: 0,
-            source: std::io::Error::from_raw_os_error(25),
-            told: ResetTold::default(),
-        })
-    };
     bench.kernel = kernel_that_resets(&bench.fake, failed).0;
     let judged = bench.places.judged(&bench.plan.name);
     let then = RefCell::new(Vec::new());

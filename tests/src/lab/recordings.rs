@@ -544,51 +544,46 @@ fn slow_reset(recorder: &mut Recorder<'_>) -> Outcome {
 
 /// A card off the bus for as long as the kernel waits for it.
 fn gave_up(recorder: &mut Recorder<'_>) -> Outcome {
-    let bound = Bound::to_vfio(&[NVME])?;
-    set(NVME, "power/control", "on")?;
-    set(NVME, "reset_method", "bus")?;
-    let mut disk = Baseline::of(&[NVME])?;
-    let fallen = OffTheBus::below(NVME_PORT)?;
-    // ENOTTY, after 65 s.
-    let refused = set(NVME, "reset", "1");
-    recorder.now(
-        &mut disk,
-        "an NVMe off the bus, for which the kernel has waited 65 s after a reset",
-        &expect("nvme-gave-up", NVME, "unreachable", &["all-ones", "inaccessible", "gave-up"]),
-    )?;
-    fallen.put_back()?;
-    recorder.now(
-        &mut disk,
-        "an NVMe back on the bus after the kernel has given it up",
-        &expect("nvme-gave-up-back", NVME, "faulted", &["bars", "inaccessible", "gave-up"]),
-    )?;
-    drop(bound);
-    found_anew(&[NVME])?;
-    match refused {
-        Err(_) => Ok(()),
-        Ok(()) => Err("the kernel says that a card off the bus was reset".to_owned()),
-    }
+    refused(
+        recorder,
+        [
+            ("nvme-gave-up", "an NVMe off the bus, for which the kernel has waited 65 s after a reset"),
+            ("nvme-gave-up-back", "an NVMe back on the bus after the kernel has given it up"),
+        ],
+    )
 }
 
 /// A reset that the kernel refuses after a second: the port can't say whether its link is up, and the card doesn't answer.
 fn slow_link(recorder: &mut Recorder<'_>) -> Outcome {
+    refused(
+        recorder,
+        [
+            (
+                "nvme-reset-refused",
+                "a reset of an NVMe off the bus, refused after a second (ENOTTY): its port doesn't report a link",
+            ),
+            (
+                "nvme-reset-refused-back",
+                "an NVMe back on the bus after a reset that was refused after a second",
+            ),
+        ],
+    )
+}
+
+/// A bus reset of a card that is off the bus, which the kernel refuses in the end: while it is away, and back. Each with the recording's
+/// name and what it is about.
+fn refused(recorder: &mut Recorder<'_>, [away, back]: [(&'static str, &'static str); 2]) -> Outcome {
     let bound = Bound::to_vfio(&[NVME])?;
     set(NVME, "power/control", "on")?;
     set(NVME, "reset_method", "bus")?;
     let mut disk = Baseline::of(&[NVME])?;
     let fallen = OffTheBus::below(NVME_PORT)?;
     let refused = set(NVME, "reset", "1");
-    recorder.now(
-        &mut disk,
-        "a reset of an NVMe off the bus, refused after a second (ENOTTY): its port doesn't report a link",
-        &expect("nvme-reset-refused", NVME, "unreachable", &["all-ones", "inaccessible", "gave-up"]),
-    )?;
+    let checks = &["all-ones", "inaccessible", "gave-up"];
+    recorder.now(&mut disk, away.1, &expect(away.0, NVME, "unreachable", checks))?;
     fallen.put_back()?;
-    recorder.now(
-        &mut disk,
-        "an NVMe back on the bus after a reset that was refused after a second",
-        &expect("nvme-reset-refused-back", NVME, "faulted", &["bars", "inaccessible", "gave-up"]),
-    )?;
+    let checks = &["bars", "inaccessible", "gave-up"];
+    recorder.now(&mut disk, back.1, &expect(back.0, NVME, "faulted", checks))?;
     drop(bound);
     found_anew(&[NVME])?;
     match refused {

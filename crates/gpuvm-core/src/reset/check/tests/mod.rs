@@ -1,6 +1,6 @@
 //! The checks against recorded and made snapshots, each a file below `tests/snapshots`.
 //!
-//! `made/` is written by `GPUVM_BLESS=1 cargo test -p gpuvm-core reset`, from the cases in `made.rs`; what is to come of each is
+//! `made/` is written by `GPUVM_BLESS=1 cargo test -p gpuvm-core reset`, from the cases below `made/`; what is to come of each is
 //! written there by hand. `lab/` was recorded.
 
 mod card;
