@@ -25,6 +25,7 @@ pub mod qemu;
 pub mod redact;
 pub mod reset;
 pub mod select;
+pub mod soak;
 pub mod topology;
 pub mod trouble;
 pub mod units;

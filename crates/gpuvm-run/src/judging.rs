@@ -95,9 +95,9 @@ impl Judged {
         if judgement.verdict.is_bad() {
             self.kept.insert(bdf);
         }
-        let healthy = judgement.reason().is_none();
-        let evidence = (!healthy).then(|| Box::new(evidence));
-        self.devices.push(DeviceReport { bdf, judgement, reset, evidence });
+        let evidence = Some(Box::new(evidence));
+        let (repair, before_repair) = (Vec::new(), None);
+        self.devices.push(DeviceReport { bdf, judgement, reset, repair, before_repair, evidence });
     }
 }
 
@@ -281,7 +281,10 @@ pub(crate) fn noted(places: &Places, vm: &VmName) -> Result<Option<Judged>, Host
     let kept = sick.map(|(bdf, _)| *bdf).collect();
     let devices = verdicts
         .into_iter()
-        .map(|(bdf, judgement)| DeviceReport { bdf, judgement, reset: None, evidence: None })
+        .map(|(bdf, judgement)| {
+            let (repair, before_repair) = (Vec::new(), None);
+            DeviceReport { bdf, judgement, reset: None, repair, before_repair, evidence: None }
+        })
         .collect();
     Ok(Some(Judged { devices, kept, ..Judged::default() }))
 }

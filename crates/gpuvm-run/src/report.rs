@@ -7,6 +7,7 @@ use gpuvm_core::lifecycle::{Outcome, Stage};
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::Warning;
 use gpuvm_core::profile::VmName;
+use gpuvm_core::reset::repair::Climbed;
 use gpuvm_core::reset::{Heard, Judgement, Method, Snapshot};
 use gpuvm_host::HostError;
 use gpuvm_host::kernel_log::KernelSaid;
@@ -162,19 +163,44 @@ impl fmt::Display for LastWords {
 }
 
 /// How one device came back.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub struct DeviceReport {
     /// The device.
     pub bdf: Bdf,
-    /// The verdict.
-    #[serde(flatten)]
+    /// The verdict: that after its repair, of one that was repaired.
     pub judgement: Judgement,
     /// The reset that gpuvm made before it, if the plan wanted one.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub reset: Option<ResetReport>,
-    /// What the verdict rests on, of a device that isn't healthy.
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    /// The rungs of the ladder that were tried, of a device that came back sick and may be repaired.
+    pub repair: Vec<Climbed>,
+    /// The verdict before the repair, of a device that was to be repaired.
+    pub before_repair: Option<Judgement>,
+    /// What the verdict rests on; nothing where another process has judged it. `--json` has it of a device that isn't healthy.
     pub evidence: Option<Box<Evidence>>,
+}
+
+impl Serialize for DeviceReport {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Shown<'a> {
+            bdf: Bdf,
+            #[serde(flatten)]
+            judgement: &'a Judgement,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            reset: Option<&'a ResetReport>,
+            #[serde(skip_serializing_if = "<[_]>::is_empty")]
+            repair: &'a [Climbed],
+            #[serde(skip_serializing_if = "Option::is_none")]
+            before_repair: Option<&'a Judgement>,
+            #[serde(flatten, skip_serializing_if = "Option::is_none")]
+            evidence: Option<&'a Evidence>,
+        }
+        let Self { bdf, judgement, reset, repair, before_repair, evidence } = self;
+        let healthy = judgement.reason().is_none();
+        let evidence = evidence.as_deref().filter(|_| !healthy);
+        let (reset, before_repair) = (reset.as_ref(), before_repair.as_ref());
+        Shown { bdf: *bdf, judgement, reset, repair, before_repair, evidence }.serialize(serializer)
+    }
 }
 
 /// A reset that gpuvm made itself.

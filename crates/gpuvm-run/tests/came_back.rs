@@ -16,7 +16,7 @@ use gpuvm_core::reset::{
     Verdict, quarantine,
 };
 use gpuvm_host::{HostError, ledger};
-use gpuvm_run::{Cause, Cleaned, LaunchError, Note, Observer, Phase, Signals, cleanup, up};
+use gpuvm_run::{Cause, Cleaned, DeviceReport, LaunchError, Note, Observer, Phase, Signals, cleanup, up};
 use gpuvm_sys::reset::{ResetFailure, ResetOutcome, ResetTold, Step as SysStep};
 use gpuvm_testkit::fake_host::FakeHost;
 use gpuvm_testkit::fake_qemu::{Action, ExitAtStart, Recording, Reply, Script};
@@ -269,7 +269,9 @@ async fn a_card_that_falls_off_is_found_sick_at_whatever_stage(#[case] phase: &s
         Some(Heard::Said(lines)) => assert!(lines.contains(&heard.to_owned()), "{lines:?}"),
         other => panic!("{other:?}"),
     }
-    assert!(devices[1].evidence.is_none() && devices[1].judgement.verdict == Verdict::Healthy);
+    assert_eq!(devices[1].judgement.verdict, Verdict::Healthy);
+    let told = |device: &DeviceReport| serde_json::to_value(device).unwrap().get("before").is_some();
+    assert!(told(&devices[0]) && !told(&devices[1]));
     assert!(matches!(left[..], [HostError::Sick { .. }]), "{left:?}");
     let entries = bench.entries(GPU);
     assert_eq!(outcomes(&entries), [outcome]);

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::repair::Climbed;
 use super::{Identity, Judgement, Method};
 use crate::lifecycle::Outcome;
 use crate::pci::DriverName;
@@ -60,6 +61,12 @@ pub enum Deed {
         /// How the device came back.
         judgement: Judgement,
     },
+    /// It was sick, and a rung of the ladder was tried; the device is known by its name before that.
+    Repair {
+        /// What was tried.
+        #[serde(flatten)]
+        climbed: Climbed,
+    },
     /// A person gave it free.
     Cleared {
         /// On what grounds.
@@ -75,6 +82,7 @@ impl Deed {
     pub fn judgement(&self) -> Option<&Judgement> {
         match self {
             Self::Run { judgement, .. } | Self::Reset { judgement, .. } => Some(judgement),
+            Self::Repair { climbed } => Some(&climbed.judgement),
             Self::Cleared { .. } | Self::Newer(_) => None,
         }
     }

@@ -10,6 +10,7 @@ mod method;
 pub mod plan;
 mod quarantine;
 mod registers;
+pub mod repair;
 mod snapshot;
 mod verdict;
 pub mod wait;

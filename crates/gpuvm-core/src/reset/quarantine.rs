@@ -81,7 +81,12 @@ fn effect(deed: &Deed) -> Effect {
         Deed::Reset { judgement, failure: None, .. } if judgement.verdict <= Verdict::Degraded => {
             Effect::GoodReset
         }
-        Deed::Run { .. } | Deed::Reset { .. } => Effect::Nothing,
+        // Whoever lets gpuvm repair a device has said that it may be used again when that helps.
+        Deed::Repair { climbed } if climbed.helped() => Effect::Cleared,
+        Deed::Repair { climbed } if climbed.judgement.verdict.is_bad() => {
+            Effect::Bad { verdict: Some(climbed.judgement.verdict), finding: reason(&climbed.judgement) }
+        }
+        Deed::Run { .. } | Deed::Reset { .. } | Deed::Repair { .. } => Effect::Nothing,
         Deed::Newer(fields) => newer(fields),
     }
 }

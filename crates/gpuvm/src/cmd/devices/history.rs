@@ -7,6 +7,7 @@ use gpuvm_core::date;
 use gpuvm_core::lifecycle::{self, Outcome, Stage};
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::Refusal;
+use gpuvm_core::reset::repair::Climbed;
 use gpuvm_core::reset::{Deed, Entry, Grounds, Identity, Judgement, Quarantine, quarantine};
 use gpuvm_host::ledger::{self, Ledger};
 use serde::Serialize;
@@ -167,6 +168,11 @@ fn deed(deed: &Deed) -> String {
         Deed::Reset { method, ms, failure, judgement } => {
             let failed = failure.as_ref().map(|why| format!(", which failed ({why})")).unwrap_or_default();
             format!("reset by {method}, {}{failed}: {}", time(*ms), came_back(judgement))
+        }
+        Deed::Repair { climbed } => {
+            let Climbed { rung, ms, failure, judgement } = climbed;
+            let failed = failure.as_ref().map(|why| format!(", which failed ({why})")).unwrap_or_default();
+            format!("repair by {rung}, {}{failed}: {}", time(*ms), came_back(judgement))
         }
         Deed::Cleared { grounds: Grounds::GoodReset } => {
             "cleared, since it came back well from a reset".to_owned()
