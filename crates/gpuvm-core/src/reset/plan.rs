@@ -184,7 +184,11 @@ pub fn reset_plan(bdf: Bdf, wish: ResetWish, in_hand: &BTreeSet<Bdf>, facts: &Ho
             Err(reason) => rejected.push(Rejected { method: listed.name, reason }),
         }
     }
-    match hot(bdf, device, &reach, in_hand, facts).and_then(|step| no_bus.map_or(Ok(step), Err)) {
+    let hot = match no_bus.filter(|_| domain(bdf, device).is_ok()) {
+        Some(why) => Err(why),
+        None => hot(bdf, device, &reach, in_hand, facts),
+    };
+    match hot {
         Ok(step) => steps.insert(place_of_hot(&steps, &reach), step),
         Err(reason) => rejected.push(Rejected { method: Method::Hot.to_string(), reason }),
     }

@@ -9,7 +9,6 @@ mod ids;
 mod kernel;
 mod parse;
 
-use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +21,7 @@ pub use parse::{KEYS, parse};
 use crate::facts::{DeviceFacts, HostFacts};
 use crate::pci::{Bdf, PciId};
 use crate::profile::Sources;
+use crate::reset::{RebootPolicy, ResetPolicy, ResetWish};
 
 /// The folder on the host whose files add to the table.
 pub const FOLDER: &str = "/etc/gpuvm/quirks.d";
@@ -105,11 +105,6 @@ impl Quirk {
             && self.revision.is_none()
             && self.on_root_bus.is_none()
     }
-
-    /// Says what happens, and whose word that is.
-    pub fn told(&self) -> String {
-        format!("{} ({})", self.behaviour, self.confidence.whose())
-    }
 }
 
 /// What the host's own files add to the table.
@@ -180,13 +175,14 @@ pub fn embedded() -> &'static [Quirk] {
 /// Returns the table as it is on a host: an entry of the host's own replaces the one of its name.
 pub fn table(facts: &HostFacts) -> impl Iterator<Item = &Quirk> {
     let own = &facts.quirks.entries;
-    let names: BTreeSet<&str> = own.iter().map(|quirk| quirk.name.as_str()).collect();
-    embedded().iter().filter(move |quirk| !names.contains(quirk.name.as_str())).chain(own)
+    embedded().iter().filter(|quirk| own.iter().all(|other| other.name != quirk.name)).chain(own)
 }
 
 /// A quirk that a function has, or that a port gives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Found<'a> {
+    /// The function.
+    pub bdf: Bdf,
     /// The entry.
     pub quirk: &'a Quirk,
     /// Whose ids fit: the function's own, or those of the port right above it.
@@ -202,6 +198,46 @@ impl Found<'_> {
         let runs = matches!(self.bearing, Bearing::Has(_) | Bearing::Perhaps(_) | Bearing::Unknown);
         self.quirk.confidence == Confidence::KernelSource && runs
     }
+
+    /// Says what happens, where, on which kernels, and whose word that is.
+    pub fn told(&self) -> String {
+        let Quirk { behaviour, confidence, .. } = self.quirk;
+        let unsure = match self.bearing {
+            Bearing::Has(_) | Bearing::Not => "",
+            Bearing::Perhaps(_) => "; whether this very kernel has it, its name doesn't say",
+            Bearing::Newer(_) => "; this kernel is newer than what gpuvm knows",
+            Bearing::Unknown => "; not on all kernels, and which one runs isn't known",
+        };
+        let port =
+            if self.bdf == self.at { String::new() } else { format!("the port above it, {}: ", self.at) };
+        format!("{port}{behaviour} ({}{unsure})", confidence.whose())
+    }
+
+    /// Returns the first of its effects that is to be warned of: what the profile has got round isn't.
+    pub fn worry(
+        &self,
+        device: &DeviceFacts,
+        wish: ResetWish,
+        reboot: RebootPolicy,
+        facts: &HostFacts,
+    ) -> Option<Effect> {
+        let heeded = |effect: &Effect| match effect {
+            Effect::FlrHangs => {
+                wish.avoid_flr || !matches!(wish.policy, ResetPolicy::Auto | ResetPolicy::Flr)
+            }
+            Effect::RelaunchOnReboot => reboot != RebootPolicy::InPlace,
+            Effect::NeedsDeviceSpecific => {
+                device.reset_methods.iter().any(|method| method == "device_specific")
+            }
+            Effect::SticksInD3 => facts.platform.vfio.disable_idle_d3 == Some(true),
+            // These are the kernel's and QEMU's own remedies, which hold by themselves.
+            Effect::NoFlr | Effect::NoPmReset | Effect::QemuResets => true,
+            // It is of weight where the kernel refuses such resets, and that is told on its own.
+            Effect::NeedsBusReset => true,
+            _ => false,
+        };
+        self.quirk.effects.iter().copied().find(|effect| !heeded(effect))
+    }
 }
 
 /// Lists what is known of a function: of itself, and of the port right above it where that bears on what is below.
@@ -214,7 +250,7 @@ pub fn quirks_of(bdf: Bdf, facts: &HostFacts) -> Vec<Found<'_>> {
         let at = own()
             .or_else(|| above.filter(|port| quirk.role != Role::Device && fits_port(quirk, *port, facts)))?;
         let bearing = known.bearing(&quirk.kernels);
-        (bearing != Bearing::Not).then_some(Found { quirk, at, bearing })
+        (bearing != Bearing::Not).then_some(Found { bdf, quirk, at, bearing })
     };
     table(facts).filter_map(found).collect()
 }
@@ -242,10 +278,7 @@ pub fn against_bus_reset(bdf: Bdf, reach: &[Bdf], facts: &HostFacts) -> Option<S
         let mut decisive =
             found.iter().filter(|found| found.quirk.has(Effect::NoBusReset) && found.is_decisive());
         let found = decisive.find(|found| found.at == *member || *member == bdf)?;
-        Some(format!(
-            "the kernel resets no bus with {} on it or right below it: {}",
-            found.at,
-            found.quirk.told()
-        ))
+        let Quirk { name, behaviour, confidence, .. } = found.quirk;
+        Some(format!("of {}: {behaviour} ({name}, {})", found.at, confidence.whose()))
     })
 }
