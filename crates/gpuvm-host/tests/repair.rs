@@ -19,9 +19,11 @@ use gpuvm_host::journal::{Journal, OpState};
 use gpuvm_host::kernel::Kernel;
 use gpuvm_host::lock::make_dir;
 use gpuvm_host::places::Places;
+use gpuvm_host::process::ProcessId;
 use gpuvm_host::repair::{Repaired, book, finish, repair};
+use gpuvm_host::reservation::{self, Reservation};
 use gpuvm_host::undo::undo_all;
-use gpuvm_host::{HostError, facts, snapshot};
+use gpuvm_host::{HostError, bound, facts, snapshot};
 use gpuvm_sys::errno::{EBUSY, ENOTTY};
 use gpuvm_testkit::fake_host::{
     Cure, FakeDevice, FakeHost, Fault, PowerAttributes, Snapshot, gpu, kernel_at,
@@ -444,6 +446,62 @@ fn a_repair_with_a_journal_of_its_own_leaves_nothing_of_it() {
     assert_eq!(repaired.helped(bdf(CARD[0])), Some(Rung::Rescan), "{repaired:#?}");
     assert!(book::open(&bench.places, BOOT).unwrap().is_empty());
     assert_eq!(gpuvm_host::root::list(&bench.places.repairs()).unwrap(), [""; 0]);
+}
+
+/// The VM that has the devices is dead as well, and `gpuvm cleanup` may be asked for it alone.
+#[rstest]
+#[case::of_devices_that_are_bound(None)]
+#[case::of_devices_of_a_dead_vm(Some("vm"))]
+fn a_repair_that_died_is_finished_by_cleanup_under_a_reservation(#[case] left_behind: Option<&str>) {
+    let bench = Bench::new();
+    drop(bench.taken());
+    bench.fake.sicken(CARD[0], Cure::By(Rung::Rescan));
+    let ladders = bench.ladders(RepairPolicy::Rescan);
+    let dead = ProcessId { pid: 1, start_time: 1 };
+    let of = |vm: &str| Reservation {
+        vm: VmName::new(vm).unwrap(),
+        bind: None,
+        supervisor: dead,
+        ..Reservation::of_bind(bdf(CARD[0]), BOOT, vec![GroupId(7)], CARD.map(bdf).into())
+    };
+    if let Some(vm) = left_behind {
+        reservation::reserve(&bench.places, &of(vm)).unwrap();
+    }
+    let reset = Reservation::of_reset(bdf(CARD[0]), BOOT, vec![GroupId(7)], CARD.map(bdf).into(), Vec::new());
+    reservation::reserve(&bench.places, &reset).unwrap();
+    let kernel = deadly(&bench.fake, Death::After(12));
+    let (sick, baselines) = (bench.sick(), &bench.baselines);
+    let climb = || {
+        let on = (&kernel, &bench.places, BOOT);
+        book::repair_alone(on, baselines, &ladders, &sick, &|| false, &mut |_| {}).unwrap();
+    };
+    assert!(catch_unwind(AssertUnwindSafe(climb)).is_err());
+    reservation::update(&bench.places, &Reservation { supervisor: dead, ..reset }).unwrap();
+    // Nobody else gets the devices before that.
+    let wanted = Reservation::of_bind(bdf(CARD[0]), BOOT, Vec::new(), CARD.map(bdf).into());
+    let refused = reservation::check(&bench.places, &wanted).unwrap_err();
+    assert!(matches!(refused, HostError::Reserved { .. }), "{refused}");
+
+    let reports = bound::cleanup(&bench.kernel, &bench.places, BOOT, &mut |_| {}).unwrap();
+    assert!(matches!(&reports[..], [report] if report.result == bound::Cleaned::Done), "{reports:#?}");
+    for at in CARD {
+        assert_eq!(bench.fake.driver(at).unwrap().as_deref(), Some("vfio-pci"));
+    }
+    assert_eq!(bench.read(AUTOPROBE), "1");
+    let held = reservation::all(&bench.places, BOOT).unwrap();
+    assert_eq!(held.len(), usize::from(left_behind.is_some()), "{held:?}");
+    assert_eq!(gpuvm_host::root::list(&bench.places.repairs()).unwrap(), [""; 0]);
+}
+
+#[test]
+fn a_repair_whose_journal_makes_no_sense_is_told_and_is_in_nobody_elses_way() {
+    let bench = Bench::new();
+    bench.fake.file(&format!("/gpuvm/run/repairs/{}/journal", CARD[0]), "nonsense\n");
+    let reports = bound::cleanup(&bench.kernel, &bench.places, BOOT, &mut |_| {}).unwrap();
+    assert!(matches!(&reports[..], [report] if report.result == bound::Cleaned::Left), "{reports:#?}");
+    assert!(reports[0].not_given_back[0].contains("nonsense"), "{reports:#?}");
+    let other = Reservation::of_bind(bdf(PORT), BOOT, Vec::new(), vec![bdf(PORT)]);
+    reservation::reserve(&bench.places, &other).unwrap();
 }
 
 /// Where a process dies: before or after one of its writes to the kernel.
