@@ -49,6 +49,7 @@ use crate::profile::{
     Network, Profile, Rtc, Serial, VmName,
 };
 use crate::reset::plan::{Asked, Asker, Unavailable, planned_resets};
+use crate::reset::repair::{Ladder, RepairPolicy};
 use crate::reset::{PlannedReset, RebootPolicy, ResetDomain, ResetPolicy, ResetWish};
 use obstacle::Obstacles;
 
@@ -107,6 +108,12 @@ pub struct Plan {
     /// What happens when the guest reboots.
     #[serde(default)]
     pub reboot: RebootPolicy,
+    /// How far a device that comes back sick is repaired.
+    #[serde(default, skip_serializing_if = "RepairPolicy::is_never")]
+    pub repair: RepairPolicy,
+    /// What can be tried with each device then, decided while it is well; empty where nothing may be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ladders: Vec<Ladder>,
     /// Words that are added to QEMU's command line as they are: where there are any, the VM is tainted.
     #[serde(default)]
     pub extra_args: Vec<String>,
@@ -368,6 +375,8 @@ pub fn plan(profile: &Profile, facts: &HostFacts) -> Result<Plan, Vec<Refusal>> 
         rtc: profile.rtc,
         shutdown_timeout: profile.shutdown_timeout,
         reboot: profile.reboot,
+        repair: profile.repair,
+        ladders: Vec::new(),
         extra_args: profile.extra_args.clone(),
         deviations: deviation::of(profile),
         warnings,
