@@ -1,8 +1,10 @@
 //! Tells a person how devices came back.
 
+use gpuvm_core::reset::repair::Climbed;
 use gpuvm_host::HostError;
 use gpuvm_run::DeviceReport;
 
+use crate::cmd::ladder;
 use crate::failure::{self, Item};
 use crate::{hints, out};
 
@@ -15,6 +17,7 @@ pub(crate) fn tell(devices: &[DeviceReport]) {
                 reset.failure.as_ref().map_or_else(|| "done".to_owned(), |why| format!("failed: {why}"));
             out::note(&format!("gpuvm: {bdf}: reset by {method} after the run, {ms} ms: {result}"));
         }
+        repair(device);
         let (bdf, judgement) = (device.bdf, &device.judgement);
         match judgement.reason() {
             None => out::note(&format!("gpuvm: {bdf} is healthy: it answers as before")),
@@ -27,6 +30,24 @@ pub(crate) fn tell(devices: &[DeviceReport]) {
                 }
             }
         }
+    }
+}
+
+/// Tells what was tried with a device that came back sick, and whether it has helped.
+fn repair(device: &DeviceReport) {
+    let Some(before) = &device.before_repair else { return };
+    let bdf = device.bdf;
+    let reason = before.reason().map(|finding| format!(": {finding}")).unwrap_or_default();
+    out::note(&format!("warning: {bdf} came back {}{reason}", before.verdict));
+    for climbed in &device.repair {
+        out::note(&format!("gpuvm: {bdf}: {}", ladder::tried(climbed)));
+    }
+    match device.repaired_by() {
+        Some(Climbed { rung, .. }) => out::note(&format!("warning: {bdf} was repaired by {rung}")),
+        None if device.repair.is_empty() => out::note(&format!(
+            "gpuvm: {bdf}: it has no rung of the ladder that may be tried; gpuvm plan says why not"
+        )),
+        None => out::note(&format!("gpuvm: {bdf}: no rung of the ladder has helped")),
     }
 }
 
@@ -46,7 +67,10 @@ fn sick(device: &DeviceReport) -> Vec<Item> {
         })
         .collect();
     if let Some(last) = items.last_mut() {
-        last.hint = Some(hints::sick(bdf));
+        last.hint = Some(match device.before_repair {
+            Some(_) => hints::not_repaired(bdf),
+            None => hints::sick(bdf),
+        });
     }
     items
 }

@@ -13,6 +13,7 @@ use gpuvm_core::plan::{FileRole, MemoryMeasure, Refusal};
 use gpuvm_core::profile::GUEST_MEMORY_MIN;
 use gpuvm_core::qemu::cmdline::quote;
 use gpuvm_core::reset::Method;
+use gpuvm_core::reset::repair::BY_HAND;
 use gpuvm_core::trouble::{self, Context, Explanation};
 use gpuvm_core::units::{ByteSize, PageSize};
 use gpuvm_host::HostError;
@@ -74,9 +75,8 @@ pub(crate) fn after_reset(bdf: Bdf, report: &Report) -> String {
     let way_out = format!(
         "it stays on vfio-pci until gpuvm unbind {bdf}, and nobody gets it before a reset brings it back well and gpuvm quarantine clear \
          {bdf}\n\
-         registers that it has lost the kernel gives it anew: gpuvm unbind {bdf}; {}; gpuvm reset {bdf}\n\
-         {POWER_CYCLE}",
-        found_anew(bdf)
+         step by step up to removing it and having the kernel find it anew: gpuvm reset --repair rescan {bdf}\n\
+         {POWER_CYCLE}"
     );
     match ours.clone().next().is_some() && !ours.clone().any(tried) {
         true => format!("try its bus, with everything on it: gpuvm reset --method hot {bdf}\n{way_out}"),
@@ -86,11 +86,6 @@ pub(crate) fn after_reset(bdf: Bdf, report: &Report) -> String {
 
 const POWER_CYCLE: &str =
     "a card that has fallen off the bus mostly comes back with a power cycle of the host";
-
-/// The commands by which the kernel forgets a device and finds it anew, with new addresses.
-fn found_anew(bdf: Bdf) -> String {
-    format!("echo 1 > /sys/bus/pci/devices/{bdf}/remove; echo 1 > /sys/bus/pci/rescan")
-}
 
 /// What a refused reset by its errno calls for.
 fn of_failed_reset(bdf: Bdf, errno: i32) -> Option<String> {
@@ -108,7 +103,11 @@ fn of_failed_reset(bdf: Bdf, errno: i32) -> Option<String> {
 /// What to do about a device that can't be taken.
 fn of_device(refusal: &Refusal) -> Option<String> {
     Some(match refusal {
-        Refusal::UnknownDevice { .. } => "list the devices: gpuvm devices --all".to_owned(),
+        Refusal::UnknownDevice { .. } => {
+            "list the devices: gpuvm devices --all; one that was removed, or has vanished, the kernel looks for again with: \
+             echo 1 > /sys/bus/pci/rescan"
+                .to_owned()
+        }
         Refusal::Bridge { .. } => "list what is behind it instead: lspci -tv".to_owned(),
         Refusal::ExpanderThere { .. } => {
             "write another guest-address: expander bridges have the last device numbers, from 1e down"
@@ -570,9 +569,19 @@ fn disk_full(path: &Path) -> String {
 pub(crate) fn sick(bdf: Bdf) -> String {
     format!(
         "nobody gets it before it is known to be well: gpuvm reset {bdf}; gpuvm quarantine clear {bdf}; gpuvm cleanup\n\
-         registers that it has lost the kernel gives it anew: {}; gpuvm cleanup; then gpuvm reset {bdf}\n\
-         what the kernel said: dmesg | grep {bdf}; {POWER_CYCLE}",
-        found_anew(bdf)
+         where a reset isn't enough, step by step up to removing it and having the kernel find it anew: gpuvm reset --repair rescan {bdf}; \
+         gpuvm cleanup\n\
+         what the kernel said: dmesg | grep {bdf}; {POWER_CYCLE}"
+    )
+}
+
+/// What is left to do about a device that the ladder hasn't brought back.
+pub(crate) fn not_repaired(bdf: Bdf) -> String {
+    format!(
+        "what the kernel said: dmesg | grep {bdf}\n\
+         what is left only a person can do, the mildest first:\n{}\n\
+         then: gpuvm reset {bdf}; gpuvm quarantine clear {bdf}; gpuvm cleanup",
+        BY_HAND.map(|step| format!("- {step}")).join("\n")
     )
 }
 

@@ -73,6 +73,26 @@ impl RepairPolicy {
     }
 }
 
+impl From<Rung> for RepairPolicy {
+    /// Up to a rung.
+    fn from(rung: Rung) -> Self {
+        match rung {
+            Rung::Hot => Self::Hot,
+            Rung::Subordinate => Self::Subordinate,
+            Rung::Rescan => Self::Rescan,
+        }
+    }
+}
+
+impl std::str::FromStr for Rung {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let named = Self::ALL.into_iter().find(|rung| rung.name() == text);
+        named.ok_or_else(|| "expected hot, subordinate or rescan".to_owned())
+    }
+}
+
 impl std::fmt::Display for RepairPolicy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {

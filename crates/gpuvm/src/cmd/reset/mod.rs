@@ -4,6 +4,7 @@ mod text;
 
 use clap::Args;
 use gpuvm_core::plan::{self, MethodChoice};
+use gpuvm_core::reset::repair::{RepairPolicy, Rung};
 use gpuvm_host::kernel::Kernel;
 use gpuvm_host::reset::{self, Event, Report};
 use gpuvm_host::{facts, signals};
@@ -28,6 +29,11 @@ pub(crate) struct ResetArgs {
     #[arg(long, value_name = "METHOD", default_value = "auto")]
     method: MethodChoice,
 
+    /// Where that leaves a device sick, climb the ladder up to this rung: hot (its bus, by VFIO), subordinate (everything below the
+    /// bridge above it), rescan (removed, and found anew)
+    #[arg(long, value_name = "RUNG")]
+    repair: Option<Rung>,
+
     /// Show what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -40,7 +46,8 @@ pub(super) fn run(cli: &Cli, args: &ResetArgs) -> Result<Exit, Failure> {
     }
     let (targets, asked) = target::resolve(cli, &args.targets, Changed::Taken)?;
     let host = load::for_reset(cli, &asked)?;
-    let job = plan::reset(&targets, args.method, &host)
+    let repair = args.repair.map_or(RepairPolicy::Never, RepairPolicy::from);
+    let job = plan::reset(&targets, args.method, repair, &host)
         .map_err(|refusals| Failure::refused(&refusals, hints::of_reset))?;
     if args.dry_run {
         match cli.json {

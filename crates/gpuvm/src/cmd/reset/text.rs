@@ -5,6 +5,8 @@ use std::fmt::Write;
 use gpuvm_core::plan::{Ownership, ResetJob};
 use gpuvm_host::reset::{Attempted, FunctionReport, Report};
 
+use crate::cmd::ladder;
+
 /// Writing to a `String` can't fail.
 macro_rules! line {
     ($text:expr, $($format:tt)*) => { writeln!($text, $($format)*).ok() };
@@ -25,6 +27,10 @@ pub(super) fn would(job: &ResetJob) -> String {
         for rejected in &plan.rejected {
             line!(text, "  not {}: {}", rejected.method, rejected.reason);
         }
+    }
+    for each in &job.ladders {
+        line!(text, "{}, if it is sick after that, would be repaired", each.bdf);
+        text.push_str(&ladder::text(each, "  "));
     }
     for device in &job.bind.devices {
         match &device.ownership {
