@@ -1,10 +1,8 @@
 //! Tells a person how devices came back.
 
-use gpuvm_core::reset::repair::Climbed;
 use gpuvm_host::HostError;
 use gpuvm_run::DeviceReport;
 
-use crate::cmd::ladder;
 use crate::failure::{self, Item};
 use crate::{hints, out};
 
@@ -33,22 +31,19 @@ pub(crate) fn tell(devices: &[DeviceReport]) {
     }
 }
 
-/// Tells what was tried with a device that came back sick, and whether it has helped.
+/// Tells what a device came back as, and what has become of its repair; each rung is told when it is tried.
 fn repair(device: &DeviceReport) {
     let Some(before) = &device.before_repair else { return };
-    let bdf = device.bdf;
+    let (bdf, verdict) = (device.bdf, before.verdict);
     let reason = before.reason().map(|finding| format!(": {finding}")).unwrap_or_default();
-    out::note(&format!("warning: {bdf} came back {}{reason}", before.verdict));
-    for climbed in &device.repair {
-        out::note(&format!("gpuvm: {bdf}: {}", ladder::tried(climbed)));
-    }
-    match device.repaired_by() {
-        Some(Climbed { rung, .. }) => out::note(&format!("warning: {bdf} was repaired by {rung}")),
-        None if device.repair.is_empty() => out::note(&format!(
-            "gpuvm: {bdf}: it has no rung of the ladder that may be tried; gpuvm plan says why not"
-        )),
-        None => out::note(&format!("gpuvm: {bdf}: no rung of the ladder has helped")),
-    }
+    let result = match device.repaired_by() {
+        Some(climbed) => format!("it was repaired by {}", climbed.rung),
+        None if device.repair.is_empty() => {
+            "no rung of the ladder could be tried (why not: gpuvm plan)".to_owned()
+        }
+        None => "no rung of the ladder has helped".to_owned(),
+    };
+    out::note(&format!("warning: {bdf} came back {verdict}{reason}; {result}"));
 }
 
 /// Tells whether what is left of a run is told with the device already.

@@ -58,7 +58,12 @@ impl ResetJob {
         let bound = self.bind.devices.iter().map(|device| device.bdf);
         let reached = self.resets.iter().flat_map(|plan| &plan.steps).flat_map(|step| &step.functions);
         let climbs = self.ladders.iter().flat_map(|ladder| &ladder.rungs).flat_map(|climb| &climb.functions);
-        members.chain(bound).chain(reached.chain(climbs).copied()).collect::<BTreeSet<_>>().into_iter().collect()
+        members
+            .chain(bound)
+            .chain(reached.chain(climbs).copied())
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect()
     }
 
     /// Lists every group that nobody else may have meanwhile.

@@ -182,6 +182,16 @@ impl Climbed {
     }
 }
 
+impl std::fmt::Display for Climbed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { rung, ms, failure, judgement } = self;
+        write!(f, "repair by {rung}, {ms} ms")?;
+        failure.iter().try_for_each(|why| write!(f, ", which failed ({why})"))?;
+        write!(f, ": it is {}", judgement.verdict)?;
+        judgement.reason().iter().try_for_each(|finding| write!(f, ": {finding}"))
+    }
+}
+
 /// Says what only a person can do where the ladder has ended, the mildest first.
 pub const BY_HAND: [&str; 3] = [
     "suspend the host to RAM and wake it again (rtcwake -m mem -s 10): some cards come back from that",

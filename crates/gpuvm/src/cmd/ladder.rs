@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use gpuvm_core::reset::Rejected;
-use gpuvm_core::reset::repair::{Climbed, Ladder};
+use gpuvm_core::reset::repair::Ladder;
 
 /// Writing to a `String` can't fail.
 macro_rules! line {
@@ -11,7 +11,7 @@ macro_rules! line {
 }
 
 /// Lists the rungs in the order in which they are tried, then those that are left out.
-pub(crate) fn text(ladder: &Ladder, indent: &str) -> String {
+pub(super) fn text(ladder: &Ladder, indent: &str) -> String {
     let mut text = String::new();
     for (number, climb) in (1..).zip(&ladder.rungs) {
         line!(text, "{indent}{number}. {}: {}", climb.rung, climb.reason);
@@ -24,12 +24,4 @@ pub(crate) fn text(ladder: &Ladder, indent: &str) -> String {
         line!(text, "{indent}not {method}: {reason}");
     }
     text
-}
-
-/// Says of a rung what has come of it.
-pub(crate) fn tried(climbed: &Climbed) -> String {
-    let Climbed { rung, ms, failure, judgement } = climbed;
-    let failed = failure.as_ref().map(|why| format!(", which failed ({why})")).unwrap_or_default();
-    let finding = judgement.reason().map(|finding| format!(": {finding}")).unwrap_or_default();
-    format!("repair by {rung}, {ms} ms{failed}: it is {}{finding}", judgement.verdict)
 }

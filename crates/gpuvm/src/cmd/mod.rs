@@ -8,7 +8,7 @@ pub(crate) mod devices;
 pub(crate) mod doctor;
 pub(crate) mod explain;
 mod init;
-pub(crate) mod ladder;
+mod ladder;
 pub(crate) mod lock;
 mod plan;
 mod quarantine;
