@@ -213,7 +213,7 @@ impl Serialize for DeviceReport {
 impl DeviceReport {
     /// Returns the rung that has brought it back, of a device that came back sick.
     pub fn repaired_by(&self) -> Option<&Climbed> {
-        self.repair.iter().find(|climbed| climbed.helped())
+        self.repair.last().filter(|last| last.helped())
     }
 }
 

@@ -1,4 +1,4 @@
-//! A ladder in words: what would be tried with a device that is sick, and what not.
+//! Ladders in words: what would be tried with devices that are sick, and what not.
 
 use std::fmt::Write;
 
@@ -10,18 +10,20 @@ macro_rules! line {
     ($text:expr, $($format:tt)*) => { writeln!($text, $($format)*).ok() };
 }
 
-/// Lists the rungs in the order in which they are tried, then those that are left out.
-pub(super) fn text(ladder: &Ladder, indent: &str) -> String {
+/// Lists each device's rungs in the order in which they are tried, then those that are left out; devices with the same ones together.
+pub(super) fn text(ladders: &[Ladder]) -> String {
     let mut text = String::new();
-    for (number, climb) in (1..).zip(&ladder.rungs) {
-        line!(text, "{indent}{number}. {}: {}", climb.rung, climb.reason);
-        if climb.functions.len() > 1 {
-            let functions: Vec<String> = climb.functions.iter().map(ToString::to_string).collect();
-            line!(text, "{indent}   it reaches {}", functions.join(", "));
+    let same = |one: &Ladder, other: &Ladder| (&one.rungs, &one.left_out) == (&other.rungs, &other.left_out);
+    for ladders in ladders.chunk_by(same) {
+        let devices: Vec<String> = ladders.iter().map(|ladder| ladder.bdf.to_string()).collect();
+        line!(text, "  {}", devices.join(", "));
+        let Some(ladder) = ladders.first() else { continue };
+        for (number, climb) in (1..).zip(&ladder.rungs) {
+            line!(text, "    {number}. {}: {}", climb.rung, climb.reason);
         }
-    }
-    for Rejected { method, reason } in &ladder.left_out {
-        line!(text, "{indent}not {method}: {reason}");
+        for Rejected { method, reason } in &ladder.left_out {
+            line!(text, "    not {method}: {reason}");
+        }
     }
     text
 }

@@ -199,10 +199,7 @@ fn repair(plan: &Plan, text: &mut String) {
         return;
     }
     line!(text, "Repair: a device that comes back sick is repaired, up to {}", plan.repair);
-    for ladder in &plan.ladders {
-        line!(text, "  {}", ladder.bdf);
-        text.push_str(&ladder::text(ladder, "    "));
-    }
+    text.push_str(&ladder::text(&plan.ladders));
 }
 
 fn place(port: &RootPort) -> String {
