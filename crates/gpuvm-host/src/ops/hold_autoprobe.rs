@@ -68,8 +68,9 @@ pub(crate) fn undo(host: &Host<'_>) -> Result<(), HostError> {
     let Some(entry) = held.filter(|entry| entry.holders.contains(host.vm.as_str())) else { return Ok(()) };
     let doing = "drop the claim that devices which are found get no driver by themselves";
     let now = read(&host.kernel.root)?;
-    // While others claim it is to stay off; and on where a claim was noted and never made.
-    let target = if entry.holders.len() > 1 { now } else { entry.baseline };
+    // While others claim, it stays off. On it may be by a claim that was noted and never made.
+    let stays = entry.holders.len() > 1 && now == Autoprobe::Off;
+    let target = if stays { now } else { entry.baseline };
     let result = match undoing(target, &Autoprobe::Off, &now) {
         Undoing::Nothing => Ok(()),
         Undoing::Restore(target) => set(host.kernel, doing, target),
