@@ -302,11 +302,11 @@ impl Observer for Watched<'_> {
                 self.conductor.take_in(now, Happened::Runs);
             }
             report::Phase::Rebooting { .. } => {
-                self.conductor.watch.begin_anew();
+                self.conductor.watch.begin_anew(now + LATE);
                 self.conductor.take_in(now, Happened::Reset);
             }
             report::Phase::Relaunching { .. } => {
-                self.conductor.watch.begin_anew();
+                self.conductor.watch.begin_anew(now);
                 self.conductor.take_in(now, Happened::Relaunched);
             }
             report::Phase::Leaving { reason } => {
@@ -329,6 +329,9 @@ impl Observer for Watched<'_> {
 /// A line that isn't over and hasn't grown for so long is a prompt.
 const QUIET: Duration = Duration::from_millis(100);
 
+/// What a console says so soon after its machine was reset was said before, and heard late; no firmware gets that far.
+const LATE: Duration = Duration::from_millis(20);
+
 /// Watches a guest's console.
 #[derive(Clone)]
 struct Watch(Arc<Mutex<Watching>>);
@@ -343,6 +346,8 @@ struct Watching {
     tell: mpsc::UnboundedSender<(Instant, Happened)>,
     /// When the last byte came.
     last: Instant,
+    /// What came before is of no boot that goes on.
+    from: Instant,
 }
 
 /// A report is waited for.
@@ -353,8 +358,8 @@ impl Watch {
     fn new(awaited: &Awaited, tell: mpsc::UnboundedSender<(Instant, Happened)>) -> Self {
         let wanted = (awaited.expect.clone(), awaited.ready.job.then_some(Job));
         let (expect, job) = wanted.clone();
-        let (lines, last) = (Lines::default(), Instant::now());
-        Self(Arc::new(Mutex::new(Watching { lines, expect, job, wanted, tell, last })))
+        let (lines, now) = (Lines::default(), Instant::now());
+        Self(Arc::new(Mutex::new(Watching { lines, expect, job, wanted, tell, last: now, from: now })))
     }
 
     fn lock(&self) -> MutexGuard<'_, Watching> {
@@ -375,9 +380,10 @@ impl Watch {
         })
     }
 
-    /// Looks for everything once more: the guest begins anew.
-    fn begin_anew(&self) {
+    /// Looks for everything once more, from a moment on: the guest begins anew.
+    fn begin_anew(&self, from: Instant) {
         let mut watching = self.lock();
+        watching.from = from;
         watching.lines.begin_anew();
         (watching.expect, watching.job) = watching.wanted.clone();
     }
@@ -402,8 +408,11 @@ impl Watch {
 
 impl Watching {
     fn take_in(&mut self, bytes: &[u8]) {
-        let Self { lines, expect, job, tell, last, .. } = self;
+        let Self { lines, expect, job, tell, last, from, .. } = self;
         *last = Instant::now();
+        if *last < *from {
+            return;
+        }
         lines.take_in(bytes, &mut |line| {
             // Nobody hears it only once QEMU is gone. Each is told once, so that no guest fills the queue.
             if expect.as_ref().is_some_and(|expect| expect.is_match(line)) {
