@@ -7,10 +7,16 @@
 //! The record is the one truth: each line is written and synced before the next cycle begins, and everything that is told of a soak,
 //! its report and its exit code too, is drawn from the record's lines by the pure functions here.
 
+mod console;
+mod course;
+mod drift;
 mod mix;
 mod record;
 mod verdict;
 
+pub use console::Lines;
+pub use course::{Act, Course, EndedBy, Happened, Outline};
+pub use drift::drift;
 pub use mix::{CycleKind, Mix};
 pub use record::{
     Begun, Cut, Cycle, DeviceCycle, DeviceStart, Ended, Fault, JobReport, Line, Machine, OwnUse, Phase,
