@@ -214,6 +214,46 @@ pub enum Phase {
     GiveBack,
 }
 
+impl Phase {
+    /// All parts, in the order in which they usually come.
+    pub const ALL: [Self; 11] = [
+        Self::Plan,
+        Self::Prepare,
+        Self::Start,
+        Self::Boot,
+        Self::Work,
+        Self::Reboot,
+        Self::Stop,
+        Self::Reset,
+        Self::Judge,
+        Self::Repair,
+        Self::GiveBack,
+    ];
+
+    /// Returns its name in the record.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plan => "plan",
+            Self::Prepare => "prepare",
+            Self::Start => "start",
+            Self::Boot => "boot",
+            Self::Work => "work",
+            Self::Reboot => "reboot",
+            Self::Stop => "stop",
+            Self::Reset => "reset",
+            Self::Judge => "judge",
+            Self::Repair => "repair",
+            Self::GiveBack => "give-back",
+        }
+    }
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// What went wrong in a cycle besides the devices.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "fault")]
