@@ -1,7 +1,5 @@
 //! Text that a console, a kernel or a guest has written, made harmless.
 
-use std::fmt::Write;
-
 use minijinja::value::Value;
 use minijinja::{Error, ErrorKind, Output, State};
 
@@ -19,7 +17,9 @@ pub(super) fn clean(text: &str) -> String {
             // A line of a console ends with both.
             '\r' if letters.peek() == Some(&'\n') => {}
             '\n' | '\t' => cleaned.push(letter),
-            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => cleaned.push(REPLACEMENT),
+            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                cleaned.push(REPLACEMENT)
+            }
             '\u{fffe}' | '\u{ffff}' => cleaned.push(REPLACEMENT),
             letter if letter.is_control() => cleaned.push(REPLACEMENT),
             letter => cleaned.push(letter),
@@ -61,7 +61,7 @@ pub(super) fn escaped(text: &str) -> String {
 }
 
 /// Writes each value of the template: whatever isn't a chart of ours is cleaned and escaped.
-pub(super) fn write_value(out: &mut Output<'_>, _: &State<'_, '_>, value: &Value) -> Result<(), Error> {
+pub(super) fn write_value(out: &mut Output<'_>, _: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     if value.is_undefined() {
         return Err(Error::new(ErrorKind::UndefinedError, "the page has a place for what isn't told"));
     }

@@ -41,7 +41,8 @@ impl Svg {
 
     pub(super) fn rect(&mut self, class: &str, [x, y, w, h]: [f64; 4]) {
         let [x, y, w, h] = [x, y, w.max(0.0), h.max(0.0)].map(number);
-        writeln!(self.body, "<rect class=\"{class}\" x=\"{x}\" y=\"{y}\" width=\"{w}\" height=\"{h}\"/>").ok();
+        writeln!(self.body, "<rect class=\"{class}\" x=\"{x}\" y=\"{y}\" width=\"{w}\" height=\"{h}\"/>")
+            .ok();
     }
 
     pub(super) fn line(&mut self, class: &str, [x1, y1, x2, y2]: [f64; 4]) {
@@ -123,7 +124,8 @@ pub(super) fn ticks(least: f64, most: f64, wanted: u32) -> Vec<f64> {
     }
     let rough = span / f64::from(wanted.max(1));
     let power = 10f64.powf(rough.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|round| round * power).find(|step| *step >= rough * 0.999);
+    let step =
+        [1.0, 2.0, 5.0, 10.0].into_iter().map(|round| round * power).find(|step| *step >= rough * 0.999);
     let step = step.unwrap_or(power * 10.0);
     let first = (least / step).floor();
     let mut ticks: Vec<f64> = Vec::new();
@@ -144,7 +146,9 @@ pub(super) fn cycle_axis(svg: &mut Svg, slots: &Slots<'_>, (left, right): (f64, 
     let step = [1, 2, 5].into_iter().cycle().zip((0..).flat_map(|power| [10usize.saturating_pow(power); 3]));
     let step = step.map(|(round, power)| power.saturating_mul(round)).find(|step| count <= step * wanted);
     let step = step.unwrap_or(count).max(1);
-    for (place, slot) in slots.0.iter().enumerate().filter(|(place, _)| (place + 1) % step == 0 || *place == 0) {
+    for (place, slot) in
+        slots.0.iter().enumerate().filter(|(place, _)| (place + 1) % step == 0 || *place == 0)
+    {
         // The first and the next after it would run into each other.
         if place == 0 && count > 1 && step <= 2 && wanted < 4 {
             continue;

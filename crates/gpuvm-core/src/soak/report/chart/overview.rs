@@ -52,7 +52,12 @@ pub(in super::super) fn draw(slots: &Slots<'_>) -> String {
         duration(totals.percentile(100).unwrap_or_default())
     );
     if cut_off {
-        write!(description, " Bars higher than {} {unit} are cut off at the top.", words::figure(top / length)).ok();
+        write!(
+            description,
+            " Bars higher than {} {unit} are cut off at the top.",
+            words::figure(top / length)
+        )
+        .ok();
     }
     svg.finish("Time of each cycle", &description)
 }
@@ -75,6 +80,10 @@ fn total(cycle: &Cycle) -> u64 {
     cycle.phases.iter().fold(0, |sum: u64, part| sum.saturating_add(part.ms))
 }
 
+fn sum_of(cycle: &Cycle, phases: &[Phase]) -> f64 {
+    cycle.phases.iter().filter(|part| phases.contains(&part.phase)).map(|part| float(part.ms)).sum()
+}
+
 fn bars(svg: &mut Svg, slots: &Slots<'_>, across: (f64, f64), scale: Scale) {
     let count = slots.0.len();
     let mut paths: [String; PARTS.len()] = Default::default();
@@ -93,9 +102,7 @@ fn bars(svg: &mut Svg, slots: &Slots<'_>, across: (f64, f64), scale: Scale) {
         let (left, wide) = if wide > 40.0 { (left + (wide - 40.0) / 2.0, 40.0) } else { (left, wide) };
         let mut below = 0.0;
         for (path, (_, _, phases)) in paths.iter_mut().zip(PARTS) {
-            let of = |cycle: &&Cycle| cycle.phases.iter().filter(|part| phases.contains(&part.phase));
-            let sum: f64 = cycles.iter().flat_map(of).map(|part| float(part.ms)).sum();
-            let mean = sum / at(cycles.len());
+            let mean = cycles.iter().map(|cycle| sum_of(cycle, phases)).sum::<f64>() / at(cycles.len());
             let (from, to) = (scale.at(below), scale.at(below + mean));
             if from - to >= 0.05 {
                 block(path, left, to, wide, from - to);
@@ -189,7 +196,9 @@ pub(in super::super) fn sign(verdict: CycleVerdict, x: f64, y: f64) -> String {
         CycleVerdict::Healthy => format!("M{x} {y}m-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0z"),
         CycleVerdict::Degraded => format!("M{x} {y}m0 -5l5 9h-10z"),
         CycleVerdict::Repaired => format!("M{x} {y}m-4 -4h8v8h-8z"),
-        CycleVerdict::Failed => format!("M{x} {y}m-5 -3l2 -2l3 3l3 -3l2 2l-3 3l3 3l-2 2l-3 -3l-3 3l-2 -2l3 -3z"),
+        CycleVerdict::Failed => {
+            format!("M{x} {y}m-5 -3l2 -2l3 3l3 -3l2 2l-3 3l3 3l-2 2l-3 -3l-3 3l-2 -2l3 -3z")
+        }
         CycleVerdict::Bad => format!("M{x} {y}m0 -6l6 6l-6 6l-6 -6z"),
     }
 }

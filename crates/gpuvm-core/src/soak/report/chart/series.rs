@@ -34,7 +34,8 @@ const DOTS: usize = 60;
 
 /// Draws it. Where several cycles share a place, there is a band from the least to the largest value, and a line of the medians.
 pub(in super::super) fn draw(slots: &Slots<'_>, series: &Series<'_>) -> String {
-    let values: Vec<f64> = series.values.iter().flatten().copied().filter(|value| value.is_finite()).collect();
+    let values: Vec<f64> =
+        series.values.iter().flatten().copied().filter(|value| value.is_finite()).collect();
     let least = values.iter().copied().fold(f64::INFINITY, f64::min).min(0.0);
     let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max).max(least);
     let most = if most == least { least + 1.0 } else { most };

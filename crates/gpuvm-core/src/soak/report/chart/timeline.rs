@@ -22,8 +22,11 @@ fn link(device: &DeviceCycle) -> Option<String> {
     }
 }
 
+/// How many errors of a kind there are.
+type Count = fn(&ErrorCounters) -> u64;
+
 /// The kinds of errors, by the names that PCI Express has for them.
-const ERRORS: [(&str, fn(&ErrorCounters) -> u64); 3] = [
+const ERRORS: [(&str, Count); 3] = [
     ("correctable", |errors| errors.correctable),
     ("non-fatal", |errors| errors.nonfatal),
     ("fatal", |errors| errors.fatal),
@@ -32,11 +35,8 @@ const ERRORS: [(&str, fn(&ErrorCounters) -> u64); 3] = [
 /// Draws it.
 pub(in super::super) fn draw(slots: &Slots<'_>, bdf: Bdf) -> String {
     let across = (GUTTER, WIDE - RIGHT - 60.0);
-    let of: Vec<Option<&DeviceCycle>> = slots
-        .0
-        .iter()
-        .map(|slot| slot.cycle?.devices.iter().find(|device| device.bdf == bdf))
-        .collect();
+    let of: Vec<Option<&DeviceCycle>> =
+        slots.0.iter().map(|slot| slot.cycle?.devices.iter().find(|device| device.bdf == bdf)).collect();
     let mut svg = Svg::new(WIDE, 4.0 * ROW + 30.0);
     let mut description = links(&mut svg, &of, across);
     for (nth, (name, errors)) in (1..).zip(ERRORS) {
