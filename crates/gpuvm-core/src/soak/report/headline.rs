@@ -22,9 +22,9 @@ pub(super) struct Headline {
 /// What the verdict rests on.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Lead {
-    pub(super) cycle: u32,
-    pub(super) device: Option<String>,
-    pub(super) faults: Vec<String>,
+    pub(super) title: String,
+    /// Why the cycle isn't healthy, and what else went wrong in it.
+    pub(super) reasons: Vec<String>,
     pub(super) findings: Vec<FindingRow>,
     pub(super) log: Log,
     pub(super) repair: Vec<String>,
@@ -38,7 +38,7 @@ impl Headline {
             _ => None,
         };
         let (standing, sign) = standing(tally);
-        let mut beside = beside(tally);
+        let beside = beside(tally);
         let title = match &tally.why {
             _ if done == 0 && tally.cut.is_empty() => "No cycle has come to its end".to_owned(),
             Some(Why::Stopped { cycle, reason }) => format!("Stopped at cycle {cycle}: {reason}"),
@@ -48,16 +48,13 @@ impl Headline {
             Some(Why::Done | Why::Time) => outcome(tally),
             None => format!("Not over: {} so far", outcome(tally)),
         };
-        if let (Some(worst), None) = (&tally.worst, stopped) {
-            beside.push(format!("The first of the worst is cycle {}: {}.", worst.cycle, worst.reason));
-        }
         // What it was stopped for; else the first of the worst. A record may have been written by hand: it may not be there.
         let at = stopped.or_else(|| tally.worst.as_ref().map(|worst| worst.cycle));
         let cycle = lines.iter().rev().find_map(|line| match line {
             Line::Cycle(cycle) if Some(cycle.number) == at => Some(&**cycle),
             _ => None,
         });
-        Self { standing, sign, title, beside, lead: cycle.and_then(Lead::of) }
+        Self { standing, sign, title, beside, lead: cycle.and_then(|cycle| Lead::of(cycle, stopped)) }
     }
 }
 
@@ -91,11 +88,11 @@ fn outcome(tally: &Tally) -> String {
 
 fn beside(tally: &Tally) -> Vec<String> {
     let mut beside = Vec::new();
-    let all = u64::from(tally.done()) + tally.cut.len() as u64;
+    let all = u64::from(tally.done()) + u64::try_from(tally.cut.len()).unwrap_or(u64::MAX);
     match (&tally.why, tally.asked) {
         (Some(Why::Time), _) => beside.push("Its time was over.".to_owned()),
         (_, Some(asked)) if u64::from(asked) > all => {
-            beside.push(format!("{} of {} were not run.", u64::from(asked) - all, words::cycles(asked)));
+            beside.push(format!("Not run: {} of {}.", u64::from(asked) - all, words::cycles(asked)));
         }
         _ => {}
     }
@@ -123,7 +120,8 @@ fn beside(tally: &Tally) -> Vec<String> {
 }
 
 impl Lead {
-    fn of(cycle: &Cycle) -> Option<Self> {
+    fn of(cycle: &Cycle, stopped: Option<u32>) -> Option<Self> {
+        let is_stop = stopped.is_some();
         if cycle.verdict() == CycleVerdict::Healthy {
             return None;
         }
@@ -137,10 +135,18 @@ impl Lead {
         let findings = device.into_iter().flat_map(DeviceCycle::found);
         let findings = findings.filter(|(_, finding)| finding.weight.is_some());
         let repair = device.into_iter().flat_map(|device| &device.repair);
+        let reason = cycle.reason();
+        let faults =
+            cycle.faults.iter().map(ToString::to_string).filter(|fault| Some(fault) != reason.as_ref());
+        // What it was stopped for is in the title already.
+        let (what, reasons) = match is_stop {
+            true => ("What it was stopped for: cycle", None),
+            false => ("The first of the worst: cycle", reason.clone()),
+        };
+        let reasons = reasons.into_iter();
         Some(Self {
-            cycle: cycle.number,
-            device: device.map(|device| device.bdf.to_string()),
-            faults: cycle.faults.iter().map(ToString::to_string).collect(),
+            title: format!("{what} {} ({})", cycle.number, cycle.verdict()),
+            reasons: reasons.chain(faults).collect(),
             findings: findings.take(6).map(|(origin, finding)| FindingRow::of(origin, finding)).collect(),
             log: Log::of(device.map_or(&[], |device| &device.kernel)),
             repair: repair.map(super::sections::climbed).collect(),

@@ -28,8 +28,10 @@ const PAGE: &str = include_str!("page.html");
 
 /// The most figures of a guest's job that are drawn.
 const FIGURES: usize = 24;
-/// The most devices that are drawn.
-const DEVICES: usize = 32;
+/// The most devices that are told of.
+const DEVICES: usize = 64;
+/// Up to so many devices, each is drawn.
+const FEW_DEVICES: usize = 8;
 
 /// Writes the report of a record.
 pub fn html(lines: &[Line]) -> String {
@@ -60,6 +62,7 @@ fn page(lines: &[Line]) -> Value {
     let begun: Vec<&Begun> = lines.iter().filter_map(begun).collect();
     let (first, last) = (begun.first().copied(), begun.last().copied());
     let (not_healthy, not_shown) = sections::not_healthy(&slots);
+    let (findings, findings_left_out) = sections::findings(&tally);
     let newer = lines.iter().filter(|line| matches!(line, Line::Newer(_))).count();
     context! {
         headline => told(Headline::of(lines, &tally)),
@@ -69,8 +72,7 @@ fn page(lines: &[Line]) -> Value {
         charts => charts(&slots, &tally),
         percentiles => told(sections::percentiles(&tally)),
         failed_resets => failed_resets(&tally),
-        findings => told(sections::findings(&tally)),
-        findings_left_out => tally.findings.len().saturating_sub(sections::FINDINGS),
+        findings => told(findings), findings_left_out,
         not_healthy => told(not_healthy), not_shown,
         repairs => told(sections::repairs(&slots)),
         rungs => sections::rungs(&slots),
@@ -139,14 +141,16 @@ fn phases(slots: &Slots<'_>, tally: &Tally) -> Vec<Value> {
     tally.phases.keys().map(chart).collect()
 }
 
-/// Draws the devices whose link changed or that had errors; of the others, a sentence says all.
+/// Tells of the links and errors of all devices, and draws them; of many devices, those alone that anything happened to.
 fn links(slots: &Slots<'_>) -> Vec<Value> {
     let devices: BTreeSet<Bdf> =
         slots.cycles().flat_map(|cycle| cycle.devices.iter().map(|device| device.bdf)).collect();
     let chart = |bdf: &Bdf| {
-        let quiet = timeline::is_quiet(slots, *bdf);
+        let history = timeline::History::of(slots, *bdf);
+        let is_drawn = devices.len() <= FEW_DEVICES || !history.is_quiet();
         context! {
-            bdf => bdf.to_string(), quiet, chart => Value::from_safe_string(timeline::draw(slots, *bdf)),
+            bdf => bdf.to_string(), words => history.words(),
+            chart => is_drawn.then(|| Value::from_safe_string(timeline::draw(slots, &history))),
         }
     };
     devices.iter().take(DEVICES).map(chart).collect()

@@ -8,13 +8,13 @@ use crate::date;
 use crate::facts::LinkFacts;
 use crate::reset::Finding;
 use crate::reset::repair::Climbed;
-use crate::soak::tally::{Origin, Spread, Times};
+use crate::soak::tally::{Found, FoundKey, Origin, Spread, Times};
 use crate::soak::{Begun, Cycle, CycleVerdict, Line, StopOn, Tally};
 
 /// The most lines of a log, rows of a table and findings that are shown; of more, their number.
 const LOG: usize = 40;
 const ROWS: usize = 200;
-pub(super) const FINDINGS: usize = 60;
+const FINDINGS: usize = 60;
 
 /// A name and what it is.
 pub(super) type Fact = (&'static str, String);
@@ -69,28 +69,41 @@ impl FindingRow {
     }
 }
 
-/// A finding of several cycles.
+/// What was found of a device in the same cycles.
 #[derive(Debug, Serialize)]
 pub(super) struct FoundRow {
-    pub(super) device: String,
-    pub(super) finding: FindingRow,
-    pub(super) count: String,
-    pub(super) cycles: String,
-    pub(super) log: Log,
+    device: String,
+    findings: Vec<FindingRow>,
+    count: String,
+    cycles: String,
+    log: Log,
 }
 
-/// Lists what was found, the worst first.
-pub(super) fn findings(tally: &Tally) -> Vec<FoundRow> {
-    let mut found: Vec<_> = tally.findings.iter().collect();
+/// Lists what was found, the worst first, and says how many findings there are beyond those.
+pub(super) fn findings(tally: &Tally) -> (Vec<FoundRow>, usize) {
+    let mut found: Vec<(&FoundKey, &Found)> = tally.findings.iter().collect();
     found.sort_by_key(|(key, found)| (std::cmp::Reverse(key.weight), found.cycles.first().copied()));
-    let row = |(key, found): (&crate::soak::tally::FoundKey, &crate::soak::tally::Found)| FoundRow {
-        device: key.device.to_string(),
-        finding: FindingRow::of(key.origin, &found.first),
-        count: words::counted(found.cycles.len(), "cycle", "cycles"),
-        cycles: words::numbers(&found.cycles),
-        log: Log::of(&found.kernel),
-    };
-    found.into_iter().take(FINDINGS).map(row).collect()
+    let mut rows: Vec<(&FoundKey, &Found, FoundRow)> = Vec::new();
+    for (key, found) in found.iter().take(FINDINGS) {
+        let finding = FindingRow::of(key.origin, &found.first);
+        let same = |row: &&mut (&FoundKey, &Found, FoundRow)| {
+            row.0.device == key.device && row.1.cycles == found.cycles
+        };
+        match rows.iter_mut().find(same) {
+            Some((_, _, row)) => row.findings.push(finding),
+            None => {
+                let row = FoundRow {
+                    device: key.device.to_string(),
+                    findings: vec![finding],
+                    count: words::counted(found.cycles.len(), "cycle", "cycles"),
+                    cycles: words::numbers(&found.cycles),
+                    log: Log::of(&found.kernel),
+                };
+                rows.push((key, found, row));
+            }
+        }
+    }
+    (rows.into_iter().map(|(_, _, row)| row).collect(), found.len().saturating_sub(FINDINGS))
 }
 
 /// Percentiles of something, spelt.
@@ -293,8 +306,7 @@ pub(super) fn rungs(slots: &Slots<'_>) -> Vec<String> {
         let tried = devices().flat_map(|device| &device.repair).filter(|climbed| climbed.rung == rung);
         let (tried, helped) = tried
             .fold((0, 0), |(tried, helped), climbed| (tried + 1, helped + usize::from(climbed.helped())));
-        (tried > 0)
-            .then(|| format!("{rung}: tried {}, helped {helped}", words::counted(tried, "time", "times")))
+        (tried > 0).then(|| format!("{rung}: helped {helped} of {}", words::counted(tried, "time", "times")))
     };
     crate::reset::repair::Rung::ALL.into_iter().filter_map(told).collect()
 }

@@ -4,8 +4,10 @@ use std::ops::Range;
 
 use crate::soak::{Cycle, Line};
 
-/// The most places along an axis.
+/// Up to so many cycles have a place each.
 pub(super) const MOST: usize = 400;
+/// The most places of more cycles: a round of a usual mix shares one then, so that neighbours are of a kind.
+const SHARED: usize = 200;
 
 /// A cycle's place.
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +48,7 @@ impl<'a> Slots<'a> {
 
     /// Returns how many cycles share a place.
     pub(super) fn per_bin(&self) -> usize {
-        self.0.len().div_ceil(MOST).max(1)
+        if self.0.len() <= MOST { 1 } else { self.0.len().div_ceil(SHARED) }
     }
 
     /// Returns the cycles of each place.

@@ -10,9 +10,13 @@ pub(super) fn duration(ms: u64) -> String {
         0 => format!("{ms} ms"),
         1..10 => format!("{:.2} s", float(ms) / 1000.0),
         10..60 => format!("{:.1} s", float(ms) / 1000.0),
-        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        _ => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+        60..3600 => both(seconds / 60, "min", seconds % 60, "s"),
+        _ => both(seconds / 3600, "h", seconds / 60 % 60, "min"),
     }
+}
+
+fn both(large: u64, unit: &str, small: u64, part: &str) -> String {
+    if small == 0 { format!("{large} {unit}") } else { format!("{large} {unit} {small} {part}") }
 }
 
 /// Spells a number of things.
@@ -104,7 +108,8 @@ mod tests {
     #[case(1240, "1.24 s")]
     #[case(59_940, "59.9 s")]
     #[case(61_000, "1 min 1 s")]
-    #[case(3_600_000, "1 h 0 min")]
+    #[case(300_000, "5 min")]
+    #[case(3_600_000, "1 h")]
     #[case(u64::MAX, "5124095576030 h 25 min")]
     fn durations_are_spelt(#[case] ms: u64, #[case] expected: &str) {
         assert_eq!(duration(ms), expected);

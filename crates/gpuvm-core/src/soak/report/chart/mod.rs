@@ -155,7 +155,13 @@ pub(super) fn cycle_axis(svg: &mut Svg, slots: &Slots<'_>, (left, right): (f64, 
         }
         let x = center(place, count, (left, right));
         svg.line("tick", [x, y, x, y + 4.0]);
-        svg.text("label", (x, y + 17.0), Anchor::Middle, &slot.number.to_string());
+        let number = slot.number.to_string();
+        // The last may have no room to its right.
+        let (x, anchor) = match x + 4.0 * at(number.len()) > svg.width {
+            true => (svg.width - 1.0, Anchor::End),
+            false => (x, Anchor::Middle),
+        };
+        svg.text("label", (x, y + 17.0), anchor, &number);
     }
 }
 

@@ -24,9 +24,9 @@ pub(in super::super) struct Series<'a> {
     pub(in super::super) values: Vec<Option<f64>>,
 }
 
-const WIDTH: f64 = 440.0;
+const WIDTH: f64 = 390.0;
 const HEIGHT: f64 = 150.0;
-const LEFT: f64 = 62.0;
+const LEFT: f64 = 64.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 118.0;
 /// Up to so many, each value has a dot.

@@ -1,69 +1,83 @@
-//! How times are distributed: a strip of marks for each, with a box from the first to the third quarter.
+//! How times are distributed: for each a histogram, with a box from the first to the third quarter.
 
-use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use super::super::words::{self, duration};
-use super::{Anchor, Scale, Svg, WIDE, number, ticks};
+use super::{Anchor, Scale, Svg, WIDE, at, number, ticks};
 use crate::soak::tally::{Times, float};
 
-const LEFT: f64 = 14.0;
-const ROW: f64 = 62.0;
+const LEFT: f64 = 26.0;
+const ROW: f64 = 84.0;
+/// The height of a row's bars.
+const BARS: f64 = 40.0;
+/// The width of a bar.
+const BAR: f64 = 4.0;
 
-/// Draws one strip for each name. The axis is logarithmic where the longest is more than twenty times the shortest.
+/// Draws one histogram for each name, all on one axis. It is logarithmic where the longest is more than twenty times the shortest.
 pub(in super::super) fn draw(title: &str, rows: &[(String, &Times)]) -> String {
     let all = rows.iter().flat_map(|(_, times)| times.sorted());
-    let least = float(all.clone().copied().min().unwrap_or_default()).max(1.0);
-    let most = float(all.copied().max().unwrap_or_default()).max(least);
-    let is_log = most / least > 20.0;
-    let down = ROW * super::at(rows.len());
-    let mut svg = Svg::new(WIDE, down + 34.0);
-    let marks = if is_log { powers(least, most) } else { ticks(0.0, most, 6) };
+    let least = float(all.clone().copied().min().unwrap_or_default());
+    let most = float(all.copied().max().unwrap_or_default());
+    let is_log = most > 20.0 * least.max(1.0);
+    let margin = (most * 0.05).max(2.0);
+    let marks = match is_log {
+        true => powers(least.max(1.0), most),
+        false => ticks((least - margin).max(0.0), most + margin, 6),
+    };
     let (from, to) = (marks.first().copied().unwrap_or(0.0), marks.last().copied().unwrap_or(1.0));
     let bend = |value: f64| if is_log { value.max(1.0).log10() } else { value };
     let scale = Scale { from: bend(from), to: bend(to), place: (LEFT, WIDE - 46.0) };
+    let down = ROW * at(rows.len());
+    let mut svg = Svg::new(WIDE, down + 26.0);
     for mark in &marks {
         let x = scale.at(bend(*mark));
-        svg.line("grid", [x, 22.0, x, down]);
+        for row in 0..rows.len() {
+            svg.line("grid", [x, at(row) * ROW + 22.0, x, at(row + 1) * ROW]);
+        }
         svg.text("label", (x, down + 16.0), Anchor::Middle, &short(*mark));
     }
     let mut description = String::new();
     for (nth, (name, times)) in rows.iter().enumerate() {
         let Some(spread) = times.spread() else { continue };
         let words = format!(
-            "{name}: {}, median {}, p95 {}, max {}",
-            spread.count,
+            "{name}: {}, median {}, p95 {}, longest {}",
+            words::counted(spread.count, "reset", "resets"),
             duration(spread.p50),
             duration(spread.p95),
             duration(spread.max)
         );
-        let top = ROW * super::at(nth);
+        let top = ROW * at(nth);
         svg.text("name", (LEFT, top + 15.0), Anchor::Begin, &words);
-        strip(&mut svg, times, top, |ms| scale.at(bend(float(ms))));
+        histogram(&mut svg, times, top, |ms| scale.at(bend(float(ms))));
         write!(description, "{words}. ").ok();
     }
-    description.push_str(if is_log { "The axis is logarithmic." } else { "The axis begins at 0." });
+    description.push_str(if is_log { "The axis is logarithmic." } else { "The axis is linear." });
     svg.finish(title, &description)
 }
 
-fn strip(svg: &mut Svg, times: &Times, top: f64, place: impl Fn(u64) -> f64) {
-    let (middle, quarter) = (top + 40.0, |percent| times.percentile(percent).map(&place));
-    // Times that would lie on each other take one mark, so that the file stays small; three lanes show some of the mass.
-    let mut seen = BTreeSet::new();
+fn histogram(svg: &mut Svg, times: &Times, top: f64, place: impl Fn(u64) -> f64) {
+    let bottom = top + 24.0 + BARS;
+    let bar = |ms: u64| (place(ms) / BAR).floor();
+    let bars: Vec<(f64, usize)> = times
+        .sorted()
+        .chunk_by(|a, b| bar(*a) == bar(*b))
+        .filter_map(|times| Some((bar(*times.first()?) * BAR, times.len())))
+        .collect();
+    let most = bars.iter().map(|(_, count)| *count).max().unwrap_or(1);
     let mut path = String::new();
-    for (nth, ms) in times.sorted().iter().enumerate() {
-        let lane = f64::from(u8::try_from(nth % 3).unwrap_or_default()) * 7.0 - 9.0;
-        let mark = format!("M{} {}v5", number(place(*ms)), number(middle + lane));
-        if seen.insert(mark.clone()) {
-            path.push_str(&mark);
-        }
+    for (x, count) in &bars {
+        // A single one among thousands is seen, too.
+        let high = (at(*count) / at(most) * BARS).max(3.0);
+        let [x, y, wide, high] = [*x, bottom - high, BAR - 0.6, high].map(number);
+        write!(path, "M{x} {y}h{wide}v{high}h-{wide}z").ok();
     }
-    svg.path("marks", &path);
+    svg.path("bars", &path);
+    let quarter = |percent| times.percentile(percent).map(&place);
     if let (Some(from), Some(to)) = (quarter(25), quarter(75)) {
-        svg.rect("box", [from - 0.5, middle - 13.0, to - from + 1.0, 26.0]);
+        svg.rect("box", [from - 1.0, bottom + 5.0, to - from + 2.0, 8.0]);
     }
     if let Some(x) = quarter(50) {
-        svg.line("median", [x, middle - 13.0, x, middle + 13.0]);
+        svg.line("median", [x, bottom + 2.0, x, bottom + 16.0]);
     }
 }
 

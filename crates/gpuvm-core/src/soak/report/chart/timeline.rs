@@ -1,13 +1,15 @@
 //! A device over the cycles: its link, and the errors that were counted.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use super::super::slots::Slots;
+use super::super::slots::{MOST, Slots};
+use super::super::words;
 use super::{Anchor, GUTTER, RIGHT, Svg, WIDE, at, center, cycle_axis, number};
 use crate::facts::ErrorCounters;
 use crate::pci::Bdf;
-use crate::soak::DeviceCycle;
 use crate::soak::tally::float;
+use crate::soak::{Cycle, DeviceCycle};
 
 const ROW: f64 = 24.0;
 
@@ -32,56 +34,117 @@ const ERRORS: [(&str, Count); 3] = [
     ("fatal", |errors| errors.fatal),
 ];
 
+/// A device over the cycles.
+#[derive(Debug)]
+pub(in super::super) struct History<'a> {
+    bdf: Bdf,
+    /// What was told of it in each cycle's place.
+    told: Vec<Option<&'a DeviceCycle>>,
+    /// Its link in each.
+    links: Vec<Option<String>>,
+    /// The number of the cycle in each.
+    numbers: Vec<u32>,
+    /// The link that it had most often.
+    usual: Option<String>,
+}
+
+impl<'a> History<'a> {
+    pub(in super::super) fn of(slots: &Slots<'a>, bdf: Bdf) -> Self {
+        let device = |cycle: &'a Cycle| cycle.devices.iter().find(|device| device.bdf == bdf);
+        let told: Vec<_> = slots.0.iter().map(|slot| slot.cycle.and_then(device)).collect();
+        let links: Vec<_> = told.iter().map(|device| device.and_then(link)).collect();
+        let usual = usual(&links);
+        Self { bdf, told, links, numbers: slots.0.iter().map(|slot| slot.number).collect(), usual }
+    }
+
+    fn sum(&self, errors: Count) -> u64 {
+        let counts = self.told.iter().flatten().map(|device| errors(&device.errors));
+        counts.fold(0, u64::saturating_add)
+    }
+
+    /// Tells whether nothing ever happened.
+    pub(in super::super) fn is_quiet(&self) -> bool {
+        self.links.iter().flatten().all(|link| Some(link) == self.usual.as_ref())
+            && ERRORS.iter().all(|(_, errors)| self.sum(*errors) == 0)
+    }
+
+    /// Says what its link was and what errors were counted, in a sentence without its subject.
+    pub(in super::super) fn words(&self) -> String {
+        let others: BTreeSet<&String> =
+            self.links.iter().flatten().filter(|link| Some(*link) != self.usual.as_ref()).collect();
+        let mut words = match (&self.usual, others.is_empty()) {
+            (None, _) => "its link was not told".to_owned(),
+            (Some(usual), true) => format!("its link was {usual} after every cycle"),
+            (Some(usual), false) => format!("its link was mostly {usual}"),
+        };
+        for other in others.into_iter().take(OTHERS) {
+            let cycles =
+                self.numbers.iter().zip(&self.links).filter(|(_, link)| link.as_ref() == Some(other));
+            let cycles: Vec<u32> = cycles.map(|(number, _)| *number).collect();
+            let cycle = if cycles.len() == 1 { "cycle" } else { "cycles" };
+            write!(words, ", {other} after {cycle} {}", words::numbers(&cycles)).ok();
+        }
+        let errors = ERRORS.map(|(name, errors)| (name, self.sum(errors)));
+        match errors.iter().all(|(_, count)| *count == 0) {
+            true => words.push_str("; no errors were counted"),
+            false => {
+                let counted: Vec<String> =
+                    errors.iter().map(|(name, count)| format!("{count} {name}")).collect();
+                write!(words, "; errors: {}", counted.join(", ")).ok();
+            }
+        }
+        words
+    }
+}
+
+/// The most other links that are told of in words.
+const OTHERS: usize = 4;
+
 /// Draws it.
-pub(in super::super) fn draw(slots: &Slots<'_>, bdf: Bdf) -> String {
-    let across = (GUTTER, WIDE - RIGHT - 60.0);
-    let of: Vec<Option<&DeviceCycle>> =
-        slots.0.iter().map(|slot| slot.cycle?.devices.iter().find(|device| device.bdf == bdf)).collect();
-    let mut svg = Svg::new(WIDE, 4.0 * ROW + 30.0);
-    let mut description = links(&mut svg, &of, across);
+pub(in super::super) fn draw(slots: &Slots<'_>, history: &History<'_>) -> String {
+    let across = (GUTTER, WIDE - RIGHT - 70.0);
+    let mut svg = Svg::new(WIDE, 4.0 * ROW + 24.0);
+    links(&mut svg, history, across);
     for (nth, (name, errors)) in (1..).zip(ERRORS) {
         let y = f64::from(nth) * ROW;
         let counts: Vec<u64> =
-            of.iter().map(|device| device.map_or(0, |device| errors(&device.errors))).collect();
-        let sum = counts.iter().fold(0u64, |sum, count| sum.saturating_add(*count));
+            history.told.iter().map(|device| device.map_or(0, |device| errors(&device.errors))).collect();
         svg.rect("row", [across.0, y, across.1 - across.0, ROW - 4.0]);
         svg.text("label", (GUTTER - 8.0, y + 14.0), Anchor::End, name);
-        svg.text("label", (across.1 + 8.0, y + 14.0), Anchor::Begin, &format!("sum {sum}"));
+        svg.text(
+            "label",
+            (across.1 + 8.0, y + 14.0),
+            Anchor::Begin,
+            &format!("sum {}", short(history.sum(errors))),
+        );
         svg.path("errors", &bars(slots, &counts, across, y + ROW - 4.0));
-        write!(description, " {sum} {name} errors.").ok();
     }
     cycle_axis(&mut svg, slots, across, 4.0 * ROW, 10);
     svg.text("label", (0.0, 4.0 * ROW + 17.0), Anchor::Begin, "cycle");
-    svg.finish(&format!("Link and errors of {bdf}"), &description)
+    svg.finish(&format!("Link and errors of {}", history.bdf), &history.words())
+}
+
+/// Spells a count in a few letters.
+fn short(count: u64) -> String {
+    if count < 100_000 { count.to_string() } else { words::figure(float(count)) }
 }
 
 /// Draws the link: a block for each stretch of cycles in which it was the same, with its words where they fit.
-fn links(svg: &mut Svg, of: &[Option<&DeviceCycle>], across: (f64, f64)) -> String {
+fn links(svg: &mut Svg, history: &History<'_>, across: (f64, f64)) {
     svg.text("label", (GUTTER - 8.0, 14.0), Anchor::End, "link");
-    let states: Vec<Option<String>> = of.iter().map(|device| device.and_then(link)).collect();
-    let usual = usual(&states);
-    let x = |place: usize| across.0 + at(place) / at(of.len().max(1)) * (across.1 - across.0);
-    let (mut begin, mut runs) = (0, 0);
-    for run in states.chunk_by(|a, b| a == b) {
+    let x = |place: usize| across.0 + at(place) / at(history.links.len().max(1)) * (across.1 - across.0);
+    let (mut begin, mut drawn) = (0, 0);
+    for run in history.links.chunk_by(|a, b| a == b) {
         let (from, to) = (x(begin), x(begin + run.len()));
-        if let Some(Some(state)) = run.first() {
-            let class = if Some(state) == usual.as_ref() { "usual" } else { "unusual" };
-            runs += 1;
-            // A link that changes from cycle to cycle is told of in the findings; a picture has no room for all.
-            if runs <= super::super::slots::MOST {
-                svg.rect(class, [from, 0.0, (to - from).max(1.0), ROW - 4.0]);
-            }
-            let wide = at(state.chars().count()) * 8.0 + 10.0;
-            if to - from > wide {
-                svg.text("label", (from + 6.0, 14.0), Anchor::Begin, state);
-            }
-        }
         begin += run.len();
-    }
-    match (usual, runs) {
-        (None, _) => "Its link was not told.".to_owned(),
-        (Some(usual), 1) => format!("Its link was {usual} all the time."),
-        (Some(usual), _) => format!("Its link was mostly {usual}, and changed {} times.", runs - 1),
+        // A picture has no room for a link that changes from cycle to cycle over thousands of them; the words tell of it.
+        let Some(Some(state)) = run.first().filter(|_| drawn < MOST) else { continue };
+        drawn += 1;
+        let class = if Some(state) == history.usual.as_ref() { "usual" } else { "unusual" };
+        svg.rect(class, [from, 0.0, (to - from).max(1.0), ROW - 4.0]);
+        if to - from > at(state.chars().count()) * 8.0 + 10.0 {
+            svg.text("ink", (from + 6.0, 14.0), Anchor::Begin, state);
+        }
     }
 }
 
@@ -108,24 +171,4 @@ fn bars(slots: &Slots<'_>, counts: &[u64], across: (f64, f64), bottom: f64) -> S
         }
     }
     path
-}
-
-/// Lists in a sentence what the links and the errors of all cycles come to, where nothing ever happened.
-pub(in super::super) fn is_quiet(slots: &Slots<'_>, bdf: Bdf) -> Option<String> {
-    let mut states: Vec<Option<String>> = Vec::new();
-    for device in slots.cycles().flat_map(|cycle| &cycle.devices).filter(|device| device.bdf == bdf) {
-        if device.errors != ErrorCounters::default() {
-            return None;
-        }
-        let state = link(device);
-        if !states.contains(&state) {
-            states.push(state);
-        }
-    }
-    match states.as_slice() {
-        [] => Some("it was in no cycle".to_owned()),
-        [None] => Some("its link was not told, and no errors were counted".to_owned()),
-        [Some(state)] => Some(format!("its link was {state} after every cycle, and no errors were counted")),
-        _ => None,
-    }
 }
