@@ -8,6 +8,7 @@
 //! its report and its exit code too, is drawn from the record's lines by the pure functions here.
 
 pub mod compare;
+mod course;
 mod mix;
 mod read;
 mod record;
@@ -15,6 +16,7 @@ pub mod report;
 pub mod tally;
 mod verdict;
 
+pub use course::{Course, Next, Standing};
 pub use mix::{CycleKind, Mix};
 pub use read::{BadRecord, read};
 pub use record::{
