@@ -8,7 +8,7 @@ use gpuvm_core::plan::{Plan, Warning};
 use gpuvm_core::profile::VmName;
 use gpuvm_core::reset::Snapshot;
 use gpuvm_core::soak::{
-    self as core, Course, Cut, CycleKind, Ended, Line, Next, Settings, Tally, VERSION, Why,
+    self as core, Cut, CycleKind, Ended, Headway, Line, Next, Settings, Tally, VERSION, Why,
 };
 use gpuvm_host::facts::{self, Depth, Scope};
 use gpuvm_host::kernel::Kernel;
@@ -36,7 +36,7 @@ pub(super) struct Begun {
     /// What each device said of itself before the first cycle.
     pub(super) first: BTreeMap<Bdf, Snapshot>,
     pub(super) record: Record,
-    pub(super) course: Course,
+    pub(super) headway: Headway,
     pub(super) tally: Tally,
     /// How long it had run before, in ms.
     pub(super) before_ms: u64,
@@ -46,13 +46,13 @@ pub(super) struct Begun {
 impl Begun {
     /// Tells whether there is nothing to be run.
     pub(super) fn is_over(&self) -> bool {
-        self.course.why().is_some()
+        self.headway.why().is_some()
     }
 
     /// Writes a line down, and takes it into account.
     pub(super) fn append(&mut self, line: &Line, progress: &mut Progress) -> Result<(), Failure> {
         let text = self.record.append(line)?;
-        self.course.add(line);
+        self.headway.add(line);
         self.tally.add(line);
         progress.line(&text);
         Ok(())
@@ -81,7 +81,7 @@ pub(super) fn anew(cli: &Cli, args: &RunArgs, progress: &mut Progress) -> Result
         loaded,
         first,
         record,
-        course: Course::default(),
+        headway: Headway::default(),
         tally: Tally::default(),
         before_ms: 0,
         _holding: Some(holding),
@@ -115,18 +115,18 @@ pub(super) fn again(cli: &Cli, args: &RunArgs, progress: &mut Progress) -> Resul
     if resumed.torn > 0 {
         progress.tell(&format!("took {} bytes of a torn line off {}", resumed.torn, record.path().display()));
     }
-    let (course, tally) = (Course::of(&resumed.lines), Tally::of(&resumed.lines));
+    let (headway, tally) = (Headway::of(&resumed.lines), Tally::of(&resumed.lines));
     let before_ms = tally.elapsed_ms();
     let vm = loaded.profile.name.clone();
     let mut begun =
-        Begun { vm, settings, loaded, first, record, course, tally, before_ms, _holding: Some(holding) };
-    let left = match begun.course.why() {
+        Begun { vm, settings, loaded, first, record, headway, tally, before_ms, _holding: Some(holding) };
+    let left = match begun.headway.why() {
         Some(_) => None,
         None => clean_up(cli, &mut begun, resumed.cut, progress)?,
     };
     if let Some(why) = left.or_else(|| over(&begun)) {
         // What a killed gpuvm had no time to write down.
-        if begun.course.why().is_none() {
+        if begun.headway.why().is_none() {
             begun.append(&Line::Ended(Ended { at: now(), why }), progress)?;
         }
         begun.record.clear_note()?;
@@ -160,7 +160,7 @@ fn recorded(lines: &[Line]) -> Option<(Settings, BTreeMap<Bdf, Snapshot>)> {
 /// Says why nothing more is to be run of a soak that is to go on; nothing where something is. What it was stopped for, whoever goes on
 /// with it means to try again.
 fn over(begun: &Begun) -> Option<Why> {
-    match begun.course.again().next(&begun.settings, begun.before_ms / 1000) {
+    match begun.headway.again().next(&begun.settings, begun.before_ms / 1000) {
         Next::Over(why) => Some(why),
         Next::Cycle { .. } => None,
     }
@@ -258,7 +258,7 @@ fn begin(cli: &Cli, begun: &mut Begun, plan: &Plan, progress: &mut Progress) -> 
         version: VERSION,
         at: now(),
         vm: begun.vm.clone(),
-        done_before: begun.course.number(),
+        done_before: begun.headway.number(),
         settings: begun.settings.clone(),
         machine: machine::machine(&cli.host_root(), &facts),
         devices: machine::devices(plan, &facts, &begun.first),

@@ -62,7 +62,7 @@ async fn all(
     let mut reported = since;
     loop {
         let seconds = begun.before_ms / 1000 + since.elapsed().as_secs();
-        let (number, kind) = match begun.course.next(&begun.settings, seconds) {
+        let (number, kind) = match begun.headway.next(&begun.settings, seconds) {
             Next::Over(why) => return Ok(why),
             Next::Cycle { number, kind } => (number, kind),
         };

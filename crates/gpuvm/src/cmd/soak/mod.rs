@@ -46,7 +46,7 @@ fn soak(cli: &Cli, args: &RunArgs) -> Result<Exit, Failure> {
             runtime.map_err(|error| Failure::one(Exit::Internal, format!("start tokio: {error}"), None))?;
         runtime.block_on(cycles(cli, &mut begun, &mut progress))?;
     }
-    let (path, standing) = (report::write_of(begun.record.folder())?, begun.course.standing());
+    let (path, standing) = (report::write_of(begun.record.folder())?, begun.headway.standing());
     if !cli.json {
         summary::tell(&begun, &path);
     }

@@ -21,10 +21,10 @@ pub(super) fn exit(standing: Standing) -> Exit {
 
 /// Tells a person.
 pub(super) fn tell(begun: &Begun, report: &Path) {
-    text(begun.course.why(), &begun.tally).iter().for_each(|line| out::note(&format!("gpuvm: {line}")));
+    text(begun.headway.why(), &begun.tally).iter().for_each(|line| out::note(&format!("gpuvm: {line}")));
     out::note(&format!("gpuvm: report: {}", report.display()));
     out::note(&format!("gpuvm: record: {}", begun.record.path().display()));
-    if !matches!(begun.course.why(), Some(Why::Done | Why::Time)) {
+    if !matches!(begun.headway.why(), Some(Why::Done | Why::Time)) {
         out::note(&format!("  hint: {}", go_on(begun)));
     }
 }
