@@ -198,7 +198,7 @@ fn last_begun(lines: &[Line]) -> Option<&Begun> {
     })
 }
 
-fn differences(a: Option<&Begun>, b: Option<&Begun>) -> Vec<Difference> {
+pub(super) fn differences(a: Option<&Begun>, b: Option<&Begun>) -> Vec<Difference> {
     type Of = fn(&Begun) -> Option<String>;
     let asked: [(&str, Of); 15] = [
         ("gpuvm", |begun| Some(begun.machine.gpuvm.clone())),
