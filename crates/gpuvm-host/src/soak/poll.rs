@@ -43,6 +43,8 @@ struct Seen {
     since: Option<Instant>,
     /// What is to be told once.
     told: Vec<String>,
+    /// The failure that was told last: the same one isn't told again.
+    known: Option<String>,
 }
 
 impl Poll {
@@ -116,8 +118,9 @@ fn run(command: &str, seen: &Mutex<Seen>, stopped: &Receiver<()>) -> Option<Stri
 
 fn failed(seen: &mut Seen, why: &str, command: &str) {
     seen.polled.failed += 1;
-    if seen.polled.said.is_none() {
+    if seen.known.as_deref() != Some(why) {
         seen.told.push(format!("poll `{command}`: {why}"));
+        seen.known = Some(why.to_owned());
     }
     seen.polled.said = Some(why.to_owned());
 }

@@ -164,11 +164,11 @@ impl Record {
         self.note.set_len(0).and_then(|()| self.note.sync_all()).map_err(HostError::file("shorten", &path))
     }
 
-    /// Ends the writing of a record whose last line says that it is over.
+    /// Removes the note of a record whose last line says that it is over: nothing more is noted then.
     ///
     /// # Errors
-    /// Returns failures to remove the note.
-    pub fn close(self) -> Result<(), HostError> {
+    /// Returns failures to remove it.
+    pub fn close(&self) -> Result<(), HostError> {
         crate::lock::remove(&self.folder.join(RUNNING))?;
         self.sync_folder()
     }

@@ -125,11 +125,12 @@ pub(super) fn again(cli: &Cli, args: &RunArgs, progress: &mut Progress) -> Resul
         None => clean_up(cli, &mut begun, resumed.cut, progress)?,
     };
     if let Some(why) = left.or_else(|| over(&begun)) {
-        // What a killed gpuvm had no time to write down.
-        if begun.headway.why().is_none() {
-            begun.append(&Line::Ended(Ended { at: now(), why }), progress)?;
+        match begun.headway.why() {
+            Some(_) => progress.tell("the soak is over, and no more is asked for: see --cycles and --for"),
+            // What a killed gpuvm had no time to write down.
+            None => begun.append(&Line::Ended(Ended { at: now(), why }), progress)?,
         }
-        begun.record.clear_note()?;
+        begun.record.close()?;
         return Ok(begun);
     }
     let Ready { loaded, plan, warnings } = ready(cli, args, &profile, progress)?;

@@ -47,8 +47,7 @@ pub(super) async fn run(
     }
     let line = Line::Ended(Ended { at: now(), why: why? });
     begun.append(&line, progress)?;
-    begun.record.clear_note()?;
-    Ok(())
+    Ok(begun.record.close()?)
 }
 
 /// Runs all cycles. Returns why there are no more.
