@@ -19,7 +19,7 @@ mod up;
 
 pub use cleanup::{Cleaned, CleanupReport, cleanup};
 pub use console::Sink;
-pub use error::{Cause, LaunchError, UpError, exit_words};
+pub use error::{Cause, LaunchError, UpError};
 pub use launch::{UEFI_VARS, VNC_SOCKET};
 pub use probe::probe;
 pub use report::{DeviceReport, Evidence, LastWords, Note, Observer, Phase, Report, ResetReport, Timing};

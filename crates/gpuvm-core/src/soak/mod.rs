@@ -8,6 +8,10 @@
 //! its report and its exit code too, is drawn from the record's lines by the pure functions here.
 
 pub mod compare;
+mod console;
+mod course;
+mod drift;
+mod headway;
 mod mix;
 mod read;
 mod record;
@@ -15,6 +19,10 @@ pub mod report;
 pub mod tally;
 mod verdict;
 
+pub use console::Lines;
+pub use course::{Act, Course, EndedBy, Happened, Outline};
+pub use drift::drift;
+pub use headway::{Headway, Next, Standing};
 pub use mix::{CycleKind, Mix};
 pub use read::{BadRecord, read};
 pub use record::{
