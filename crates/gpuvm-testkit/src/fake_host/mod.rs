@@ -6,6 +6,7 @@
 //! All that the kernel knows is in the tree, what sysfs doesn't show below `/fake-kernel`: [`kernel_at`] acts on a tree
 //! that another process has built.
 
+mod anew;
 mod behave;
 mod build;
 mod config;
@@ -27,6 +28,7 @@ use gpuvm_host::root::HostRoot;
 use gpuvm_sys::reset::Way;
 use tempfile::TempDir;
 
+pub use anew::Cure;
 pub use build::{FakeDevice, KILL_PARENT, PowerAttributes, gpu, nvme};
 
 /// What happens to a write instead of its effect.
