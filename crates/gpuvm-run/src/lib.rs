@@ -14,6 +14,7 @@ mod pin;
 mod probe;
 mod report;
 mod signals;
+pub mod soak;
 mod up;
 
 pub use cleanup::{Cleaned, CleanupReport, cleanup};

@@ -47,6 +47,29 @@ pub(crate) fn of_bind(refusal: &Refusal) -> Option<String> {
     }
 }
 
+/// What to do about a soak that could not tell when its guests are ready.
+pub(crate) fn never_ready() -> String {
+    "--expect 'login:' waits for a line of the console, --job for a line `gpuvm-job: {\"exit\":0}`, --after 30s for nothing but time"
+        .to_owned()
+}
+
+/// What to do about a folder that has a record already.
+pub(crate) fn record_there(profile: &ProfileArgs, folder: &Path) -> String {
+    let (profile, folder) = (quote(profile.profile.as_os_str()), quote(folder.as_os_str()));
+    format!("go on with it: gpuvm soak {profile} --resume --out {folder}; or name another folder")
+}
+
+/// What to do where there is no soak to go on with.
+pub(crate) fn no_soak() -> String {
+    "name its folder by --out, or begin one: the same command without --resume".to_owned()
+}
+
+/// What to do about a soak that was begun otherwise.
+pub(crate) fn other_soak() -> String {
+    "leave those options out to go on as it was begun, or begin a new one: the same command without --resume"
+        .to_owned()
+}
+
 /// What to do about a reason why a device can't be reset.
 pub(crate) fn of_reset(refusal: &Refusal) -> Option<String> {
     Some(match refusal {
