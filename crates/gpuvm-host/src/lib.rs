@@ -22,10 +22,12 @@ pub mod orphans;
 pub mod places;
 mod power;
 pub mod process;
+pub mod repair;
 pub mod reservation;
 pub mod reset;
 pub mod root;
 pub mod snapshot;
+pub mod soak;
 pub mod undo;
 pub mod vfio;
 

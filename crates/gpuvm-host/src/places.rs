@@ -93,6 +93,11 @@ impl Places {
         self.run.join("bound")
     }
 
+    /// Returns the folder of the repairs that no VM makes.
+    pub fn repairs(&self) -> PathBuf {
+        self.run.join("repairs")
+    }
+
     /// Returns a VM's folder of what outlives a reboot, such as firmware variables.
     pub fn state(&self, vm: &VmName) -> PathBuf {
         self.states().join(vm.as_str())
@@ -131,5 +136,15 @@ impl Places {
     /// Returns a VM's folder of logs.
     pub fn logs(&self, vm: &VmName) -> PathBuf {
         self.log.join(vm.as_str())
+    }
+
+    /// Returns the folder of a VM's soaks, one folder each.
+    pub fn soaks(&self, vm: &VmName) -> PathBuf {
+        self.logs(vm).join("soak")
+    }
+
+    /// Returns the file that is locked while a soak of a VM runs.
+    pub fn soak_lock(&self, vm: &VmName) -> PathBuf {
+        self.run.join("soak").join(format!("{vm}.lock"))
     }
 }

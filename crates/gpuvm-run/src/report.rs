@@ -1,5 +1,6 @@
 //! What a run tells: on its way, and at its end.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use gpuvm_core::lifecycle::{Outcome, Stage};
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::Warning;
 use gpuvm_core::profile::VmName;
-use gpuvm_core::reset::repair::Climbed;
+use gpuvm_core::reset::repair::{Climbed, Rung};
 use gpuvm_core::reset::{Heard, Judgement, Method, Snapshot};
 use gpuvm_host::HostError;
 use gpuvm_host::kernel_log::KernelSaid;
@@ -49,6 +50,16 @@ pub enum Phase {
         /// Its version.
         qemu: String,
     },
+    /// The machine was reset, by its guest or because that was asked for, and goes on.
+    Rebooting {
+        /// For the how many-th time.
+        count: u32,
+    },
+    /// QEMU has said that it shuts down.
+    Leaving {
+        /// Why, in its words.
+        reason: String,
+    },
     /// The guest is being ended.
     Stopping {
         /// By what.
@@ -65,6 +76,13 @@ pub enum Phase {
     },
     /// The devices are being looked at.
     Judging,
+    /// A device has come back sick, and a rung of the ladder is tried.
+    Repairing {
+        /// The device.
+        bdf: Bdf,
+        /// The rung.
+        rung: Rung,
+    },
     /// The guest has rebooted, and QEMU is being started again.
     Relaunching {
         /// For the how many-th time.
@@ -130,6 +148,9 @@ pub struct Report {
     pub reboots: u32,
     /// How each device came back.
     pub devices: Vec<DeviceReport>,
+    /// The resets that the kernel made for QEMU, by its log: when QEMU opened a device or reset it, in ms.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub kernel_resets: BTreeMap<Bdf, Vec<u64>>,
     /// What of the host is not as it was, in words; empty when all is given back.
     pub not_given_back: Vec<String>,
     /// What was asked for and wasn't had, and what is to be known.
@@ -200,6 +221,13 @@ impl Serialize for DeviceReport {
         let evidence = evidence.as_deref().filter(|_| !healthy);
         let (reset, before_repair) = (reset.as_ref(), before_repair.as_ref());
         Shown { bdf: *bdf, judgement, reset, repair, before_repair, evidence }.serialize(serializer)
+    }
+}
+
+impl DeviceReport {
+    /// Returns the rung that has brought it back, of a device that came back sick.
+    pub fn repaired_by(&self) -> Option<&Climbed> {
+        self.repair.last().filter(|last| last.helped())
     }
 }
 

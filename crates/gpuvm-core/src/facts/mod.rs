@@ -226,6 +226,13 @@ pub enum Presence {
     Present,
 }
 
+impl Presence {
+    /// Tells whether there is nothing.
+    pub fn is_absent(&self) -> bool {
+        *self == Self::Absent
+    }
+}
+
 /// What we may do with a device node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

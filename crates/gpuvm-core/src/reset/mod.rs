@@ -21,7 +21,7 @@ pub use config::ConfigSpace;
 pub use domain::ResetDomain;
 pub use identity::Identity;
 pub use ledger::{Deed, Entry, Grounds};
-pub use log::{Event, Severity, What};
+pub use log::{Event, ResetTimes, Severity, What};
 pub use method::{Method, ResetMethod, Standing, methods, what_it_does};
 pub use plan::{PlannedReset, RebootPolicy, Rejected, ResetPlan, ResetPolicy, ResetWish, Step, reset_plan};
 pub use quarantine::{Quarantine, kept, quarantine};

@@ -258,7 +258,7 @@ fn of_kernel(
 }
 
 /// Finds what a bus reset of a device starts from, or says why there is none.
-fn domain(bdf: Bdf, device: &DeviceFacts) -> Result<ResetDomain, String> {
+pub(super) fn domain(bdf: Bdf, device: &DeviceFacts) -> Result<ResetDomain, String> {
     ResetDomain::of(bdf, device).ok_or_else(|| match device.virtual_function {
         Presence::Present => "it is a virtual function: its bus is its physical function's".to_owned(),
         Presence::Absent => format!("bus {} is a root bus, which can't be reset", bdf.bus()),
@@ -294,7 +294,7 @@ fn hot(
 }
 
 /// Says who has a function that isn't in hand.
-fn whose(bdf: Bdf, facts: &HostFacts) -> String {
+pub(super) fn whose(bdf: Bdf, facts: &HostFacts) -> String {
     let device = facts.devices.get(&bdf);
     match device.and_then(|device| device.driver.as_ref()) {
         _ if device.is_some_and(|device| device.class.is_pci_bridge()) => {
@@ -504,7 +504,7 @@ fn at_odds(planned: &[PlannedReset]) -> Vec<Unavailable> {
 /// The most functions that are named in one reason.
 const NAMED: usize = 8;
 
-fn words(functions: &[Bdf]) -> String {
+pub(super) fn words(functions: &[Bdf]) -> String {
     let mut words: Vec<String> = functions.iter().take(NAMED).map(ToString::to_string).collect();
     if let Some(more) = functions.len().checked_sub(NAMED).filter(|more| *more > 0) {
         words.push(format!("{more} more"));

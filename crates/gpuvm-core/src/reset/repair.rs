@@ -3,9 +3,13 @@
 //! Each rung is tried only where the policy allows it and everything that it reaches is in hand, and each ends with a look at the
 //! device: what the kernel calls success proves nothing. What is above the last rung only a person can do.
 
+mod ladder;
+
 use serde::{Deserialize, Serialize};
 
-use super::{Judgement, Rejected};
+pub use self::ladder::{climbs, ladder};
+use super::{Judgement, Reading, Rejected, Snapshot};
+use crate::facts::ErrorCounters;
 use crate::pci::{Bdf, GroupId};
 
 /// A rung of the ladder.
@@ -34,6 +38,29 @@ impl Rung {
     }
 }
 
+impl Rung {
+    /// Returns what a function is held against after this rung: its baseline, but for the errors that were counted since, before the
+    /// rung. A device that was found anew has counted none.
+    pub fn yardstick(self, baseline: &Snapshot, sick: Option<&Snapshot>) -> Snapshot {
+        let mut yardstick = baseline.clone();
+        if let Some(sick) = sick {
+            yardstick.errors = counted(&sick.errors, &baseline.errors);
+            if let (Some(port), Some(now)) = (yardstick.port.as_mut(), sick.port.as_ref()) {
+                port.root_errors = counted(&now.root_errors, &port.root_errors);
+            }
+        }
+        if self == Self::Rescan && yardstick.errors.read().is_some() {
+            yardstick.errors = Reading::Read(ErrorCounters::default());
+        }
+        yardstick
+    }
+}
+
+/// Takes the later of two counts, if it could be read.
+fn counted(later: &Reading<ErrorCounters>, earlier: &Reading<ErrorCounters>) -> Reading<ErrorCounters> {
+    if later.read().is_some() { later.clone() } else { earlier.clone() }
+}
+
 impl std::fmt::Display for Rung {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
@@ -56,6 +83,12 @@ pub enum RepairPolicy {
 }
 
 impl RepairPolicy {
+    /// Tells whether none may be tried.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub fn is_never(&self) -> bool {
+        *self == Self::Never
+    }
+
     /// Tells whether a rung may be tried.
     pub fn allows(self, rung: Rung) -> bool {
         match self {
@@ -64,6 +97,26 @@ impl RepairPolicy {
             Self::Subordinate => rung <= Rung::Subordinate,
             Self::Rescan => true,
         }
+    }
+}
+
+impl From<Rung> for RepairPolicy {
+    /// Up to a rung.
+    fn from(rung: Rung) -> Self {
+        match rung {
+            Rung::Hot => Self::Hot,
+            Rung::Subordinate => Self::Subordinate,
+            Rung::Rescan => Self::Rescan,
+        }
+    }
+}
+
+impl std::str::FromStr for Rung {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let named = Self::ALL.into_iter().find(|rung| rung.name() == text);
+        named.ok_or_else(|| "expected hot, subordinate or rescan".to_owned())
     }
 }
 
@@ -126,6 +179,16 @@ impl Climbed {
         self.failure.is_none()
             && !self.judgement.verdict.is_bad()
             && self.judgement.verdict != super::Verdict::Unknown
+    }
+}
+
+impl std::fmt::Display for Climbed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { rung, ms, failure, judgement } = self;
+        write!(f, "repair by {rung}, {ms} ms")?;
+        failure.iter().try_for_each(|why| write!(f, ", which failed ({why})"))?;
+        write!(f, ": it is {}", judgement.verdict)?;
+        judgement.reason().iter().try_for_each(|finding| write!(f, ": {finding}"))
     }
 }
 

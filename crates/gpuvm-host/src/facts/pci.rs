@@ -202,6 +202,10 @@ impl Reader<'_> {
             reset_method_file: presence(reset_method.is_some()),
             reset_methods: words(reset_method),
             upstream: upstream(&real, bdf),
+            // The folder above a device's is its bridge's; that of a root bus has no such attribute.
+            subordinate_reset: presence(
+                real.parent().is_some_and(|above| above.join("reset_subordinate").exists()),
+            ),
             // What lies behind a bridge rests on the function there: nobody takes bridges.
             holders: if class.is_bridge() { Vec::new() } else { self.holders.of(bdf, &real) },
             bars: reading.take(bars(&folder.join("resource")))?,
