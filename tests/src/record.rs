@@ -297,6 +297,8 @@ impl Recorder<'_> {
             self.recording.insert(&real, Entry::Folder);
             self.link(&path);
             self.attributes(&real, &DEVICE);
+            // Nobody can read it: that it is there is what counts.
+            self.size(&format!("{real}/reset_subordinate"));
             for link in ["driver", "iommu_group", "physfn"] {
                 self.link(&format!("{real}/{link}"));
             }
