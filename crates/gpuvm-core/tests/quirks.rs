@@ -25,6 +25,12 @@ struct Case {
     when: fn(&Place) -> bool,
 }
 
+impl Case {
+    fn has(&self, device: u16) -> bool {
+        self.ids.iter().any(|(first, last)| (*first..=*last).contains(&device))
+    }
+}
+
 /// What a device is like, besides its ids.
 #[derive(Debug, Clone, Copy)]
 struct Place {
@@ -151,21 +157,18 @@ fn host(place: Place) -> HostFacts {
 }
 
 /// Puts ids where the place has them, and looks up what is known.
-fn names<'a>(facts: &'a mut HostFacts, place: Place, id: PciId) -> Vec<&'a str> {
+fn names(facts: &mut HostFacts, place: Place, id: PciId) -> Vec<&str> {
     match place.port {
-        Port::HasTheIds => *facts.ports.get_mut(&bdf(PORT)).unwrap() = id,
-        _ => facts.devices.get_mut(&bdf(GPU)).unwrap().id = id,
+        Port::HasTheIds => *facts.ports.values_mut().next().unwrap() = id,
+        _ => facts.devices.values_mut().next().unwrap().id = id,
     }
-    quirks_of(bdf(GPU), facts).iter().map(|found| found.quirk.name.as_str()).collect()
+    let at = *facts.devices.keys().next().unwrap();
+    quirks_of(at, facts).iter().map(|found| found.quirk.name.as_str()).collect()
 }
 
 /// The cases stand in the order of the table.
 fn expected(place: &Place, id: PciId) -> Vec<&'static str> {
-    let has = |case: &&Case| {
-        case.vendor == id.vendor
-            && case.ids.iter().any(|(first, last)| (*first..=*last).contains(&id.device))
-            && (case.when)(place)
-    };
+    let has = |case: &&Case| case.vendor == id.vendor && case.has(id.device) && (case.when)(place);
     CASES.iter().filter(has).map(|case| case.name).collect()
 }
 
@@ -200,9 +203,16 @@ fn every_id_matches_what_it_should_and_nothing_else(#[case] place: Place) {
     let vendors: BTreeSet<u16> = CASES.iter().map(|case| case.vendor).chain(NOBODY).collect();
     let mut facts = host(place);
     for vendor in vendors {
+        // The cases of one vendor at a time: there are a million ids.
+        let cases: Vec<&Case> =
+            CASES.iter().filter(|case| case.vendor == vendor && (case.when)(&place)).collect();
         for device in 0..=u16::MAX {
             let id = PciId { vendor, device };
-            assert_eq!(names(&mut facts, place, id), expected(&place, id), "{id} in {place:?}");
+            let found = names(&mut facts, place, id);
+            assert!(
+                found.into_iter().eq(cases.iter().filter(|case| case.has(device)).map(|case| case.name)),
+                "{id} in {place:?}"
+            );
         }
     }
 }

@@ -84,12 +84,11 @@ impl Quirk {
 
     /// Tells whether ids, class, card, revision and place of a function are those of the entry.
     fn fits(&self, device: &DeviceFacts) -> bool {
-        let ids = self.fits_id(device.id);
-        let class = self.class.is_none_or(|class| class.fits(device.class));
-        let card = self.subsystem.is_none_or(|card| device.subsystem == Some(card));
-        let revision = self.revision.is_none_or(|revision| device.revision == Some(revision));
-        let place = self.on_root_bus.is_none_or(|on_root_bus| device.upstream.is_empty() == on_root_bus);
-        ids && class && card && revision && place
+        self.fits_id(device.id)
+            && self.class.is_none_or(|class| class.fits(device.class))
+            && self.subsystem.is_none_or(|card| device.subsystem == Some(card))
+            && self.revision.is_none_or(|revision| device.revision == Some(revision))
+            && self.on_root_bus.is_none_or(|on_root_bus| device.upstream.is_empty() == on_root_bus)
     }
 
     /// Tells whether the ids are those of the entry.
