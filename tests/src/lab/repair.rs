@@ -43,7 +43,6 @@ pub(super) fn repair() -> Outcome {
         tried(EDU, &Rung::ALL)?;
         tried(NVME, &[Rung::Hot])?;
         quarantined(None)?;
-        eprintln!("{}", repairs_of(&ended.told));
         // Kernel 6.12 gives it the number and the place that it had: others needn't.
         eprintln!(
             "group {group} -> {}; {} -> {}",
@@ -83,7 +82,6 @@ fn by_hand(ill: Illness) -> Outcome {
     ensure(driver_of(EDU).as_deref() == Some("vfio-pci"), || format!("{EDU}: {:?}", driver_of(EDU)))?;
     let repaired = told(&["reset", "--repair", "rescan", EDU], 0)?;
     names(&repaired, &["repaired by rescan, and out of quarantine"])?;
-    eprintln!("{}", repairs_of(&repaired));
     quarantined(None)?;
     ensure(driver_of(EDU).as_deref() == Some("vfio-pci"), || format!("{EDU}: {:?}", driver_of(EDU)))?;
     told(&["cleanup"], 0)?;
