@@ -19,7 +19,7 @@ use gpuvm_host::places::Places;
 use gpuvm_host::process::ProcessId;
 use gpuvm_host::reservation::{self, Reservation};
 use gpuvm_host::root::list;
-use gpuvm_host::{HostError, ledger, orphans, repair, undo};
+use gpuvm_host::{HostError, bound, ledger, orphans, repair, undo};
 use gpuvm_sys::process::{Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
@@ -85,6 +85,16 @@ pub fn cleanup(
     only: Option<&VmName>,
     observer: &mut dyn Observer,
 ) -> Result<Vec<CleanupReport>, HostError> {
+    // What a repair of somebody else's has removed of a dead VM's devices is no sick device of it.
+    let mut told = |step: bound::Step<'_>| {
+        if let bound::Step::Undo(op) = step {
+            observer.phase(&Phase::Undoing { what: op.to_string() });
+        }
+    };
+    for report in bound::finish_repairs(kernel, places, boot_id, &mut told)? {
+        // Those are told of once more by whoever cleans up after binds.
+        report.left.iter().for_each(|error| observer.note(&Note(error.to_string())));
+    }
     let mut names: Vec<VmName> =
         list(&places.run().join("vm"))?.iter().filter_map(|name| VmName::new(name)).collect();
     names.extend(reservation::names(places)?);

@@ -194,10 +194,12 @@ fn host_code(error: &HostError) -> Exit {
         | HostError::GroupBusy { .. }
         | HostError::Locked { .. }
         | HostError::Spared { .. }
+        | HostError::ReachesMore { .. }
         | HostError::Stale { .. } => Exit::Busy,
         HostError::InFlight { .. }
         | HostError::NotAnswering { .. }
         | HostError::Sick { .. }
+        | HostError::NotFoundAnew { .. }
         | HostError::DriverGone { .. }
         | HostError::KeptOff { .. }
         | HostError::PoolNotRestored { .. }

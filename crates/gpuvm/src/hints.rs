@@ -409,7 +409,13 @@ fn of_error(error: &HostError) -> Option<String> {
             "somebody uses pages of it still; see who: grep -l 'KernelPageSize: *{} kB' /proc/*/smaps. Once they are free: gpuvm cleanup",
             page.as_kib()
         ),
-        HostError::Stale { .. } => "try again: it is planned anew then".to_owned(),
+        HostError::Stale { .. } | HostError::ReachesMore { .. } => {
+            "try again: it is planned anew then".to_owned()
+        }
+        HostError::NotFoundAnew { .. } => format!(
+            "gpuvm cleanup looks for it once more. What is left then, the mildest first: {}",
+            BY_HAND.join("; ")
+        ),
         HostError::Reserved { owner, state, .. } if state.starts_with("ended") => match owner {
             Owner::Vm(vm) => format!("gpuvm cleanup {vm}"),
             Owner::Bind(_) | Owner::Reset(_) => "gpuvm cleanup".to_owned(),
