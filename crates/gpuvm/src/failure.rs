@@ -193,11 +193,14 @@ fn host_code(error: &HostError) -> Exit {
         | HostError::LeftBehind { .. }
         | HostError::GroupBusy { .. }
         | HostError::Locked { .. }
+        | HostError::SoakRuns { .. }
         | HostError::Spared { .. }
+        | HostError::ReachesMore { .. }
         | HostError::Stale { .. } => Exit::Busy,
         HostError::InFlight { .. }
         | HostError::NotAnswering { .. }
         | HostError::Sick { .. }
+        | HostError::NotFoundAnew { .. }
         | HostError::DriverGone { .. }
         | HostError::KeptOff { .. }
         | HostError::PoolNotRestored { .. }

@@ -8,12 +8,14 @@ pub(crate) mod devices;
 pub(crate) mod doctor;
 pub(crate) mod explain;
 mod init;
+mod ladder;
 pub(crate) mod lock;
 mod plan;
 mod quarantine;
 mod report;
 pub(crate) mod reset;
 mod schema;
+pub(crate) mod soak;
 pub(crate) mod topology;
 mod up;
 
@@ -48,6 +50,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Bind(args) => bind::run(cli, args),
         Command::Unbind(args) => bind::run_unbind(cli, args),
         Command::Reset(args) => reset::run(cli, args),
+        Command::Soak(args) => soak::run(cli, args),
         Command::Topology(args) => topology::run(cli, args),
         Command::Cleanup(args) => cleanup::run(cli, args),
         Command::Lock(args) => lock::run(cli, args),

@@ -44,7 +44,8 @@ async fn up(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
             Some(shortage) => {
                 progress.tell("the host is as it was; trying again with ordinary pages");
                 known.push(shortage);
-                attempt(cli, args, &without_hugepages(loaded), &known, &mut signals, &mut progress).await?
+                let loaded = Loaded { profile: without_hugepages(loaded.profile), ..loaded };
+                attempt(cli, args, &loaded, &known, &mut signals, &mut progress).await?
             }
             None => Err(error),
         },
@@ -102,7 +103,7 @@ async fn attempt(
 
 /// Tells whether a run ended before it began because the kernel found too few hugepages, the profile can do without them, and
 /// the host is as it was.
-fn shortage(profile: &Profile, error: &UpError) -> Option<Warning> {
+pub(super) fn shortage(profile: &Profile, error: &UpError) -> Option<Warning> {
     let prefers = profile.memory.hugepages_policy == Policy::Prefer && error.left.is_empty();
     let Cause::Host(cause @ HostError::Hugepages { .. }) = &*error.cause else { return None };
     let message = format!("{cause}; ordinary pages back the guest's memory");
@@ -110,9 +111,9 @@ fn shortage(profile: &Profile, error: &UpError) -> Option<Warning> {
 }
 
 /// The same profile with ordinary pages: whether a node has enough of them is for the plan to say.
-fn without_hugepages(loaded: Loaded) -> Loaded {
-    let memory = Memory { hugepages: Hugepages::Off, ..loaded.profile.memory };
-    Loaded { profile: Profile { memory, ..loaded.profile }, ..loaded }
+pub(super) fn without_hugepages(profile: Profile) -> Profile {
+    let memory = Memory { hugepages: Hugepages::Off, ..profile.memory };
+    Profile { memory, ..profile }
 }
 
 /// What `--json` prints.
@@ -226,6 +227,7 @@ impl Observer for Progress {
             Phase::Ended => "QEMU is gone".to_owned(),
             Phase::Resetting { bdf, method } => format!("resetting {bdf} by {method}, as planned"),
             Phase::Judging => "looking at the devices".to_owned(),
+            Phase::Repairing { bdf, rung } => format!("{bdf} is sick, trying to repair it by {rung}"),
             Phase::Relaunching { count } => format!("the guest has rebooted ({count}): starting it again"),
             Phase::GivingBack => "giving the host back".to_owned(),
             Phase::TakingOver { vm } => format!("taking over what is left of VM {vm}"),
