@@ -269,6 +269,8 @@ impl<'a> Session<'a> {
         observer: &mut dyn Observer,
     ) -> Result<Ended, Cause> {
         observer.phase(&Phase::Starting);
+        // Those before are none of this QEMU's, but gpuvm's own after the last one.
+        self.kernel_log.take_resets();
         let paths = self.paths();
         let (listeners, connections) = launch::sockets(&paths)?;
         let mut process = launch::spawn(&self.run.kernel.root, self.run.plan, &paths, listeners, which)?;
@@ -340,8 +342,6 @@ impl<'a> Session<'a> {
         let log = &mut self.kernel_log;
         let mut judged =
             judging::after_run(root, places, &self.baselines, &mut |bdf| log.heard(bdf), resets, ran);
-        // Those since are gpuvm's own, and told as such.
-        log.take_resets();
         self.repair(&mut judged, observer);
         judged
     }
@@ -358,7 +358,6 @@ impl<'a> Session<'a> {
         judged.failures.extend(keep(&self.run.places.baselines(&self.run.plan.name), &self.baselines).err());
         // What the kernel has said of the repair is in its verdict.
         judged.devices.iter().for_each(|device| drop(self.kernel_log.heard(device.bdf)));
-        self.kernel_log.take_resets();
     }
 
     /// Brings a QEMU that was started to its end.
