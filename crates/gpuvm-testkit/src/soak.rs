@@ -89,6 +89,7 @@ impl Made {
                 },
                 poll: Some("test -d /sys/bus/pci".to_owned()),
                 stop_on: StopOn::Bad,
+                shutdown_timeout: None,
             },
             machine: Machine {
                 gpuvm: "0.1.0".to_owned(),
@@ -153,6 +154,7 @@ impl Made {
             found: vec![
                 "QEMU (process 4711) was still running: it was ended, and the host was given back".to_owned(),
             ],
+            left: Vec::new(),
         }));
         self.at_ms += 2_000;
         self

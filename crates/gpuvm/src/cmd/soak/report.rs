@@ -32,8 +32,8 @@ pub(super) fn run(cli: &Cli, args: &ReportArgs) -> Result<Exit, Failure> {
 
 /// Writes the report of a record beside it, and returns where it is.
 pub(super) fn write_of(folder: &Path) -> Result<PathBuf, Failure> {
-    let record = soak::read(folder)?.ok_or_else(|| {
-        let message = format!("there is no {} in {}", soak::RECORD, folder.display());
+    let record = soak::read(folder)?.filter(|record| !record.lines.is_empty()).ok_or_else(|| {
+        let message = format!("there is no {} of a soak in {}", soak::RECORD, folder.display());
         Failure::one(Exit::Usage, message, None)
     })?;
     let path = folder.join(REPORT);
