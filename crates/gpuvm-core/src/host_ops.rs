@@ -82,20 +82,38 @@ pub enum HostOp {
         /// The driver that it gets.
         driver: DriverName,
     },
+    /// Claims that devices which the kernel finds get no driver by themselves (`drivers_autoprobe`). Shared.
+    HoldAutoprobe,
+    /// Removes a device from the kernel. Undoing it has the kernel scan the device's bus anew, and makes the device what it was when
+    /// it was removed: `driver_override`, power policy, reset methods, and at last its driver. That is how a repair goes on as well, so
+    /// that the operations before this one find in the end what they have left. Private.
+    Remove {
+        /// The device.
+        bdf: Bdf,
+        /// The bridge or root port right above it; none for one on a root bus.
+        #[serde(default)]
+        port: Option<Bdf>,
+    },
 }
 
 impl HostOp {
+    /// Tells whether it is part of a repair: that is finished before anything else is done with its devices.
+    pub fn is_repair(&self) -> bool {
+        matches!(self, Self::HoldAutoprobe | Self::Remove { .. })
+    }
+
     /// Returns the device that the operation is about, if it is about one.
     pub fn bdf(&self) -> Option<Bdf> {
         match self {
-            Self::ClaimHugepages { .. } | Self::CreateOverlay { .. } => None,
+            Self::ClaimHugepages { .. } | Self::CreateOverlay { .. } | Self::HoldAutoprobe => None,
             Self::ClaimAwake { port: bdf }
             | Self::KeepAwake { bdf }
             | Self::SetResetMethods { bdf, .. }
             | Self::Adopt { bdf }
             | Self::Unbind { bdf, .. }
             | Self::SetDriverOverride { bdf, .. }
-            | Self::Bind { bdf, .. } => Some(*bdf),
+            | Self::Bind { bdf, .. }
+            | Self::Remove { bdf, .. } => Some(*bdf),
         }
     }
 }
@@ -122,6 +140,10 @@ impl std::fmt::Display for HostOp {
             Self::Unbind { bdf, driver } => write!(f, "unbind {bdf} from {driver}"),
             Self::SetDriverOverride { bdf, driver } => write!(f, "set driver_override of {bdf} to {driver}"),
             Self::Bind { bdf, driver } => write!(f, "bind {bdf} to {driver}"),
+            Self::HoldAutoprobe => {
+                f.write_str("claim that devices that are found get no driver by themselves")
+            }
+            Self::Remove { bdf, .. } => write!(f, "remove {bdf} from the kernel, to have it found anew"),
         }
     }
 }
@@ -226,6 +248,40 @@ impl AwakeClaims {
         }
         if now.d3cold == Some(D3cold::Allowed) {
             self.baseline.d3cold = now.d3cold;
+        }
+    }
+}
+
+/// Whether devices that the kernel finds are offered to drivers (`drivers_autoprobe`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Autoprobe {
+    /// They are.
+    On,
+    /// They are not.
+    Off,
+}
+
+/// The claims that devices which are found get no driver by themselves, from the first claim to the last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AutoprobeClaims {
+    /// What there is without the claims: what the last one restores.
+    pub baseline: Autoprobe,
+    /// Who claims.
+    pub holders: BTreeSet<String>,
+}
+
+impl AutoprobeClaims {
+    /// Starts with what is found.
+    pub fn new(found: Autoprobe) -> Self {
+        Self { baseline: found, holders: BTreeSet::new() }
+    }
+
+    /// Takes what is there in spite of the claims as what to come back to: somebody else has switched it on, or a claim was noted
+    /// and never made.
+    pub fn adopt(&mut self, now: Autoprobe) {
+        if now == Autoprobe::On {
+            self.baseline = now;
         }
     }
 }

@@ -13,7 +13,9 @@ use crate::journal::{Journal, OpState, Saved};
 use crate::kernel::Kernel;
 use crate::ops::create_overlay::{self, Overlay};
 use crate::ops::hugepages::{self, PoolClaim};
-use crate::ops::{bind, claim_awake, driver_override, keep_awake, reset_methods, unbind};
+use crate::ops::{
+    bind, claim_awake, driver_override, hold_autoprobe, keep_awake, remove, reset_methods, unbind,
+};
 use crate::places::Places;
 use crate::process::ProcessId;
 use crate::{power, root};
@@ -76,8 +78,10 @@ fn saved(host: &Host<'_>, op: &HostOp) -> Result<Option<Saved>, HostError> {
             create_overlay::check(&Overlay { path, backing, format: *format, qemu_img })?;
             None
         }
+        HostOp::Remove { bdf, .. } => Some(Saved::Removed(remove::saved(root, *bdf)?)),
         HostOp::ClaimHugepages { .. }
         | HostOp::ClaimAwake { .. }
+        | HostOp::HoldAutoprobe
         | HostOp::Adopt { .. }
         | HostOp::Unbind { .. }
         | HostOp::Bind { .. } => None,
@@ -102,5 +106,7 @@ fn perform(host: &Host<'_>, op: &HostOp) -> Result<(), HostError> {
             driver_override::apply(kernel, &doing, *bdf, Some(driver))
         }
         HostOp::Bind { bdf, driver } => bind::apply(kernel, &doing, *bdf, driver),
+        HostOp::HoldAutoprobe => hold_autoprobe::apply(host, &doing),
+        HostOp::Remove { bdf, .. } => remove::apply(kernel, &doing, *bdf),
     }
 }

@@ -1,8 +1,8 @@
-//! The table of claims on what VMs share: hugepage pools and the ports above devices.
+//! The table of claims on what VMs share: hugepage pools, the ports above devices, and whether found devices get drivers.
 
 use std::collections::BTreeMap;
 
-use gpuvm_core::host_ops::{AwakeClaims, PoolClaims};
+use gpuvm_core::host_ops::{AutoprobeClaims, AwakeClaims, PoolClaims};
 use gpuvm_core::pci::Bdf;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,15 @@ pub(crate) struct Table {
     /// By port.
     #[serde(default)]
     pub(crate) awake: BTreeMap<Bdf, AwakeClaims>,
+    /// On `drivers_autoprobe`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) autoprobe: Option<AutoprobeClaims>,
+}
+
+impl Table {
+    fn is_empty(&self) -> bool {
+        self.hugepages.is_empty() && self.awake.is_empty() && self.autoprobe.is_none()
+    }
 }
 
 /// Changes the table; its lock is held for that alone. A table without claims is no file.
@@ -31,14 +40,14 @@ pub(crate) fn edit(places: &Places, boot_id: &str, change: impl FnOnce(&mut Tabl
     let path = places.claims();
     let mut table = load(places, boot_id)?;
     change(&mut table);
-    if table.hugepages.is_empty() && table.awake.is_empty() {
+    if table.is_empty() {
         return lock::remove(&path);
     }
     let text = serde_json::to_vec_pretty(&table).map_err(|error| HostError::content(&path, "", error))?;
     lock::replace(&path, &text)
 }
 
-/// Removes a table of another boot: neither pools nor power policies survive a reboot. Tells whether there was one.
+/// Removes a table of another boot: no such change survives a reboot. Tells whether there was one.
 ///
 /// # Errors
 /// Returns failures to lock, read and remove.

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use gpuvm_core::pci::{Bdf, DriverName, GroupId};
+use gpuvm_core::pci::{Bdf, Bus, DriverName, GroupId};
 use gpuvm_core::reset::{Method, Verdict};
 use gpuvm_core::units::PageSize;
 
@@ -97,6 +97,24 @@ pub enum HostError {
         now: String,
         /// What the kernel said in its log meanwhile.
         said: Box<KernelSaid>,
+    },
+    /// A device that was removed, and that the kernel doesn't find again.
+    #[error("{bdf} was removed to be found anew, and the kernel doesn't find it by scanning bus {bus}{said}")]
+    NotFoundAnew {
+        /// The device.
+        bdf: Bdf,
+        /// Its bus.
+        bus: Bus,
+        /// What the kernel said in its log meanwhile.
+        said: Box<KernelSaid>,
+    },
+    /// What a repair would reach isn't what was planned.
+    #[error("{doing}: {bdf} is reached too, which wasn't there when this was planned")]
+    ReachesMore {
+        /// The repair in words.
+        doing: String,
+        /// What is there now.
+        bdf: Bdf,
     },
     /// Somebody else has changed what we changed.
     #[error("{doing}: {what} is now {now}, and gpuvm left it as {ours}: somebody else has changed it")]
@@ -354,6 +372,7 @@ impl HostError {
         | Self::InFlight { said, .. }
         | Self::NoEffect { said, .. }
         | Self::Reset { said, .. }
+        | Self::NotFoundAnew { said, .. }
         | Self::Vfio { said, .. } = &mut self
             && said.0.is_empty()
         {
@@ -369,6 +388,7 @@ impl HostError {
             | Self::InFlight { said, .. }
             | Self::NoEffect { said, .. }
             | Self::Reset { said, .. }
+            | Self::NotFoundAnew { said, .. }
             | Self::Vfio { said, .. } => &said.0,
             _ => &[],
         }

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::HostError;
 use crate::process::ProcessId;
 
-/// The version of the journal's format. 1 had neither power policies nor overlays; it reads as one of today's.
-const VERSION: u32 = 2;
+/// The version of the journal's format. 1 had neither power policies nor overlays, 2 no repairs; both read as one of today's.
+const VERSION: u32 = 3;
 
 /// A line of the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,8 +57,23 @@ pub enum Saved {
     Driver(DriverName),
     /// A list of reset methods.
     ResetMethods(Vec<String>),
+    /// All that is lost of a device that is removed.
+    Removed(Removed),
     /// Power attributes.
     Power(PowerPolicy),
+}
+
+/// What is lost of a device when it is removed, as it was right before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    /// Its driver.
+    pub driver: Option<DriverName>,
+    /// Its `driver_override`.
+    pub set: Option<DriverName>,
+    /// Its power attributes.
+    pub power: PowerPolicy,
+    /// Its reset methods.
+    pub reset_methods: Vec<String>,
 }
 
 /// An operation as the journal knows it.
@@ -328,8 +343,8 @@ mod tests {
     fn a_newer_format_is_refused_and_not_guessed_at() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
-        fs::write(&path, "{\"entry\":\"begin\",\"version\":3,\"boot_id\":\"boot-1\"}\n").unwrap();
-        assert!(Journal::reopen(&path, "boot-1").unwrap_err().to_string().contains("version 3"));
+        fs::write(&path, "{\"entry\":\"begin\",\"version\":4,\"boot_id\":\"boot-1\"}\n").unwrap();
+        assert!(Journal::reopen(&path, "boot-1").unwrap_err().to_string().contains("version 4"));
     }
 
     /// A folder where a sync costs nothing, if the machine has one.

@@ -22,6 +22,7 @@ pub mod orphans;
 pub mod places;
 mod power;
 pub mod process;
+pub mod repair;
 pub mod reservation;
 pub mod reset;
 pub mod root;

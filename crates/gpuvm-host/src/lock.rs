@@ -46,6 +46,14 @@ pub fn port(places: &Places, port: Bdf) -> Result<Guard, HostError> {
     take(&places.run().join(format!("port-{port}.lock")), PORT)
 }
 
+/// Takes the lock of the kernel's offering devices to drivers, which is held while that is switched.
+///
+/// # Errors
+/// Returns failures to make or lock the file, and that another gpuvm has it for too long.
+pub fn autoprobe(places: &Places) -> Result<Guard, HostError> {
+    take(&places.run().join("autoprobe.lock"), TABLES)
+}
+
 fn take(path: &Path, patience: Duration) -> Result<Guard, HostError> {
     make_dir(path.parent().unwrap_or(Path::new(".")))?;
     let file = File::options()

@@ -112,6 +112,12 @@ fn attributes_of(root: &HostRoot, op: &HostOp) -> Vec<PathBuf> {
         }
         HostOp::Adopt { bdf } => [vec![root.path(ops::adopt::PROBE)], resets_of(root, *bdf)].concat(),
         HostOp::SetResetMethods { bdf, .. } => of_device(*bdf, &["reset_method"]),
+        HostOp::HoldAutoprobe => vec![root.path(ops::hold_autoprobe::AUTOPROBE)],
+        HostOp::Remove { bdf, .. } => {
+            let scan = ops::remove::rescan_of(root, bdf.bus());
+            let own = ["remove", "driver_override", "reset_method", "power/control", "d3cold_allowed"];
+            [vec![scan], of_device(*bdf, &own)].concat()
+        }
         HostOp::SetDriverOverride { bdf, .. } => of_device(*bdf, &["driver_override"]),
         HostOp::Unbind { bdf, driver } | HostOp::Bind { bdf, driver } => {
             let writes = ["bind", "unbind"].map(|name| root.driver(driver).join(name)).to_vec();

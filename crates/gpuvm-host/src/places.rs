@@ -93,6 +93,11 @@ impl Places {
         self.run.join("bound")
     }
 
+    /// Returns the folder of the repairs that no VM makes.
+    pub fn repairs(&self) -> PathBuf {
+        self.run.join("repairs")
+    }
+
     /// Returns a VM's folder of what outlives a reboot, such as firmware variables.
     pub fn state(&self, vm: &VmName) -> PathBuf {
         self.states().join(vm.as_str())

@@ -63,6 +63,21 @@ pub(crate) fn set_d3cold(kernel: &Kernel, doing: &str, bdf: Bdf, d3cold: D3cold)
     kernel.write(doing, &kernel.root.device(bdf).join(D3COLD), value, POWER_DEADLINE)
 }
 
+/// Sets a policy, where it isn't so already. What the kernel doesn't have is left out.
+///
+/// # Errors
+/// Returns the kernel's refusal, or that the write goes on without us.
+pub(crate) fn set(kernel: &Kernel, doing: &str, bdf: Bdf, policy: PowerPolicy) -> Result<(), HostError> {
+    let now = read(&kernel.root, bdf)?;
+    if let (Some(wanted), Some(_)) = (policy.d3cold.filter(|_| policy.d3cold != now.d3cold), now.d3cold) {
+        set_d3cold(kernel, doing, bdf, wanted)?;
+    }
+    match (policy.control.filter(|_| policy.control != now.control), now.control) {
+        (Some(wanted), Some(_)) => set_control(kernel, doing, bdf, wanted),
+        _ => Ok(()),
+    }
+}
+
 /// Writes what keeps a device awake, where it isn't so already.
 ///
 /// # Errors

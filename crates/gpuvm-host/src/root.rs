@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use gpuvm_core::pci::{Bdf, DriverName};
+use gpuvm_core::pci::{Bdf, DriverName, GroupId};
 
 use crate::HostError;
 
@@ -192,4 +192,15 @@ pub fn override_of(root: &HostRoot, bdf: Bdf) -> Result<Option<DriverName>, Host
     root.lockable(bdf)?;
     let text = read_text(&root.device(bdf).join("driver_override"))?;
     Ok(text.as_deref().map(str::trim).filter(|name| *name != "(null)").and_then(DriverName::new))
+}
+
+/// Returns a device's IOMMU group.
+///
+/// # Errors
+/// Returns failures to read the link, and a device without a group.
+pub fn group_of(root: &HostRoot, bdf: Bdf) -> Result<GroupId, HostError> {
+    let link = root.device(bdf).join("iommu_group");
+    let name = link_name(&link)?.unwrap_or_default();
+    let name = name.to_string_lossy();
+    name.parse().map(GroupId).map_err(|_| HostError::content(&link, &name, "no IOMMU group"))
 }

@@ -12,7 +12,9 @@ use crate::apply::Host;
 use crate::journal::{self, Journal, OpState, Record, Saved};
 use crate::ops::create_overlay::{self, Overlay};
 use crate::ops::hugepages::{self, PoolClaim};
-use crate::ops::{adopt, bind, claim_awake, driver_override, keep_awake, reset_methods, unbind};
+use crate::ops::{
+    adopt, bind, claim_awake, driver_override, hold_autoprobe, keep_awake, remove, reset_methods, unbind,
+};
 use crate::places::Places;
 use crate::power::DriverChange;
 use crate::process::ProcessId;
@@ -131,6 +133,14 @@ fn undo(
             driver_override::undo(host, *bdf, driver, saved_driver(record))
         }
         HostOp::Unbind { bdf, driver } => unbind::undo(host, *bdf, driver),
+        HostOp::HoldAutoprobe => hold_autoprobe::undo(host),
+        HostOp::Remove { bdf, port } => {
+            let saved = match &record.saved {
+                Some(Saved::Removed(saved)) => Some(saved),
+                _ => None,
+            };
+            remove::undo(host, *bdf, *port, saved)
+        }
     }
 }
 

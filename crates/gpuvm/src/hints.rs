@@ -13,6 +13,7 @@ use gpuvm_core::plan::{FileRole, MemoryMeasure, Refusal};
 use gpuvm_core::profile::GUEST_MEMORY_MIN;
 use gpuvm_core::qemu::cmdline::quote;
 use gpuvm_core::reset::Method;
+use gpuvm_core::reset::quirks::FileProblem;
 use gpuvm_core::trouble::{self, Context, Explanation};
 use gpuvm_core::units::{ByteSize, PageSize};
 use gpuvm_host::HostError;
@@ -219,6 +220,13 @@ pub(crate) fn ledger_elsewhere(reported: bool) -> String {
 /// What to do about a file of the ledger that can't be read.
 pub(crate) fn damaged_ledger() -> String {
     "look at the file, and put it right or move it away: without it nothing is held against its device, so reset that first".to_owned()
+}
+
+/// What to do about a mistake in a file of the host's own quirks.
+pub(crate) fn quirk_file(problem: &FileProblem) -> Option<String> {
+    let remedy = problem.hint.iter().cloned();
+    let aside = format!("put it right, or move {} away: nothing is planned on half a table", problem.file);
+    Some(remedy.chain([aside]).collect::<Vec<_>>().join("\n"))
 }
 
 /// What to do about somebody who uses a device.

@@ -36,6 +36,9 @@ pub struct DeviceFacts {
     pub reset_method_file: Presence,
     /// The bridges above it, from the root port down to the nearest.
     pub upstream: Vec<Bdf>,
+    /// Whether the kernel can reset everything below the nearest of them (`reset_subordinate`).
+    #[serde(default, skip_serializing_if = "Presence::is_absent")]
+    pub subordinate_reset: Presence,
     /// What of the host sits on it, and who uses it.
     pub holders: Vec<Holder>,
     /// Its base address registers.
@@ -98,6 +101,7 @@ impl DeviceFacts {
             reset_methods: Vec::new(),
             reset_method_file: Presence::Absent,
             upstream: Vec::new(),
+            subordinate_reset: Presence::Absent,
             holders: Vec::new(),
             bars: Vec::new(),
             subsystem: None,

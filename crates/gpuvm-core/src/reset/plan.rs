@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::method::{Method, Standing, methods};
+use super::quirks::against_bus_reset;
 use super::{ResetDomain, what_it_does};
 use crate::facts::{DeviceFacts, HostFacts, Presence};
 use crate::pci::{Bdf, GroupId};
@@ -174,15 +175,20 @@ pub fn reset_plan(bdf: Bdf, wish: ResetWish, in_hand: &BTreeSet<Bdf>, facts: &Ho
         return ResetPlan { bdf, steps: Vec::new(), rejected: Vec::new(), reason };
     };
     let reach = affected(bdf, facts);
+    let no_bus = against_bus_reset(bdf, &reach, facts);
     let mut steps = Vec::new();
     let mut rejected = Vec::new();
     for listed in methods(bdf, facts) {
-        match of_kernel(bdf, device, &listed.name, &listed.standing) {
+        match of_kernel(bdf, device, &listed.name, &listed.standing, no_bus.as_deref()) {
             Ok(step) => steps.push(step),
             Err(reason) => rejected.push(Rejected { method: listed.name, reason }),
         }
     }
-    match hot(bdf, device, &reach, in_hand, facts) {
+    let hot = match no_bus.filter(|_| domain(bdf, device).is_ok()) {
+        Some(why) => Err(why),
+        None => hot(bdf, device, &reach, in_hand, facts),
+    };
+    match hot {
         Ok(step) => steps.insert(place_of_hot(&steps, &reach), step),
         Err(reason) => rejected.push(Rejected { method: Method::Hot.to_string(), reason }),
     }
@@ -222,7 +228,13 @@ impl ResetWish {
 }
 
 /// Makes a step of a method that the kernel lists, or says why it is none.
-fn of_kernel(bdf: Bdf, device: &DeviceFacts, name: &str, standing: &Standing) -> Result<Step, String> {
+fn of_kernel(
+    bdf: Bdf,
+    device: &DeviceFacts,
+    name: &str,
+    standing: &Standing,
+    no_bus: Option<&str>,
+) -> Result<Step, String> {
     let Some(method) = Method::of_kernel(name) else {
         return Err("this gpuvm doesn't know it".to_owned());
     };
@@ -239,13 +251,14 @@ fn of_kernel(bdf: Bdf, device: &DeviceFacts, name: &str, standing: &Standing) ->
     let mut reason = what_it_does(name).to_owned();
     if matches!(method, Method::Bus | Method::CxlBus) {
         let ResetDomain { bus, .. } = domain(bdf, device)?;
+        no_bus.map_or(Ok(()), |why| Err(why.to_owned()))?;
         reason = format!("{reason}; it is alone on {bus}");
     }
     Ok(Step { method, functions: vec![bdf], groups: Vec::new(), reason })
 }
 
 /// Finds what a bus reset of a device starts from, or says why there is none.
-fn domain(bdf: Bdf, device: &DeviceFacts) -> Result<ResetDomain, String> {
+pub(super) fn domain(bdf: Bdf, device: &DeviceFacts) -> Result<ResetDomain, String> {
     ResetDomain::of(bdf, device).ok_or_else(|| match device.virtual_function {
         Presence::Present => "it is a virtual function: its bus is its physical function's".to_owned(),
         Presence::Absent => format!("bus {} is a root bus, which can't be reset", bdf.bus()),
@@ -281,7 +294,7 @@ fn hot(
 }
 
 /// Says who has a function that isn't in hand.
-fn whose(bdf: Bdf, facts: &HostFacts) -> String {
+pub(super) fn whose(bdf: Bdf, facts: &HostFacts) -> String {
     let device = facts.devices.get(&bdf);
     match device.and_then(|device| device.driver.as_ref()) {
         _ if device.is_some_and(|device| device.class.is_pci_bridge()) => {
@@ -491,7 +504,7 @@ fn at_odds(planned: &[PlannedReset]) -> Vec<Unavailable> {
 /// The most functions that are named in one reason.
 const NAMED: usize = 8;
 
-fn words(functions: &[Bdf]) -> String {
+pub(super) fn words(functions: &[Bdf]) -> String {
     let mut words: Vec<String> = functions.iter().take(NAMED).map(ToString::to_string).collect();
     if let Some(more) = functions.len().checked_sub(NAMED).filter(|more| *more > 0) {
         words.push(format!("{more} more"));

@@ -3,9 +3,13 @@
 //! Each rung is tried only where the policy allows it and everything that it reaches is in hand, and each ends with a look at the
 //! device: what the kernel calls success proves nothing. What is above the last rung only a person can do.
 
+mod ladder;
+
 use serde::{Deserialize, Serialize};
 
-use super::{Judgement, Rejected};
+pub use self::ladder::{climbs, ladder};
+use super::{Judgement, Reading, Rejected, Snapshot};
+use crate::facts::ErrorCounters;
 use crate::pci::{Bdf, GroupId};
 
 /// A rung of the ladder.
@@ -32,6 +36,29 @@ impl Rung {
             Self::Rescan => "rescan",
         }
     }
+}
+
+impl Rung {
+    /// Returns what a function is held against after this rung: its baseline, but for the errors that were counted since, before the
+    /// rung. A device that was found anew has counted none.
+    pub fn yardstick(self, baseline: &Snapshot, sick: Option<&Snapshot>) -> Snapshot {
+        let mut yardstick = baseline.clone();
+        if let Some(sick) = sick {
+            yardstick.errors = counted(&sick.errors, &baseline.errors);
+            if let (Some(port), Some(now)) = (yardstick.port.as_mut(), sick.port.as_ref()) {
+                port.root_errors = counted(&now.root_errors, &port.root_errors);
+            }
+        }
+        if self == Self::Rescan && yardstick.errors.read().is_some() {
+            yardstick.errors = Reading::Read(ErrorCounters::default());
+        }
+        yardstick
+    }
+}
+
+/// Takes the later of two counts, if it could be read.
+fn counted(later: &Reading<ErrorCounters>, earlier: &Reading<ErrorCounters>) -> Reading<ErrorCounters> {
+    if later.read().is_some() { later.clone() } else { earlier.clone() }
 }
 
 impl std::fmt::Display for Rung {

@@ -45,10 +45,10 @@ pub fn read(text: &[u8]) -> Result<Vec<Line>, BadRecord> {
         match read_line(number, line) {
             Ok(line) => lines.push(line),
             Err(BadRecord::Line { .. }) if is_torn && !lines.is_empty() => {}
-            Err(_) if lines.is_empty() && number == 1 => return Err(BadRecord::NoBeginning),
+            Err(BadRecord::Line { .. }) if lines.is_empty() => return Err(BadRecord::NoBeginning),
             Err(error) => return Err(error),
         }
-        if number == 1 && !matches!(lines.first(), Some(Line::Begun(_))) {
+        if !matches!(lines.first(), Some(Line::Begun(_))) {
             return Err(BadRecord::NoBeginning);
         }
     }
@@ -71,5 +71,47 @@ fn read_line(number: usize, text: &[u8]) -> Result<Line, BadRecord> {
             None => Err(bad("it has no `line` that says what it is".to_owned())),
         },
         _ => Ok(line),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    const BEGUN: &str = r#"{"line":"begun","version":1,"at":1,"vm":"lab","settings":{"profile":"a.toml","profile_text":"",
+        "ready":{"timeout_seconds":1}},"machine":{"gpuvm":"0.1.0","kernel":"6.12"},"devices":[]}"#;
+    const ENDED: &str = r#"{"line":"ended","at":2,"why":"done"}"#;
+
+    fn begun() -> String {
+        BEGUN.replace("\n        ", "")
+    }
+
+    #[rstest]
+    #[case::whole(&format!("{ENDED}\n"), 2)]
+    #[case::without_the_last_line_feed(ENDED, 2)]
+    #[case::torn(r#"{"line":"ended","#, 1)]
+    #[case::torn_in_a_text("{\"line\":\"\u{fc}", 1)]
+    #[case::of_a_newer_gpuvm("{\"line\":\"weather\",\"rain\":true}\n", 2)]
+    #[case::empty_lines(&format!("\n\n{ENDED}\n\n"), 2)]
+    fn a_record_is_read_and_its_torn_end_left_out(#[case] rest: &str, #[case] lines: usize) {
+        assert_eq!(read(format!("{}\n{rest}", begun()).as_bytes()).unwrap().len(), lines);
+    }
+
+    #[rstest]
+    #[case::empty("", "it is empty")]
+    #[case::blank("\n \n", "it is empty")]
+    #[case::another_file("[package]\nname = \"x\"\n", "line 1: a record begins with")]
+    #[case::other_json("{\"plan\":{}}\n", "line 1: a record begins with")]
+    #[case::json_of_another_kind("[1,2]\n", "line 1: a record begins with")]
+    #[case::no_beginning(&format!("{ENDED}\n"), "line 1: a record begins with")]
+    #[case::damaged(&format!("{}\nx\n{ENDED}\n", begun()), "line 2: expected value")]
+    #[case::damaged_cycle(&format!("{}\n{{\"line\":\"cycle\"}}\n", begun()), "line 2: it isn't what a line `cycle` is")]
+    #[case::no_line(&format!("{}\n{{\"at\":1}}\n", begun()), "line 2: it has no `line`")]
+    #[case::newer(&begun().replace("\"version\":1", "\"version\":2"), "line 1: it is of version 2")]
+    fn what_is_no_record_is_told_with_its_line(#[case] text: &str, #[case] expected: &str) {
+        let error = read(text.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
     }
 }

@@ -342,3 +342,68 @@ impl DeviceCycle {
         before.chain(judged).chain(self.drift.iter().map(|finding| (Origin::Drift, finding)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::none(&[], None)]
+    #[case::one(&[7], Some((7, 7, 7, 7)))]
+    #[case::two(&[1, 9], Some((1, 9, 9, 9)))]
+    #[case::twenty(&[20, 19, 18, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1], Some((10, 19, 20, 20)))]
+    fn percentiles_are_by_nearest_rank(
+        #[case] times: &[u64],
+        #[case] expected: Option<(u64, u64, u64, u64)>,
+    ) {
+        let mut added = Times::default();
+        times.iter().for_each(|ms| added.add(*ms));
+        let spread = added.spread().map(|spread| (spread.p50, spread.p95, spread.p99, spread.max));
+        assert_eq!(spread, expected);
+        assert_eq!(added, times.iter().copied().collect());
+    }
+
+    #[rstest]
+    #[case(0, 0.0)]
+    #[case(u64::from(u32::MAX) + 5, 4_294_967_300.0)]
+    #[case(u64::MAX, 18_446_744_073_709_551_615.0)]
+    fn numbers_are_reckoned_with(#[case] number: u64, #[case] expected: f64) {
+        assert_eq!(float(number).to_bits(), expected.to_bits());
+    }
+
+    #[test]
+    fn time_between_an_interruption_and_going_on_counts_nothing() {
+        let mut spans = Spans::default();
+        spans.begin(1_000);
+        spans.reach(1_500, 4_000);
+        spans.begin(100_000);
+        assert_eq!(spans.elapsed(), 3_000);
+        spans.reach(101_000, 102_500);
+        assert_eq!(spans.elapsed(), 5_500);
+        // A clock that was set back takes nothing away.
+        spans.reach(50_000, 50_100);
+        assert_eq!(spans.elapsed(), 5_500);
+    }
+
+    proptest! {
+        #[test]
+        fn a_percentile_is_one_of_the_times_and_enough_are_no_longer(
+            times in prop::collection::vec(any::<u64>(), 1..200),
+            percent in 1u8..=100,
+        ) {
+            let count = times.len();
+            let sorted: Times = times.iter().copied().collect();
+            let found = sorted.percentile(percent).unwrap();
+            prop_assert!(times.contains(&found));
+            let no_longer = times.iter().filter(|ms| **ms <= found).count();
+            prop_assert!(no_longer * 100 >= count * usize::from(percent));
+            // Nor is there a shorter one of which that holds.
+            let shorter = times.iter().filter(|ms| **ms < found).count();
+            prop_assert!(shorter * 100 < count * usize::from(percent));
+            prop_assert!(sorted.percentile(percent.saturating_sub(1)) <= Some(found));
+        }
+    }
+}

@@ -149,6 +149,18 @@ impl Reader<'_> {
             }
             facts.devices.insert(bdf, device);
         }
+        self.ports(facts)
+    }
+
+    /// Reads what the bridges right above are that weren't looked at: some mark what is below them.
+    fn ports(&self, facts: &mut HostFacts) -> Result<(), HostError> {
+        let above: BTreeSet<Bdf> =
+            facts.devices.values().filter_map(|device| device.upstream.last().copied()).collect();
+        for port in above.into_iter().filter(|port| !facts.devices.contains_key(port)) {
+            if let Some(id) = id_of(self.root, port, self.reading)? {
+                facts.ports.insert(port, id);
+            }
+        }
         Ok(())
     }
 
@@ -190,6 +202,10 @@ impl Reader<'_> {
             reset_method_file: presence(reset_method.is_some()),
             reset_methods: words(reset_method),
             upstream: upstream(&real, bdf),
+            // The folder above a device's is its bridge's; that of a root bus has no such attribute.
+            subordinate_reset: presence(
+                real.parent().is_some_and(|above| above.join("reset_subordinate").exists()),
+            ),
             // What lies behind a bridge rests on the function there: nobody takes bridges.
             holders: if class.is_bridge() { Vec::new() } else { self.holders.of(bdf, &real) },
             bars: reading.take(bars(&folder.join("resource")))?,

@@ -56,6 +56,6 @@ pub(crate) fn undo(
             snapshot::answers(host, bdf)?;
             unbind::apply(host.kernel, &doing, bdf, driver)
         }
-        Some(now) => Err(changed(doing, format!("the driver of {bdf}"), driver, Some(now))),
+        Some(now) => Err(changed(doing, format!("the driver of {bdf}"), driver.as_str(), Some(now))),
     }
 }

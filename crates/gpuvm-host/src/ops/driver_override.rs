@@ -43,6 +43,8 @@ pub(crate) fn undo(
     match undoing(saved, &Some(ours), &now.as_ref()) {
         Undoing::Nothing => Ok(()),
         Undoing::Restore(saved) => apply(host.kernel, &doing, bdf, saved),
-        Undoing::ChangedByOthers => Err(changed(doing, format!("driver_override of {bdf}"), ours, now)),
+        Undoing::ChangedByOthers => {
+            Err(changed(doing, format!("driver_override of {bdf}"), ours.as_str(), now))
+        }
     }
 }

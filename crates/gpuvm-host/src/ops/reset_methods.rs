@@ -39,18 +39,13 @@ pub(crate) fn undo(host: &Host<'_>, bdf: Bdf, ours: &[Method], saved: Vec<String
     let doing = format!("set the reset methods of {bdf} back to {}", words(&saved));
     let now = read(&host.kernel.root, bdf)?;
     let ours = names(ours);
-    let without: Vec<String> = saved.iter().filter(|name| *name != STALE).cloned().collect();
+    let without = without_stale(&saved);
     match undoing(saved, &ours, &now) {
         Undoing::Nothing => Ok(()),
         Undoing::Restore(saved) => {
             // The kernel looks at the registers of a device for some of its methods, and one that doesn't answer has none.
             snapshot::answers(host, bdf)?;
-            match set(host.kernel, &doing, bdf, &saved) {
-                Err(HostError::Refused { source, .. }) if is_stale(&source) && without != saved => {
-                    put_back_without(host.kernel, &doing, bdf, &without)
-                }
-                result => result,
-            }
+            put_back(host.kernel, &doing, bdf, &saved)
         }
         // A crash in the middle of giving back leaves it so.
         Undoing::ChangedByOthers if now == without => Ok(()),
@@ -61,6 +56,21 @@ pub(crate) fn undo(host: &Host<'_>, bdf: Bdf, ours: &[Method], saved: Vec<String
             now: words(&now),
         }),
     }
+}
+
+/// Sets the list that was there before, as far as the kernel takes it: see [`undo`].
+pub(crate) fn put_back(kernel: &Kernel, doing: &str, bdf: Bdf, saved: &[String]) -> Result<(), HostError> {
+    let without = without_stale(saved);
+    match set(kernel, doing, bdf, saved) {
+        Err(HostError::Refused { source, .. }) if is_stale(&source) && without != saved => {
+            put_back_without(kernel, doing, bdf, &without)
+        }
+        result => result,
+    }
+}
+
+fn without_stale(saved: &[String]) -> Vec<String> {
+    saved.iter().filter(|name| *name != STALE).cloned().collect()
 }
 
 fn is_stale(source: &io::Error) -> bool {

@@ -26,7 +26,7 @@ pub(crate) fn undo(host: &Host<'_>, bdf: Bdf, driver: &DriverName) -> Result<(),
     let doing = format!("bind {bdf} to {driver}");
     match root::driver_of(&host.kernel.root, bdf)? {
         Some(now) if now == *driver => Ok(()),
-        Some(now) => Err(changed(doing, format!("the driver of {bdf}"), driver, Some(now))),
+        Some(now) => Err(changed(doing, format!("the driver of {bdf}"), driver.as_str(), Some(now))),
         None if !host.kernel.root.driver(driver).exists() => {
             Err(HostError::DriverGone { bdf, driver: driver.clone() })
         }

@@ -24,7 +24,7 @@ pub use self::run::{Attempted, Event, FunctionReport, Report, run};
 use crate::error::{HostError, ResetStage};
 use crate::kernel::Kernel;
 use crate::kernel_log::{About, listening};
-use crate::root::{HostRoot, driver_of, read_text};
+use crate::root::{HostRoot, driver_of, group_of, read_text};
 
 /// What a reset takes besides the waiting: a function level reset 100 ms, a bus reset a second or two.
 const BASE: Duration = Duration::from_secs(10);
@@ -94,7 +94,7 @@ pub fn perform(kernel: &Kernel, attempt: &Attempt<'_>) -> Result<ResetDone, Host
 /// Returns how long a reset may take at most, with every function dead: then it is given up, and left alone.
 pub fn deadline_of(kernel: &Kernel, attempt: &Attempt<'_>) -> Duration {
     match attempt.method {
-        Method::Hot => deadline_of_vfio(attempt),
+        Method::Hot => deadline_of_vfio(attempt.functions.len()),
         // What can't be read is told by the reset itself.
         _ => deadline_of_sysfs(&kernel.root, attempt).unwrap_or_else(|_| deadline(1)),
     }
@@ -108,8 +108,8 @@ fn deadline_of_sysfs(root: &HostRoot, attempt: &Attempt<'_>) -> Result<Duration,
 }
 
 /// Opening, resetting and closing each reset the device, and wait for everything that a reset reaches.
-fn deadline_of_vfio(attempt: &Attempt<'_>) -> Duration {
-    deadline(attempt.functions.len().max(1) * WAITS_OF_VFIO)
+pub(crate) fn deadline_of_vfio(functions: usize) -> Duration {
+    deadline(functions.max(1) * WAITS_OF_VFIO)
 }
 
 /// Counts how often the kernel waits for a dead function when it goes through its methods: a bus reset is one of the slot, where the port has
@@ -118,7 +118,8 @@ fn waits_of(methods: &str) -> usize {
     methods.split_ascii_whitespace().map(|method| if method == "bus" { 2 } else { 1 }).sum()
 }
 
-fn deadline(waits: usize) -> Duration {
+/// Adds up what a reset takes at most that waits so often.
+pub(crate) fn deadline(waits: usize) -> Duration {
     BASE + PER_WAIT * u32::from(u8::try_from(waits).unwrap_or(u8::MAX)).max(1)
 }
 
@@ -190,13 +191,6 @@ fn on_vfio(root: &HostRoot, bdf: Bdf) -> Result<bool, HostError> {
     Ok(driver_of(root, bdf)?.is_some_and(|driver| is_vfio_driver(&driver)))
 }
 
-fn group_of(root: &HostRoot, bdf: Bdf) -> Result<GroupId, HostError> {
-    let link = root.device(bdf).join("iommu_group");
-    let name = crate::root::link_name(&link)?.unwrap_or_default();
-    let name = name.to_string_lossy();
-    name.parse().map(GroupId).map_err(|_| HostError::content(&link, &name, "no IOMMU group"))
-}
-
 fn by_vfio(
     kernel: &Kernel,
     attempt: &Attempt<'_>,
@@ -213,7 +207,7 @@ fn by_vfio(
     let paths: Vec<&Path> = nodes.iter().map(PathBuf::as_path).collect();
     let container = root.path("/dev/vfio/vfio");
     let way = Way::Vfio { container: &container, groups: &paths, call };
-    let deadline = deadline_of_vfio(attempt);
+    let deadline = deadline_of_vfio(attempt.functions.len());
     let by = match call {
         Call::Function => Step::Reset.name(),
         Call::Bus => Step::HotReset.name(),

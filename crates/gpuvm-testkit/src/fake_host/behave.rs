@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use gpuvm_core::pci::{Bdf, GroupId};
 use gpuvm_core::plan::is_vfio_driver;
+use gpuvm_core::reset::repair::Rung;
 use gpuvm_host::HostError;
 use gpuvm_host::root::{self, HostRoot};
 use gpuvm_sys::errno::{EBUSY, EINVAL, ENODEV, ENOENT, EPERM};
 use gpuvm_sys::reset::{Affected, Call, ResetFailure, ResetOutcome, ResetTold, Step, Way};
 use gpuvm_sys::watched::{WriteFailure, WriteOutcome, WriteStep};
 
-use super::{Fault, GroupFault, KERNEL_LOG, State};
+use super::{Fault, GroupFault, KERNEL_LOG, State, anew};
 
 /// Takes a write as the kernel would.
 pub(super) fn write(
@@ -35,7 +36,10 @@ pub(super) fn write(
         Some(Fault::Lie) => return Ok(WriteOutcome::Done),
         Some(Fault::Hang) => return hang(state),
         Some(Fault::KillsDevice) => {
-            fs::write(root.device(parse(&value)?).join("config"), [0xff; 256])?;
+            // Either the value names it, or it is its own attribute.
+            let own = path.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+            let bdf = parse(&value).or_else(|_| parse(&own))?;
+            fs::write(root.device(bdf).join("config"), [0xff; 256])?;
         }
         None => {}
     }
@@ -55,6 +59,10 @@ pub(super) fn write(
         Some("control") => store(path, &value, &["on", "auto"])?,
         Some("d3cold_allowed") => store(path, &value, &["0", "1"])?,
         Some("reset_method") => set_reset_methods(root, path, &value)?,
+        Some("drivers_autoprobe") => store(path, &value, &["0", "1"])?,
+        Some("remove") => anew::remove(root, path, &value)?,
+        Some("rescan") => anew::rescan(root, path, &value)?,
+        Some("reset_subordinate") => anew::reset_subordinate(root, path, &value)?,
         _ => Err(EINVAL),
     };
     Ok(result.map_or_else(failed, |()| WriteOutcome::Done))
@@ -62,9 +70,14 @@ pub(super) fn write(
 
 /// Adds a record to the kernel's log, with the number that comes next.
 pub(super) fn say(log: &Path, text: &str) -> io::Result<()> {
+    say_at(log, 1000, text)
+}
+
+/// The same at a time, in us since boot.
+pub(super) fn say_at(log: &Path, at: u64, text: &str) -> io::Result<()> {
     let number = fs::read_to_string(log)?.lines().filter(|line| !line.starts_with(' ')).count();
     let mut file = fs::File::options().append(true).open(log)?;
-    writeln!(file, "4,{number},1000,-;{text}")
+    writeln!(file, "4,{number},{at},-;{text}")
 }
 
 /// Resets a device as the kernel would: by sysfs what `reset_method` lists, by VFIO what every group is open for.
@@ -114,9 +127,20 @@ pub(super) fn reset(
             let given = |group: u32| groups.iter().any(|path| path.ends_with(group.to_string()));
             let foreign = affected.iter().any(|function| !given(function.group));
             let told = ResetTold { affected, ..told };
-            if foreign { failed(step, EINVAL, told) } else { Ok(ResetOutcome::Done(told)) }
+            if foreign {
+                return failed(step, EINVAL, told);
+            }
+            for function in &told.affected {
+                anew::heal(root, bdf_of(function)?, Rung::Hot)?;
+            }
+            Ok(ResetOutcome::Done(told))
         }
     }
+}
+
+fn bdf_of(told: &Affected) -> io::Result<Bdf> {
+    let (device, function) = (told.devfn >> 3, told.devfn & 7);
+    parse(&format!("{:04x}:{:02x}:{device:02x}.{function}", told.segment, told.bus))
 }
 
 /// Lists what is on a function's bus, as VFIO tells it.
@@ -213,7 +237,7 @@ fn set_reset_methods(root: &HostRoot, path: &Path, value: &str) -> io::Result<Re
 }
 
 /// Reads what the kernel knows and sysfs doesn't show.
-fn known(root: &HostRoot, name: &str) -> Option<String> {
+pub(super) fn known(root: &HostRoot, name: &str) -> Option<String> {
     fs::read_to_string(root.path("/fake-kernel").join(name)).ok()
 }
 
@@ -246,7 +270,7 @@ fn bind(root: &HostRoot, path: &Path, bdf: Bdf) -> io::Result<Result<(), i32>> {
 }
 
 /// Offers a device to its driver; that none takes it is no failure to the kernel.
-fn probe(root: &HostRoot, bdf: Bdf) -> io::Result<Result<(), i32>> {
+pub(super) fn probe(root: &HostRoot, bdf: Bdf) -> io::Result<Result<(), i32>> {
     let set = root::override_of(root, bdf).map_err(io::Error::other)?;
     let driver = set.map(|set| set.to_string()).or_else(|| known(root, &format!("native/{bdf}")));
     if let Some(driver) = driver {

@@ -113,6 +113,8 @@ impl FakeHost {
             host.file(node, "");
         }
         host.file("/sys/bus/pci/drivers_probe", "");
+        host.file("/sys/bus/pci/drivers_autoprobe", "1\n");
+        host.file("/sys/bus/pci/rescan", "");
         host.driver_dir("vfio-pci");
         // As in the lab: vfio-pci lets a device sleep when it takes it, and keeps it awake when it lets go.
         host.driver_sets_power("vfio-pci", "auto", "on");
@@ -251,7 +253,9 @@ impl FakeHost {
         if let Some(port) =
             device.port.filter(|port| !self.path(&format!("/sys/bus/pci/devices/{port}")).exists())
         {
-            self.device_at(&root_port(port), &format!("/sys/devices/pci0000:{bus}/{port}"));
+            let real_port = format!("/sys/devices/pci0000:{bus}/{port}");
+            self.device_at(&root_port(port), &real_port);
+            self.file(&format!("{real_port}/reset_subordinate"), "");
         }
         self.device_at(device, &real);
     }
@@ -276,6 +280,7 @@ impl FakeHost {
             attribute("boot_vga", format!("{boot_vga}\n"));
         }
         self.file(&format!("{real}/config"), config(device));
+        self.hotplug(bdf, real);
         self.link(&format!("/sys/bus/pci/devices/{bdf}"), real);
         if let Some(group) = device.group {
             self.folder(&format!("/sys/kernel/iommu_groups/{group}/devices"));

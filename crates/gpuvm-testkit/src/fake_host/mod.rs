@@ -6,6 +6,7 @@
 //! All that the kernel knows is in the tree, what sysfs doesn't show below `/fake-kernel`: [`kernel_at`] acts on a tree
 //! that another process has built.
 
+mod anew;
 mod behave;
 mod build;
 mod config;
@@ -27,6 +28,7 @@ use gpuvm_host::root::HostRoot;
 use gpuvm_sys::reset::Way;
 use tempfile::TempDir;
 
+pub use anew::Cure;
 pub use build::{FakeDevice, KILL_PARENT, PowerAttributes, gpu, nvme};
 
 /// What happens to a write instead of its effect.
@@ -134,6 +136,15 @@ impl FakeHost {
     pub fn says_now(&self, line: &str) -> std::io::Result<()> {
         self.kernel_log()?;
         behave::say(&self.path(KERNEL_LOG), line)
+    }
+
+    /// Says a line in the kernel's log that bears this time, in us since boot.
+    ///
+    /// # Errors
+    /// Returns that the log can't be written.
+    pub fn says_at(&self, at: u64, line: &str) -> std::io::Result<()> {
+        self.kernel_log()?;
+        behave::say_at(&self.path(KERNEL_LOG), at, line)
     }
 
     /// Opens the kernel's log, and makes it first on a host that has none.

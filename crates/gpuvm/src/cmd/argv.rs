@@ -102,6 +102,8 @@ fn by_hand(op: &HostOp) -> String {
             format!("echo {driver} > {}/driver_override", device(bdf))
         }
         HostOp::Bind { bdf, driver } => format!("echo {bdf} > /sys/bus/pci/drivers/{driver}/bind"),
+        HostOp::HoldAutoprobe => "echo 0 > /sys/bus/pci/drivers_autoprobe".to_owned(),
+        HostOp::Remove { bdf, .. } => format!("echo 1 > {}/remove", device(bdf)),
     }
 }
 

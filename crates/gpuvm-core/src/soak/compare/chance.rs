@@ -69,3 +69,60 @@ fn erfc(x: f64) -> f64 {
     let value = t * (fit - x * x).exp();
     if x < 0.0 { 2.0 - value } else { value }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::*;
+
+    /// The expected values are those of SciPy 1.17: `mannwhitneyu(a, b, method="asymptotic")`.
+    #[rstest]
+    #[case::its_own_example(&[16, 19, 22, 24, 29], &[11, 12, 17, 20], 17.0, 0.111_346_886_533_140_41)]
+    #[case::ties(&[1, 2, 2, 3, 3, 3, 4, 10], &[2, 3, 4, 4, 5, 6, 6, 7], 16.5, 0.110_088_523_229_725_95)]
+    #[case::a_shift(
+        &[100, 101, 103, 104, 106, 107, 109, 110, 111, 112],
+        &[102, 105, 108, 113, 114, 115, 116, 117, 118, 119],
+        18.0,
+        0.017_257_456_083_119_765
+    )]
+    #[case::all_the_same(&[5, 5, 5], &[5, 5, 5, 5], 6.0, 1.0)]
+    #[case::very_large(&[0, u64::MAX], &[1, 2, 3], 3.0, 1.0)]
+    #[case::nothing(&[], &[], 0.0, 1.0)]
+    #[case::nothing_in_one(&[1, 2], &[], 0.0, 1.0)]
+    fn ranks_are_those_of_others(#[case] a: &[u64], #[case] b: &[u64], #[case] u: f64, #[case] p: f64) {
+        let ranks = mann_whitney(a, b);
+        assert!((ranks.u - u).abs() < 1e-9, "{ranks:?}");
+        assert!((ranks.p - p).abs() < 1e-6, "{ranks:?}");
+    }
+
+    #[test]
+    fn sets_that_lie_apart_are_hardly_chance() {
+        let (a, b): (Vec<u64>, Vec<u64>) = ((100..130).collect(), (200..230).collect());
+        let ranks = mann_whitney(&a, &b);
+        assert!(
+            (ranks.p / 3.019_859_359_162_157e-11 - 1.0).abs() < 1e-5 && ranks.second_is_larger,
+            "{ranks:?}"
+        );
+        assert!(!mann_whitney(&b, &a).second_is_larger);
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_the_same_from_either_side(
+            mut a in prop::collection::vec(0u64..50, 0..40),
+            mut b in prop::collection::vec(0u64..50, 0..40),
+        ) {
+            a.sort_unstable();
+            b.sort_unstable();
+            let (one, other) = (mann_whitney(&a, &b), mann_whitney(&b, &a));
+            prop_assert!((one.p - other.p).abs() < 1e-12);
+            prop_assert!((0.0..=1.0).contains(&one.p));
+            // Counted pair by pair.
+            let pairs = a.iter().flat_map(|a| b.iter().map(move |b| (a, b)));
+            let u: f64 = pairs.map(|(a, b)| if a > b { 1.0 } else if a == b { 0.5 } else { 0.0 }).sum();
+            prop_assert!((one.u - u).abs() < 1e-9);
+        }
+    }
+}

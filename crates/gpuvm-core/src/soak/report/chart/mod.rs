@@ -169,3 +169,40 @@ pub(super) fn cycle_axis(svg: &mut Svg, slots: &Slots<'_>, (left, right): (f64, 
 pub(super) fn center(place: usize, count: usize, (left, right): (f64, f64)) -> f64 {
     left + (at(place) + 0.5) / at(count.max(1)) * (right - left)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case(0.0, 21.0, 5, &[0.0, 5.0, 10.0, 15.0, 20.0, 25.0])]
+    #[case(0.0, 1.0, 3, &[0.0, 0.5, 1.0])]
+    #[case(-3.0, 4.0, 3, &[-5.0, 0.0, 5.0])]
+    #[case(101.0, 149.0, 6, &[100.0, 110.0, 120.0, 130.0, 140.0, 150.0])]
+    fn axes_have_round_numbers(
+        #[case] least: f64,
+        #[case] most: f64,
+        #[case] wanted: u32,
+        #[case] expected: &[f64],
+    ) {
+        let found = ticks(least, most, wanted);
+        assert!(
+            found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-9) && found.len() == expected.len(),
+            "{found:?}"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn axes_enclose_what_they_show(least in 0.0..1e18, span in 0.0..1e19, wanted in 1u32..10) {
+            let most = least + span;
+            let found = ticks(least, most, wanted);
+            prop_assert!(found.len() >= 2 && found.len() <= 13, "{found:?}");
+            prop_assert!(found[0] <= least && found[found.len() - 1] >= most * (1.0 - 1e-6), "{found:?}");
+            prop_assert!(found.windows(2).all(|pair| pair[0] < pair[1]));
+        }
+    }
+}
