@@ -265,6 +265,8 @@ impl<'a> Session<'a> {
         observer: &mut dyn Observer,
     ) -> Result<Ended, Cause> {
         observer.phase(&Phase::Starting);
+        // Those before are none of this QEMU's, but gpuvm's own after the last one.
+        self.kernel_log.take_resets();
         let paths = self.paths();
         let (listeners, connections) = launch::sockets(&paths)?;
         let mut process = launch::spawn(&self.run.kernel.root, self.run.plan, &paths, listeners, which)?;
@@ -333,11 +335,7 @@ impl<'a> Session<'a> {
             took: self.since.elapsed(),
         };
         let log = &mut self.kernel_log;
-        let judged =
-            judging::after_run(root, places, &self.baselines, &mut |bdf| log.heard(bdf), resets, ran);
-        // Those since are gpuvm's own, and told as such.
-        log.take_resets();
-        judged
+        judging::after_run(root, places, &self.baselines, &mut |bdf| log.heard(bdf), resets, ran)
     }
 
     /// Brings a QEMU that was started to its end.

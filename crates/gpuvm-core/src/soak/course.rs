@@ -69,6 +69,8 @@ pub struct Course {
     reported: Option<u64>,
     /// When each part began.
     marks: Vec<(u64, Phase)>,
+    /// Which of them is this boot's end: what its console said before may be heard after it.
+    end: Option<usize>,
     outline: Outline,
 }
 
@@ -110,12 +112,17 @@ impl Course {
             matched: None,
             reported: None,
             marks: Vec::new(),
+            end: None,
             outline: Outline::default(),
         }
     }
 
     /// Notes that a part of the cycle begins.
     pub fn begins(&mut self, at: u64, phase: Phase) {
+        match phase {
+            Phase::Boot | Phase::Reboot | Phase::Work => self.end = None,
+            _ => self.end = self.end.or(Some(self.marks.len())),
+        }
         self.marks.push((at, phase));
     }
 
@@ -131,7 +138,11 @@ impl Course {
             Happened::Matched | Happened::Reported(_) if at < self.reset_at => {}
             Happened::Matched => self.matched = self.matched.or(Some(at)),
             Happened::Reported(report) => self.report(at, report),
-            Happened::Reset => self.reset(at),
+            Happened::Reset => {
+                if let Some(phase) = self.reset(at) {
+                    self.begins(at, phase);
+                }
+            }
             Happened::Relaunched => {
                 self.reset(at);
                 if self.stand != Stand::Asked {
@@ -212,30 +223,33 @@ impl Course {
         self.outline.job = report.ok().or(self.outline.job.take());
     }
 
-    fn reset(&mut self, at: u64) {
+    /// Takes in that it begins anew, and returns which part of the cycle does so with it.
+    fn reset(&mut self, at: u64) -> Option<Phase> {
         let soon = at.saturating_sub(self.began) < Self::FIRMWARE;
         let is_reboot = self.kind == CycleKind::Reboot && self.boot == Boot::First;
-        match self.stand {
-            Stand::Idle | Stand::Asked => return,
-            Stand::Waiting { .. } => {}
+        let begins = match self.stand {
+            Stand::Idle | Stand::Asked => return None,
+            Stand::Waiting { .. } => None,
             Stand::Working { .. } if soon => {
                 self.stand = Stand::Waiting { since: self.began };
-                self.begins(at, self.booting());
+                Some(self.booting())
             }
             Stand::Resetting { .. } | Stand::Working { .. } if is_reboot => {
                 (self.boot, self.began) = (Boot::Second, at);
                 self.stand = Stand::Waiting { since: at };
-                self.begins(at, Phase::Reboot);
+                Some(Phase::Reboot)
             }
             Stand::Resetting { .. } | Stand::Working { .. } => {
-                let fault =
-                    Fault::EndedOtherwise { how: "once it was ready, it rebooted by itself".to_owned() };
+                let how = "once it was ready, it rebooted by itself".to_owned();
+                let fault = Fault::EndedOtherwise { how };
                 if !self.outline.faults.contains(&fault) {
                     self.outline.faults.push(fault);
                 }
+                None
             }
-        }
+        };
         (self.matched, self.reported, self.reset_at) = (None, None, at);
+        begins
     }
 
     /// Looks whether it has got ready.
@@ -243,10 +257,12 @@ impl Course {
         let Stand::Waiting { since } = self.stand else { return };
         let matched = if self.ready.expect.is_some() { self.matched } else { Some(since) };
         let reported = if self.ready.job { self.reported } else { Some(since) };
-        if let Some((matched, reported)) = matched.zip(reported) {
-            let at = since.max(matched).max(reported).max(self.last_boot());
-            self.stand = Stand::Working { until: at.saturating_add(self.ready.after_ms) };
-            self.begins(at, Phase::Work);
+        let Some((matched, reported)) = matched.zip(reported) else { return };
+        let at = since.max(matched).max(reported).max(self.last_boot());
+        self.stand = Stand::Working { until: at.saturating_add(self.ready.after_ms) };
+        match self.end.and_then(|end| Some((end, self.marks.get(end)?.0))) {
+            Some((end, left)) => self.marks.insert(end, (at.min(left), Phase::Work)),
+            None => self.begins(at, Phase::Work),
         }
     }
 
@@ -320,4 +336,224 @@ fn phases(mut marks: Vec<(u64, Phase)>, end: u64) -> Vec<PhaseTime> {
         }
     }
     phases
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::*;
+
+    fn ready(expect: Option<&str>, job: bool, after_ms: u64) -> Ready {
+        Ready { expect: expect.map(str::to_owned), job, after_ms, timeout_seconds: 10 }
+    }
+
+    fn course(kind: CycleKind, ready: &Ready) -> Course {
+        let mut course = Course::new(kind, ready, RebootPolicy::InPlace);
+        course.begins(0, Phase::Prepare);
+        course.begins(50, Phase::Start);
+        course
+    }
+
+    fn parts(outline: &Outline) -> Vec<(Phase, u64)> {
+        outline.phases.iter().map(|part| (part.phase, part.ms)).collect()
+    }
+
+    fn went_well() -> Happened {
+        Happened::Reported(Ok(JobReport { exit: 0, message: None, figures: serde_json::Map::new() }))
+    }
+
+    const KILLED: Outcome = Outcome::QemuDied { exit: Exit::Signal(9) };
+    const BUTTON: Outcome = Outcome::Stopped { stage: Stage::Acpi };
+
+    #[rstest]
+    #[case::clean(CycleKind::Clean, Act::Stop, BUTTON)]
+    #[case::kill(CycleKind::Kill, Act::Crash, KILLED)]
+    fn an_end_is_asked_for_once_it_is_ready_and_its_time_is_over(
+        #[case] kind: CycleKind,
+        #[case] act: Act,
+        #[case] outcome: Outcome,
+    ) {
+        let mut course = course(kind, &ready(Some("login:"), true, 300));
+        course.take_in(100, Happened::Runs);
+        course.take_in(700, Happened::Matched);
+        assert_eq!((course.due(), course.act(900)), (Some(10_100), None));
+        course.take_in(1_000, went_well());
+        assert_eq!((course.due(), course.act(1_299)), (Some(1_300), None));
+        assert_eq!((course.act(1_300), course.act(1_400), course.due()), (Some(act), None, None));
+        course.begins(1_500, Phase::Judge);
+        let outline = course.finish(1_600, Some(&outcome), EndedBy::Itself);
+        let expected = [
+            (Phase::Prepare, 50),
+            (Phase::Start, 50),
+            (Phase::Boot, 900),
+            (Phase::Work, 300),
+            (Phase::Stop, 200),
+            (Phase::Judge, 100),
+        ];
+        assert_eq!((parts(&outline), &outline.faults[..]), (expected.to_vec(), &[][..]));
+    }
+
+    #[test]
+    fn a_reboot_cycle_resets_once_and_waits_once_more_for_everything() {
+        let mut course = course(CycleKind::Reboot, &ready(Some("x"), true, 0));
+        course.take_in(100, Happened::Runs);
+        course.take_in(200, Happened::Matched);
+        course.take_in(300, went_well());
+        assert_eq!(course.act(300), Some(Act::Reset));
+        course.take_in(310, Happened::Reset);
+        // Of the boot before, and heard late.
+        course.take_in(305, Happened::Matched);
+        // The firmware resets it once more.
+        course.take_in(330, Happened::Reset);
+        course.take_in(900, Happened::Matched);
+        assert_eq!(course.act(900), None);
+        course.take_in(950, went_well());
+        assert_eq!(course.act(950), Some(Act::Stop));
+        let outline = course.finish(1_000, Some(&BUTTON), EndedBy::Itself);
+        let expected = [
+            (Phase::Prepare, 50),
+            (Phase::Start, 50),
+            (Phase::Boot, 200),
+            (Phase::Work, 0),
+            (Phase::Reboot, 650),
+            (Phase::Work, 0),
+            (Phase::Stop, 50),
+        ];
+        assert_eq!((parts(&outline), &outline.faults[..]), (expected.to_vec(), &[][..]));
+    }
+
+    #[test]
+    fn a_guest_that_reboots_by_itself_in_a_reboot_cycle_isnt_reset_again() {
+        let mut course = course(CycleKind::Reboot, &ready(Some("x"), false, 60_000));
+        course.take_in(100, Happened::Runs);
+        course.take_in(200, Happened::Matched);
+        course.take_in(9_000, Happened::Reset);
+        course.take_in(9_500, Happened::Matched);
+        assert_eq!((course.act(60_200), course.act(69_500)), (None, Some(Act::Stop)));
+        assert_eq!(course.finish(70_000, Some(&BUTTON), EndedBy::Itself).faults, []);
+    }
+
+    #[test]
+    fn a_guest_that_reboots_by_itself_once_it_is_ready_fails_other_cycles_once() {
+        let mut course = course(CycleKind::Clean, &ready(None, false, 60_000));
+        course.take_in(100, Happened::Runs);
+        for at in [200, 4_000, 9_000, 20_000] {
+            course.take_in(at, Happened::Reset);
+        }
+        let outline = course.finish(70_000, Some(&Outcome::Panicked), EndedBy::Itself);
+        assert!(
+            matches!(&outline.faults[..], [Fault::EndedOtherwise { how }] if how.contains("rebooted by itself")),
+            "{outline:?}"
+        );
+    }
+
+    #[test]
+    fn under_relaunch_nothing_is_asked_of_a_guest_that_is_being_started_again() {
+        let mut course = Course::new(CycleKind::Reboot, &ready(None, false, 0), RebootPolicy::Relaunch);
+        course.take_in(100, Happened::Runs);
+        assert_eq!(course.act(100), Some(Act::Reset));
+        course.take_in(110, Happened::Leaves("host-qmp-system-reset".to_owned()));
+        course.begins(150, Phase::Judge);
+        course.take_in(160, Happened::Relaunched);
+        course.begins(160, Phase::Start);
+        assert_eq!((course.due(), course.act(100_000)), (None, None));
+        course.take_in(300, Happened::Runs);
+        assert_eq!(course.act(300), Some(Act::Stop));
+        let outline = course.finish(400, Some(&BUTTON), EndedBy::Itself);
+        let expected = [
+            (Phase::Boot, 0),
+            (Phase::Work, 0),
+            (Phase::Reboot, 50),
+            (Phase::Judge, 10),
+            (Phase::Start, 140),
+            (Phase::Reboot, 0),
+            (Phase::Work, 0),
+            (Phase::Stop, 100),
+        ];
+        assert_eq!((parts(&outline), &outline.faults[..]), (expected.to_vec(), &[][..]));
+    }
+
+    /// The console and the monitor are two connections.
+    #[test]
+    fn what_was_said_before_the_end_and_is_heard_after_it_counts() {
+        let mut course = course(CycleKind::Clean, &ready(Some("x"), false, 1_000));
+        course.take_in(100, Happened::Runs);
+        course.take_in(400, Happened::Leaves("guest-shutdown".to_owned()));
+        course.begins(420, Phase::Judge);
+        course.take_in(421, Happened::Matched);
+        let outline = course.finish(430, Some(&Outcome::PoweredOff), EndedBy::Itself);
+        let expected = [
+            (Phase::Prepare, 50),
+            (Phase::Start, 50),
+            (Phase::Boot, 300),
+            (Phase::Work, 0),
+            (Phase::Stop, 20),
+            (Phase::Judge, 10),
+        ];
+        assert_eq!((parts(&outline), &outline.faults[..]), (expected.to_vec(), &[][..]));
+    }
+
+    #[rstest]
+    #[case::asked_and_died(Outcome::QemuDied { exit: Exit::Signal(11) }, Some("QEMU died (signal 11)"))]
+    #[case::sick(Outcome::Rebooted { not_again: Some(NotAgain::SickDevice) }, Some("did not come back well"))]
+    #[case::by_quit(Outcome::Stopped { stage: Stage::Quit }, Some("telling QEMU to quit"))]
+    #[case::by_kill(Outcome::Stopped { stage: Stage::Kill }, Some("killing QEMU"))]
+    #[case::off(Outcome::PoweredOff, None)]
+    fn how_a_guest_ended_otherwise_is_told_in_words(#[case] outcome: Outcome, #[case] words: Option<&str>) {
+        let mut course = course(CycleKind::Clean, &ready(None, false, 0));
+        course.take_in(100, Happened::Runs);
+        assert_eq!(course.act(100), Some(Act::Stop));
+        for (by, words) in [(EndedBy::Itself, words), (EndedBy::Signal, None)] {
+            let outline = course.clone().finish(200, Some(&outcome), by);
+            match (&outline.faults[..], words) {
+                ([], None) => {}
+                ([Fault::EndedOtherwise { how }], Some(words)) => assert!(how.contains(words), "{how}"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn any_happening() -> impl Strategy<Value = Happened> {
+        prop_oneof![
+            Just(Happened::Runs),
+            Just(Happened::Matched),
+            Just(went_well()),
+            Just(Happened::Reported(Err("no report".to_owned()))),
+            Just(Happened::Reset),
+            Just(Happened::Relaunched),
+            Just(Happened::Leaves("guest-reset".to_owned())),
+            Just(Happened::Leaves("guest-shutdown".to_owned())),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_every_ms_is_accounted_for_and_the_end_is_asked_for_once(
+            kind in prop_oneof![Just(CycleKind::Clean), Just(CycleKind::Kill), Just(CycleKind::Reboot)],
+            (line, job, after_ms) in (any::<bool>(), any::<bool>(), 0_u64..3_000),
+            happenings in proptest::collection::vec((0_u64..20_000, any_happening()), 0..30),
+            late in 0_u64..50,
+        ) {
+            let mut course = Course::new(kind, &ready(line.then_some("x"), job, after_ms), RebootPolicy::InPlace);
+            course.begins(0, Phase::Prepare);
+            let (mut now, mut acts) = (0, Vec::new());
+            for (wait, what) in happenings {
+                now += wait;
+                acts.extend(course.act(now));
+                // Told late, by a clock that doesn't run backwards for long.
+                course.take_in(now.saturating_sub(late), what);
+                acts.extend(course.act(now));
+            }
+            let ends = acts.iter().filter(|act| **act != Act::Reset).count();
+            prop_assert!(ends <= 1 && acts.len() - ends <= 1, "{acts:?}");
+            prop_assert!(acts.iter().all(|act| *act != Act::Crash || kind == CycleKind::Kill));
+            prop_assert!(acts.iter().all(|act| *act != Act::Reset || kind == CycleKind::Reboot));
+            let outline = course.finish(now, None, EndedBy::Itself);
+            prop_assert_eq!(outline.phases.iter().map(|part| part.ms).sum::<u64>(), now);
+            let adjacent = outline.phases.windows(2).filter(|two| two[0].phase == two[1].phase).count();
+            prop_assert_eq!(adjacent, 0);
+        }
+    }
 }

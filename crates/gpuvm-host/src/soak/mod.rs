@@ -17,7 +17,7 @@ use crate::places::Places;
 use crate::process::ProcessId;
 use crate::root::list;
 
-pub use poll::{PATIENCE, Poll};
+pub use poll::Poll;
 pub use record::{RECORD, Record, Resumed, Written, read, read_file};
 
 /// The most that is kept of one console.

@@ -92,7 +92,8 @@ impl Record {
         let Written { lines, whole, torn } =
             read(folder)?.unwrap_or(Written { lines: Vec::new(), whole: 0, torn: 0 });
         let file = File::options().append(true).open(&path).map_err(HostError::file("open", &path))?;
-        if torn > 0 {
+        // What has no line at all may be something else.
+        if torn > 0 && !lines.is_empty() {
             file.set_len(whole).and_then(|()| file.sync_all()).map_err(HostError::file("shorten", &path))?;
         }
         let note = fs::read_to_string(folder.join(RUNNING)).ok();
@@ -215,6 +216,8 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Written, HostError> {
         match soak::read(whole) {
             Ok(lines) => break lines,
             Err(BadRecord::Empty) => break Vec::new(),
+            // The first line never came to the disk, or this is something else.
+            Err(BadRecord::NoBeginning) if before.is_empty() => whole = before,
             // A crash may leave a line's end without what goes before it: those blocks never came to the disk.
             Err(BadRecord::Line { .. }) if whole.len() == end(bytes) && soak::read(before).is_ok() => {
                 whole = before

@@ -1,31 +1,32 @@
 //! One cycle of a soak: a whole `up` whose guest is watched until it is ready, and then ended as the cycle wants it.
 
+mod came_back;
+mod watch;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::Plan;
 use gpuvm_core::profile::Serial;
-use gpuvm_core::reset::repair::{Climbed, Rung};
-use gpuvm_core::reset::{Heard, Method, Reading, Snapshot};
-use gpuvm_core::soak::{
-    Act, Course, Cycle, CycleKind, DeviceCycle, EndedBy, Fault, Happened, JobReport, Lines, OwnUse, Phase,
-    PhaseTime, Ready, ResetTime, ResetWay, drift,
-};
+use gpuvm_core::reset::{Reading, Snapshot};
+use gpuvm_core::soak::{Act, Course, Cycle, CycleKind, EndedBy, Happened, OwnUse, Phase, PhaseTime, Ready};
 use gpuvm_host::root::HostRoot;
-use gpuvm_host::{HostError, snapshot};
+use gpuvm_host::snapshot;
 use regex::Regex;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, sleep_until};
 
 use crate::console::Sink;
 use crate::error::UpError;
-use crate::report::{self, DeviceReport, Note, Observer, Report, ResetReport};
+use crate::report::{self, Note, Observer};
 use crate::signals::{Request, Requests, Signals};
 use crate::up::{Run, up_asked};
+
+use came_back::{Came, came_back};
+use watch::{LATE, QUIET, Watch};
 
 /// When a guest is ready, with the expression that its console is matched with.
 #[derive(Debug, Clone)]
@@ -145,85 +146,6 @@ pub async fn cycle(
     CycleEnd { cycle, interrupted, qemu, error }
 }
 
-/// What is known of the host once a cycle's run is over.
-struct Came {
-    devices: Vec<DeviceCycle>,
-    left: Vec<Fault>,
-    error: Option<UpError>,
-}
-
-fn came_back(result: Result<Report, UpError>, first: &BTreeMap<Bdf, Snapshot>) -> Came {
-    // A device that stays as it is because it is sick is told by its verdict.
-    let told = |error: &&HostError| !matches!(error, HostError::Sick { .. });
-    let fault = |error: &HostError| Fault::NotGivenBack { message: error.to_string() };
-    let left = |left: &[HostError]| left.iter().filter(told).map(fault).collect();
-    let device = |one: &DeviceReport, resets: &[u64]| device_cycle(one, resets, first.get(&one.bdf));
-    match result {
-        Ok(report) => {
-            let resets = |bdf| report.kernel_resets.get(bdf).map_or(&[][..], Vec::as_slice);
-            let devices = report.devices.iter().map(|one| device(one, resets(&one.bdf))).collect();
-            Came { devices, left: left(&report.left), error: None }
-        }
-        Err(error) => {
-            let devices = error.devices.iter().map(|one| device(one, &[])).collect();
-            Came { devices, left: left(&error.left), error: Some(error) }
-        }
-    }
-}
-
-/// The most lines of the kernel's that a cycle keeps of a device: as many of the first as of the last.
-const KERNEL_LINES: usize = 40;
-
-fn device_cycle(device: &DeviceReport, kernel_resets: &[u64], first: Option<&Snapshot>) -> DeviceCycle {
-    let DeviceReport { bdf, judgement, reset, repair, before_repair, evidence } = device;
-    let evidence = evidence.as_deref();
-    let after = evidence.map(|evidence| &evidence.after);
-    let link = after.and_then(Snapshot::link);
-    let drift = first.zip(after).map(|(first, after)| drift(first, after, judgement)).unwrap_or_default();
-    let healthy = judgement.reason().is_none() && drift.is_empty() && before_repair.is_none();
-    let said = evidence.and_then(|evidence| evidence.heard.as_ref()).map_or(&[][..], Heard::lines);
-    DeviceCycle {
-        bdf: *bdf,
-        judgement: judgement.clone(),
-        drift,
-        speed: link.map(|(speed, _)| speed),
-        width: link.map(|(_, width)| width),
-        errors: evidence.map(|of| of.after.errors_since(&of.before)).unwrap_or_default(),
-        resets: resets(reset.as_ref(), repair, kernel_resets),
-        repair: repair.clone(),
-        before_repair: before_repair.clone(),
-        kernel: if healthy { Vec::new() } else { ends(said) },
-    }
-}
-
-/// Lists the resets of a device: QEMU's come first, as they did. What a scan of the bus does is no reset.
-fn resets(planned: Option<&ResetReport>, repair: &[Climbed], kernel: &[u64]) -> Vec<ResetTime> {
-    let of_kernel = kernel.iter().map(|ms| {
-        let (by, method, failure) = (ResetWay::Kernel, None, None);
-        ResetTime { by, method, ms: *ms, failure }
-    });
-    let own = |method: Option<Method>, ms: u64, failure: &Option<String>| {
-        let failure = failure.clone();
-        ResetTime { by: ResetWay::Gpuvm, method, ms, failure }
-    };
-    let planned = planned.map(|reset| own(Some(reset.method), reset.ms, &reset.failure));
-    let repair = repair
-        .iter()
-        .filter(|climbed| climbed.rung != Rung::Rescan)
-        .map(|climbed| own((climbed.rung == Rung::Hot).then_some(Method::Hot), climbed.ms, &climbed.failure));
-    of_kernel.chain(planned).chain(repair).collect()
-}
-
-fn ends(lines: &[String]) -> Vec<String> {
-    if lines.len() <= KERNEL_LINES {
-        return lines.to_vec();
-    }
-    let (first, rest) = lines.split_at(KERNEL_LINES / 2);
-    let (left_out, last) = rest.split_at(rest.len() - KERNEL_LINES / 2);
-    let left_out = format!("({} lines left out)", left_out.len());
-    first.iter().cloned().chain([left_out]).chain(last.iter().cloned()).collect()
-}
-
 /// Brings a guest's course together with what drives it.
 struct Conductor<'a> {
     begun: Instant,
@@ -302,11 +224,11 @@ impl Observer for Watched<'_> {
                 self.conductor.take_in(now, Happened::Runs);
             }
             report::Phase::Rebooting { .. } => {
-                self.conductor.watch.begin_anew();
+                self.conductor.watch.begin_anew(now + LATE);
                 self.conductor.take_in(now, Happened::Reset);
             }
             report::Phase::Relaunching { .. } => {
-                self.conductor.watch.begin_anew();
+                self.conductor.watch.begin_anew(now);
                 self.conductor.take_in(now, Happened::Relaunched);
             }
             report::Phase::Leaving { reason } => {
@@ -323,99 +245,5 @@ impl Observer for Watched<'_> {
 
     fn note(&mut self, note: &Note) {
         self.inner.note(note);
-    }
-}
-
-/// A line that isn't over and hasn't grown for so long is a prompt.
-const QUIET: Duration = Duration::from_millis(100);
-
-/// Watches a guest's console.
-#[derive(Clone)]
-struct Watch(Arc<Mutex<Watching>>);
-
-struct Watching {
-    lines: Lines,
-    /// What is looked for in this boot.
-    expect: Option<Regex>,
-    job: Option<Job>,
-    /// All that is looked for in a boot.
-    wanted: (Option<Regex>, Option<Job>),
-    tell: mpsc::UnboundedSender<(Instant, Happened)>,
-    /// When the last byte came.
-    last: Instant,
-}
-
-/// A report is waited for.
-#[derive(Clone, Copy)]
-struct Job;
-
-impl Watch {
-    fn new(awaited: &Awaited, tell: mpsc::UnboundedSender<(Instant, Happened)>) -> Self {
-        let wanted = (awaited.expect.clone(), awaited.ready.job.then_some(Job));
-        let (expect, job) = wanted.clone();
-        let (lines, last) = (Lines::default(), Instant::now());
-        Self(Arc::new(Mutex::new(Watching { lines, expect, job, wanted, tell, last })))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Watching> {
-        // What a panic has left there are whole values.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Makes the sink that watches, and passes on to another one.
-    fn sink(&self, mut next: Option<Sink>) -> Sink {
-        let watch = self.clone();
-        Box::new(move |bytes| {
-            watch.lock().take_in(bytes);
-            // One that is gone doesn't end the watch.
-            if next.as_mut().is_some_and(|next| next(bytes).is_err()) {
-                next = None;
-            }
-            Ok(())
-        })
-    }
-
-    /// Looks for everything once more: the guest begins anew.
-    fn begin_anew(&self) {
-        let mut watching = self.lock();
-        watching.lines.begin_anew();
-        (watching.expect, watching.job) = watching.wanted.clone();
-    }
-
-    /// Tells whether a line is waited for, which may be a prompt.
-    fn waits(&self) -> bool {
-        self.lock().expect.is_some()
-    }
-
-    /// Returns since when the line that isn't over is the one that is waited for, if it hasn't grown for so long.
-    fn prompt(&self, quiet: Duration) -> Option<Instant> {
-        let mut watching = self.lock();
-        let expect = watching.expect.as_ref()?;
-        let line = watching.lines.unfinished().filter(|_| watching.last.elapsed() >= quiet)?;
-        if !expect.is_match(&line) {
-            return None;
-        }
-        watching.expect = None;
-        Some(watching.last)
-    }
-}
-
-impl Watching {
-    fn take_in(&mut self, bytes: &[u8]) {
-        let Self { lines, expect, job, tell, last, .. } = self;
-        *last = Instant::now();
-        lines.take_in(bytes, &mut |line| {
-            // Nobody hears it only once QEMU is gone. Each is told once, so that no guest fills the queue.
-            if expect.as_ref().is_some_and(|expect| expect.is_match(line)) {
-                *expect = None;
-                tell.send((*last, Happened::Matched)).ok();
-            }
-            if job.is_some()
-                && let Some(report) = JobReport::read(line)
-            {
-                *job = None;
-                tell.send((*last, Happened::Reported(report))).ok();
-            }
-        });
     }
 }
