@@ -14,7 +14,7 @@ use gpuvm_core::host_ops::HostOp;
 use gpuvm_core::pci::Bdf;
 
 use crate::HostError;
-use crate::journal::Record;
+use crate::journal::{Record, Removed, Saved};
 use crate::ops;
 use crate::process::{Opener, all_open, find_open};
 use crate::root::HostRoot;
@@ -36,11 +36,17 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub fn check(root: &HostRoot, records: &[Record]) -> Result<(), HostError> {
     let mut attributes: BTreeMap<PathBuf, Vec<&HostOp>> = BTreeMap::new();
     for record in records {
-        for path in attributes_of(root, &record.op) {
-            // What isn't there can't be written to.
-            if let Ok(real) = fs::canonicalize(path) {
-                attributes.entry(real).or_default().push(&record.op);
-            }
+        // What isn't there can't be written to.
+        let mut paths: Vec<PathBuf> = attributes_of(root, &record.op)
+            .into_iter()
+            .filter_map(|path| fs::canonicalize(path).ok())
+            .collect();
+        paths.extend(removals(root, &record.op));
+        if let Some(Saved::Removed(Removed { driver: Some(driver), .. })) = &record.saved {
+            paths.extend(fs::canonicalize(root.driver(driver).join("bind")).ok());
+        }
+        for real in paths {
+            attributes.entry(real).or_default().push(&record.op);
         }
     }
     let begun = Instant::now();
@@ -64,7 +70,7 @@ pub fn check(root: &HostRoot, records: &[Record]) -> Result<(), HostError> {
 /// How long a write may take that is none to be told of: a reset at bind takes 100 ms.
 const ORDINARY: Duration = Duration::from_millis(300);
 
-/// Finds the functions that are being bound or unbound by a child of any gpuvm, with the child, where that takes longer than it
+/// Finds the functions that are being bound, unbound or removed by a child of any gpuvm, with the child, where that takes longer than it
 /// mostly does: the device's lock is held until it comes back, whether or not there was time to note it.
 ///
 /// # Errors
@@ -93,10 +99,38 @@ fn writers(root: &HostRoot) -> Result<BTreeMap<Bdf, i32>, HostError> {
         let name = file.file_name().and_then(|name| name.to_str());
         (of_device && name.is_some_and(|name| RESETS.contains(&name))) || container.as_deref() == Some(file)
     };
-    let of = |opener: &Opener, bdf: &Bdf, file: &Path| {
-        (takes_lock(file) || resets(bdf, file)).then_some((*bdf, opener.pid))
+    // A removal is the only one of these that isn't called as its device is: all that can be written is `1`.
+    let named = |name: &str| (name == "1").then_some(None).or_else(|| name.parse().ok().map(Some));
+    let of = |opener: &Opener, name: &Option<Bdf>, file: &Path| match name {
+        Some(bdf) => (takes_lock(file) || resets(bdf, file)).then_some((*bdf, opener.pid)),
+        None => removed(root, file).map(|bdf| (bdf, opener.pid)),
     };
-    Ok(all_open(|name| name.parse().ok(), of)?.into_iter().collect())
+    Ok(all_open(named, of)?.into_iter().collect())
+}
+
+/// What a process has open that removes a device: the kernel takes the attribute away first, and its place may be gone too.
+fn removals(root: &HostRoot, op: &HostOp) -> Vec<PathBuf> {
+    let HostOp::Remove { bdf, port } = op else { return Vec::new() };
+    let above =
+        port.map_or_else(|| root.path(format!("/sys/devices/pci{}", bdf.bus())), |port| root.device(port));
+    let place = |above: PathBuf| above.join(bdf.to_string()).join(REMOVE);
+    let Ok(place) = fs::canonicalize(above).map(place) else { return Vec::new() };
+    let mut deleted = place.clone().into_os_string();
+    deleted.push(DELETED);
+    vec![place, deleted.into()]
+}
+
+/// The attribute that removes a device.
+const REMOVE: &str = "remove";
+/// What the kernel adds to the path of an open file whose name is gone (d_path of fs/d_path.c).
+const DELETED: &str = " (deleted)";
+
+/// Finds the function whose attribute `remove` this is.
+fn removed(root: &HostRoot, file: &Path) -> Option<Bdf> {
+    let own = file.file_name()?.to_str()?;
+    let devices = fs::canonicalize(root.path("/sys/devices")).ok()?;
+    let is_it = own.strip_suffix(DELETED).unwrap_or(own) == REMOVE && file.starts_with(devices);
+    is_it.then(|| file.parent()?.file_name()?.to_str()?.parse().ok())?
 }
 
 /// Lists what is written to make or undo an operation.
@@ -115,7 +149,7 @@ fn attributes_of(root: &HostRoot, op: &HostOp) -> Vec<PathBuf> {
         HostOp::HoldAutoprobe => vec![root.path(ops::hold_autoprobe::AUTOPROBE)],
         HostOp::Remove { bdf, .. } => {
             let scan = ops::remove::rescan_of(root, bdf.bus());
-            let own = ["remove", "driver_override", "reset_method", "power/control", "d3cold_allowed"];
+            let own = ["driver_override", "reset_method", "power/control", "d3cold_allowed"];
             [vec![scan], of_device(*bdf, &own)].concat()
         }
         HostOp::SetDriverOverride { bdf, .. } => of_device(*bdf, &["driver_override"]),
@@ -154,9 +188,13 @@ fn find<'a>(attributes: &BTreeMap<PathBuf, Vec<&'a HostOp>>) -> Result<Option<Or
 /// Tells whether a process of this name may write for an operation: one that is named after another device doesn't.
 fn may_be_for(name: &str, op: &HostOp) -> bool {
     match (op, name.parse::<Bdf>()) {
-        (HostOp::Adopt { bdf } | HostOp::Unbind { bdf, .. } | HostOp::Bind { bdf, .. }, Ok(written)) => {
-            *bdf == written
-        }
+        (
+            HostOp::Adopt { bdf }
+            | HostOp::Unbind { bdf, .. }
+            | HostOp::Bind { bdf, .. }
+            | HostOp::Remove { bdf, .. },
+            Ok(written),
+        ) => *bdf == written,
         _ => true,
     }
 }

@@ -271,7 +271,8 @@ pub fn reserve_return(places: &Places, mut wanted: Reservation) -> Result<Reserv
         } else if given_up && held.conflict(&wanted).is_some() {
             over.push(file(places, &held));
             wanted.absorb(&held);
-        } else {
+        } else if !(wanted.reset && held.bind.is_none() && held.alive().is_none()) {
+            // The repair of what a dead VM has left behind is finished before that is given back.
             conflicts(&held, &wanted)?;
         }
     }

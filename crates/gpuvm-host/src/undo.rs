@@ -12,6 +12,7 @@ use crate::apply::Host;
 use crate::journal::{self, Journal, OpState, Record, Saved};
 use crate::ops::create_overlay::{self, Overlay};
 use crate::ops::hugepages::{self, PoolClaim};
+use crate::ops::remove::Found;
 use crate::ops::{
     adopt, bind, claim_awake, driver_override, hold_autoprobe, keep_awake, remove, reset_methods, unbind,
 };
@@ -50,14 +51,13 @@ pub fn undo_some(
 ) -> Vec<HostError> {
     let mut failures = Vec::new();
     let mut blocked = BTreeSet::new();
-    let rebound: BTreeSet<Bdf> = journal.records().iter().filter_map(|record| rebinds(&record.op)).collect();
-    let taken_from: BTreeMap<Bdf, DriverName> = journal.records().iter().filter_map(taken).collect();
+    let known = Known::of(host, journal);
     for record in journal.open_records().into_iter().filter(|record| part(&record.op) == Part::Undone) {
         if record.op.bdf().is_some_and(|bdf| blocked.contains(&bdf)) {
             continue;
         }
         told(&record.op);
-        match undo(host, &record, &rebound, &taken_from) {
+        match undo(host, &record, &known) {
             Ok(()) => failures.extend(journal.mark(record.seq, OpState::Undone).err()),
             // Reported once, and never overwritten: there is nothing left for us to give back.
             Err(error @ HostError::ChangedByOthers { .. }) => {
@@ -99,12 +99,31 @@ fn taken(record: &Record) -> Option<(Bdf, DriverName)> {
     }
 }
 
-fn undo(
-    host: &Host<'_>,
-    record: &Record,
-    rebound: &BTreeSet<Bdf>,
-    taken_from: &BTreeMap<Bdf, DriverName>,
-) -> Result<(), HostError> {
+/// What undoing one operation must know of the others.
+struct Known {
+    /// The devices whose drivers were changed.
+    rebound: BTreeSet<Bdf>,
+    /// The drivers that devices were taken from.
+    taken_from: BTreeMap<Bdf, DriverName>,
+    /// The devices that were removed and aren't there.
+    gone: BTreeSet<Bdf>,
+}
+
+impl Known {
+    fn of(host: &Host<'_>, journal: &Journal) -> Self {
+        let gone = |record: Record| match record.op {
+            HostOp::Remove { bdf, .. } => (!host.kernel.root.device(bdf).exists()).then_some(bdf),
+            _ => None,
+        };
+        Self {
+            rebound: journal.records().iter().filter_map(|record| rebinds(&record.op)).collect(),
+            taken_from: journal.records().iter().filter_map(taken).collect(),
+            gone: journal.open_records().into_iter().filter_map(gone).collect(),
+        }
+    }
+}
+
+fn undo(host: &Host<'_>, record: &Record, known: &Known) -> Result<(), HostError> {
     if let OpState::InFlight { child } = &record.state
         && child.is_alive()
     {
@@ -119,7 +138,7 @@ fn undo(
             create_overlay::undo(&Overlay { path, backing, format: *format, qemu_img })
         }
         HostOp::KeepAwake { bdf } => {
-            let change = if rebound.contains(bdf) { DriverChange::Rebound } else { DriverChange::Kept };
+            let change = if known.rebound.contains(bdf) { DriverChange::Rebound } else { DriverChange::Kept };
             keep_awake::undo(host, *bdf, saved_policy(record), change)
         }
         HostOp::SetResetMethods { bdf, methods } => match &record.saved {
@@ -128,7 +147,7 @@ fn undo(
             _ => Ok(()),
         },
         HostOp::Adopt { bdf } => adopt::undo(host, *bdf),
-        HostOp::Bind { bdf, driver } => bind::undo(host, *bdf, driver, taken_from.get(bdf)),
+        HostOp::Bind { bdf, driver } => bind::undo(host, *bdf, driver, known.taken_from.get(bdf)),
         HostOp::SetDriverOverride { bdf, driver } => {
             driver_override::undo(host, *bdf, driver, saved_driver(record))
         }
@@ -139,7 +158,8 @@ fn undo(
                 Some(Saved::Removed(saved)) => Some(saved),
                 _ => None,
             };
-            remove::undo(host, *bdf, *port, saved)
+            let found = if known.gone.contains(bdf) { Found::ByUs } else { Found::Before };
+            remove::undo(host, (*bdf, *port), saved, found, known.taken_from.get(bdf))
         }
     }
 }

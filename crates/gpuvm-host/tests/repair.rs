@@ -19,10 +19,12 @@ use gpuvm_host::journal::{Journal, OpState};
 use gpuvm_host::kernel::Kernel;
 use gpuvm_host::lock::make_dir;
 use gpuvm_host::places::Places;
+use gpuvm_host::process::ProcessId;
 use gpuvm_host::repair::{Repaired, book, finish, repair};
+use gpuvm_host::reservation::{self, Reservation};
 use gpuvm_host::undo::undo_all;
-use gpuvm_host::{HostError, facts, snapshot};
-use gpuvm_sys::errno::{EBUSY, ENOTTY};
+use gpuvm_host::{HostError, bound, facts, snapshot};
+use gpuvm_sys::errno::{EBUSY, ENODEV, ENOTTY};
 use gpuvm_testkit::fake_host::{
     Cure, FakeDevice, FakeHost, Fault, PowerAttributes, Snapshot, gpu, kernel_at,
 };
@@ -42,6 +44,23 @@ struct Bench {
     vm: VmName,
     baselines: BTreeMap<Bdf, Baseline>,
     before: Snapshot,
+}
+
+/// What a kernel does with a device that it finds while `drivers_autoprobe` is off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Finding {
+    /// It leaves it alone: Linux 6.19 and newer.
+    Leaves,
+    /// It gives it to its driver all the same.
+    Probes,
+}
+
+impl Finding {
+    fn of(self, fake: &FakeHost) {
+        if self == Self::Probes {
+            fake.probes_what_it_finds();
+        }
+    }
 }
 
 fn bdf(text: &str) -> Bdf {
@@ -161,8 +180,12 @@ fn tried(repaired: &Repaired, at: &str) -> Vec<(Rung, bool)> {
 #[case::hot(Rung::Hot)]
 #[case::subordinate(Rung::Subordinate)]
 #[case::rescan(Rung::Rescan)]
-fn the_first_rung_that_helps_is_the_last_that_is_tried(#[case] cure: Rung) {
+fn the_first_rung_that_helps_is_the_last_that_is_tried(
+    #[case] cure: Rung,
+    #[values(Finding::Leaves, Finding::Probes)] finding: Finding,
+) {
     let bench = Bench::new();
+    finding.of(&bench.fake);
     let mut journal = bench.taken();
     bench.fake.sicken(CARD[0], Cure::By(cure));
     let repaired = bench.repair(&mut journal, RepairPolicy::Rescan);
@@ -219,6 +242,39 @@ fn a_rescan_is_made_with_autoprobe_off_and_leaves_what_the_vm_had_set() {
     assert_eq!(writes.iter().filter(|write| write.contains("rescan")).count(), 1, "once for the whole card");
     assert_eq!(bench.writes_to("drivers/nvidia/bind"), 0, "its own driver never had it meanwhile");
     assert!(journal.open_records().iter().all(|record| !record.op.is_repair()));
+}
+
+#[test]
+fn a_kernel_that_probes_what_it_finds_has_the_device_taken_from_its_driver_again() {
+    let bench = Bench::new();
+    bench.fake.probes_what_it_finds();
+    let mut journal = bench.taken();
+    bench.fake.sicken(CARD[0], Cure::By(Rung::Rescan));
+    let begun = bench.fake.writes().len();
+    let repaired = bench.repair(&mut journal, RepairPolicy::Rescan);
+    assert_eq!(repaired.helped(bdf(CARD[0])), Some(Rung::Rescan), "{repaired:#?}");
+    let writes = bench.fake.writes()[begun..].to_vec();
+    let at = |part: &str| writes.iter().position(|write| write.contains(part)).unwrap();
+    // With the override first, so that no other driver takes it in between.
+    let order = ["/rescan", "81:00.0/driver_override", "nvidia/unbind", "vfio-pci/bind"].map(at);
+    assert!(order.is_sorted(), "{writes:#?}");
+}
+
+#[test]
+fn a_device_that_somebody_has_had_found_meanwhile_stays_on_its_driver() {
+    let bench = Bench::new();
+    let mut journal = bench.taken();
+    bench.fake.sicken(CARD[0], Cure::Lost);
+    bench.repair(&mut journal, RepairPolicy::Rescan);
+    bench.fake.file(&format!("/fake-kernel/cure/{}", CARD[0]), "rescan");
+    let scan = bench.fake.path("/sys/bus/pci/rescan");
+    bench.kernel.write("scan", &scan, "1", std::time::Duration::from_secs(5)).unwrap();
+    assert_eq!(bench.fake.driver(CARD[0]).unwrap().as_deref(), Some("nvidia"));
+    let begun = bench.fake.writes().len();
+    let left = bench.give_back(&mut journal);
+    assert!(left.is_empty(), "{left:?}");
+    assert!(!bench.fake.writes()[begun..].iter().any(|write| write.contains("nvidia/")), "it may be in use");
+    assert_eq!(bench.changes(), [""; 0]);
 }
 
 #[test]
@@ -305,15 +361,17 @@ fn a_removal_that_hangs_is_told_and_finished_once_it_has_come_back() {
 #[case::rescan_refused("/rescan", Fault::Errno(EBUSY), "scan bus 0000:81 anew")]
 #[case::rescan_without_effect("/rescan", Fault::Lie, "doesn't find it")]
 #[case::override_refused("81:00.0/driver_override", Fault::Errno(EBUSY), "driver_override")]
-#[case::bind_refused("vfio-pci/bind", Fault::Errno(EBUSY), "vfio-pci/bind")]
+#[case::bind_refused("vfio-pci/bind", Fault::Errno(ENODEV), "vfio-pci/bind")]
 #[case::autoprobe_refused("drivers_autoprobe", Fault::Errno(EBUSY), "drivers_autoprobe")]
 #[case::autoprobe_without_effect("drivers_autoprobe", Fault::Lie, "kept this one")]
 fn a_rescan_that_fails_says_why_and_the_host_is_given_back_all_the_same(
     #[case] part: &str,
     #[case] fault: Fault,
     #[case] words: &str,
+    #[values(Finding::Leaves, Finding::Probes)] finding: Finding,
 ) {
     let bench = Bench::new();
+    finding.of(&bench.fake);
     let mut journal = bench.taken();
     bench.fake.sicken(CARD[0], Cure::By(Rung::Rescan));
     bench.fake.fault(part, fault);
@@ -446,6 +504,62 @@ fn a_repair_with_a_journal_of_its_own_leaves_nothing_of_it() {
     assert_eq!(gpuvm_host::root::list(&bench.places.repairs()).unwrap(), [""; 0]);
 }
 
+/// The VM that has the devices is dead as well, and `gpuvm cleanup` may be asked for it alone.
+#[rstest]
+#[case::of_devices_that_are_bound(None)]
+#[case::of_devices_of_a_dead_vm(Some("vm"))]
+fn a_repair_that_died_is_finished_by_cleanup_under_a_reservation(#[case] left_behind: Option<&str>) {
+    let bench = Bench::new();
+    drop(bench.taken());
+    bench.fake.sicken(CARD[0], Cure::By(Rung::Rescan));
+    let ladders = bench.ladders(RepairPolicy::Rescan);
+    let dead = ProcessId { pid: 1, start_time: 1 };
+    let of = |vm: &str| Reservation {
+        vm: VmName::new(vm).unwrap(),
+        bind: None,
+        supervisor: dead,
+        ..Reservation::of_bind(bdf(CARD[0]), BOOT, vec![GroupId(7)], CARD.map(bdf).into())
+    };
+    if let Some(vm) = left_behind {
+        reservation::reserve(&bench.places, &of(vm)).unwrap();
+    }
+    let reset = Reservation::of_reset(bdf(CARD[0]), BOOT, vec![GroupId(7)], CARD.map(bdf).into(), Vec::new());
+    reservation::reserve(&bench.places, &reset).unwrap();
+    let kernel = deadly(&bench.fake, Death::After(12));
+    let (sick, baselines) = (bench.sick(), &bench.baselines);
+    let climb = || {
+        let on = (&kernel, &bench.places, BOOT);
+        book::repair_alone(on, baselines, &ladders, &sick, &|| false, &mut |_| {}).unwrap();
+    };
+    assert!(catch_unwind(AssertUnwindSafe(climb)).is_err());
+    reservation::update(&bench.places, &Reservation { supervisor: dead, ..reset }).unwrap();
+    // Nobody else gets the devices before that.
+    let wanted = Reservation::of_bind(bdf(CARD[0]), BOOT, Vec::new(), CARD.map(bdf).into());
+    let refused = reservation::check(&bench.places, &wanted).unwrap_err();
+    assert!(matches!(refused, HostError::Reserved { .. }), "{refused}");
+
+    let reports = bound::cleanup(&bench.kernel, &bench.places, BOOT, &mut |_| {}).unwrap();
+    assert!(matches!(&reports[..], [report] if report.result == bound::Cleaned::Done), "{reports:#?}");
+    for at in CARD {
+        assert_eq!(bench.fake.driver(at).unwrap().as_deref(), Some("vfio-pci"));
+    }
+    assert_eq!(bench.read(AUTOPROBE), "1");
+    let held = reservation::all(&bench.places, BOOT).unwrap();
+    assert_eq!(held.len(), usize::from(left_behind.is_some()), "{held:?}");
+    assert_eq!(gpuvm_host::root::list(&bench.places.repairs()).unwrap(), [""; 0]);
+}
+
+#[test]
+fn a_repair_whose_journal_makes_no_sense_is_told_and_is_in_nobody_elses_way() {
+    let bench = Bench::new();
+    bench.fake.file(&format!("/gpuvm/run/repairs/{}/journal", CARD[0]), "nonsense\n");
+    let reports = bound::cleanup(&bench.kernel, &bench.places, BOOT, &mut |_| {}).unwrap();
+    assert!(matches!(&reports[..], [report] if report.result == bound::Cleaned::Left), "{reports:#?}");
+    assert!(reports[0].not_given_back[0].contains("nonsense"), "{reports:#?}");
+    let other = Reservation::of_bind(bdf(PORT), BOOT, Vec::new(), vec![bdf(PORT)]);
+    reservation::reserve(&bench.places, &other).unwrap();
+}
+
 /// Where a process dies: before or after one of its writes to the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Death {
@@ -507,12 +621,15 @@ impl Bench {
     }
 }
 
-#[test]
-fn a_repair_killed_before_or_after_any_write_is_cleaned_up_after() {
+#[rstest]
+fn a_repair_killed_before_or_after_any_write_is_cleaned_up_after(
+    #[values(Finding::Leaves, Finding::Probes)] finding: Finding,
+) {
     let mut writes = 0;
     loop {
         for death in [Death::Before(writes), Death::After(writes)] {
             let bench = Bench::new();
+            finding.of(&bench.fake);
             let journal = bench.taken();
             bench.fake.sicken(CARD[0], Cure::By(Rung::Rescan));
             if bench.dies_in_repair(journal, death) {
@@ -526,11 +643,14 @@ fn a_repair_killed_before_or_after_any_write_is_cleaned_up_after() {
     }
 }
 
-#[test]
-fn a_repair_with_its_own_journal_killed_anywhere_is_finished_and_nothing_else_is_undone() {
+#[rstest]
+fn a_repair_with_its_own_journal_killed_anywhere_is_finished_and_nothing_else_is_undone(
+    #[values(Finding::Leaves, Finding::Probes)] finding: Finding,
+) {
     for writes in 0..64 {
         for death in [Death::Before(writes), Death::After(writes)] {
             let bench = Bench::new();
+            finding.of(&bench.fake);
             drop(bench.taken());
             bench.fake.sicken(CARD[0], Cure::By(Rung::Rescan));
             let as_taken = bench.fake.snapshot().unwrap().of_host();
@@ -549,10 +669,21 @@ fn a_repair_with_its_own_journal_killed_anywhere_is_finished_and_nothing_else_is
             let open = book::open(&bench.places, BOOT).unwrap();
             let known: BTreeSet<Bdf> = CARD.map(bdf).into();
             assert!(open.values().flatten().all(|bdf| known.contains(bdf)) && open.len() < 2, "{open:?}");
+            let mut left = Vec::new();
             for first in open.into_keys() {
-                let left = book::resume((&bench.kernel, &bench.places, BOOT), first, &mut |_| {}).unwrap();
-                assert!(left.is_empty(), "{death:?}: {left:?}");
+                left.extend(book::resume((&bench.kernel, &bench.places, BOOT), first, &mut |_| {}).unwrap());
             }
+            let own = CARD.iter().any(|at| bench.fake.driver(at).unwrap().as_deref() != Some("vfio-pci"));
+            if finding == Finding::Probes && own {
+                // Nobody knows whether the kernel has given it to its driver for our scan, or for somebody's later.
+                assert!(
+                    left.iter().all(|error| matches!(error, HostError::ChangedByOthers { .. })),
+                    "{left:?}"
+                );
+                assert!(!left.is_empty(), "{death:?}");
+                continue;
+            }
+            assert!(left.is_empty(), "{death:?}: {left:?}");
             let mut changes = as_taken.differences(&bench.fake.snapshot().unwrap().of_host());
             changes.retain(|change| !change.starts_with("fake-kernel/") && !change.contains("/config:"));
             assert_eq!(changes, [""; 0], "{death:?}");
@@ -580,10 +711,12 @@ proptest! {
         set in prop::sample::select(vec![None, Some("nvidia")]),
         methods in prop::sample::select(vec!["flr pm", "pm flr", "flr", "af_flr flr"]),
         cure in prop::sample::select(vec![Cure::By(Rung::Rescan), Cure::Nothing]),
+        finding in prop::sample::select(vec![Finding::Leaves, Finding::Probes]),
         first in death(),
         cleanups in prop::collection::vec(death(), 0..3),
     ) {
         let bench = Bench::with(PowerAttributes { control, d3cold_allowed }, set);
+        finding.of(&bench.fake);
         let list = format!("/sys/bus/pci/devices/{}/reset_method", CARD[1]);
         bench.fake.file(&list, format!("{methods}\n"));
         let bench = Bench { before: bench.fake.snapshot().unwrap().of_host(), ..bench };

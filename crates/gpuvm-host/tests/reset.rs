@@ -9,6 +9,7 @@ use std::fs;
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::{self, InUse, MethodChoice, Refusal, ResetJob, Target};
 use gpuvm_core::profile::VmName;
+use gpuvm_core::reset::repair::RepairPolicy;
 use gpuvm_core::reset::{Check, Deed, Entry, Method, Verdict};
 use gpuvm_host::HostError;
 use gpuvm_host::bound::{self, BindError, Cleaned};
@@ -64,7 +65,7 @@ impl Bench {
     fn plan(&self, target: &str, method: &str) -> Result<ResetJob, Vec<Refusal>> {
         let mut facts = facts::read_for_reset(&self.fake.root(), &BTreeSet::from([bdf(target)])).unwrap();
         facts.bound = bound::bound(&self.places, &self.boot_id()).unwrap();
-        plan::reset(&[Target::Function(bdf(target))], method.parse().unwrap(), &facts)
+        plan::reset(&[Target::Function(bdf(target))], method.parse().unwrap(), RepairPolicy::Never, &facts)
     }
 
     fn reset_by(&self, job: &ResetJob) -> Result<Report, BindError> {

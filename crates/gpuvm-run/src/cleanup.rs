@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use gpuvm_core::host_ops::HostOp;
 use gpuvm_core::pci::Bdf;
+use gpuvm_core::plan::Plan;
 use gpuvm_core::profile::VmName;
 use gpuvm_core::reset::{Snapshot, wait};
 use gpuvm_host::apply::Host;
@@ -18,11 +19,12 @@ use gpuvm_host::places::Places;
 use gpuvm_host::process::ProcessId;
 use gpuvm_host::reservation::{self, Reservation};
 use gpuvm_host::root::list;
-use gpuvm_host::{HostError, ledger, orphans, undo};
+use gpuvm_host::{HostError, bound, ledger, orphans, repair, undo};
 use gpuvm_sys::process::{Signal, pidfd_open, pidfd_send_signal};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::judging::{self, Begun, Judged, Ran, Resets, Stage, kept};
+use crate::repairing;
 use crate::report::{DeviceReport, Note, Observer, Phase};
 use crate::up::close;
 
@@ -83,6 +85,16 @@ pub fn cleanup(
     only: Option<&VmName>,
     observer: &mut dyn Observer,
 ) -> Result<Vec<CleanupReport>, HostError> {
+    // What a repair of somebody else's has removed of a dead VM's devices is no sick device of it.
+    let mut told = |step: bound::Step<'_>| {
+        if let bound::Step::Undo(op) = step {
+            observer.phase(&Phase::Undoing { what: op.to_string() });
+        }
+    };
+    for report in bound::finish_repairs(kernel, places, boot_id, &mut told)? {
+        // Those are told of once more by whoever cleans up after binds.
+        report.left.iter().for_each(|error| observer.note(&Note(error.to_string())));
+    }
     let mut names: Vec<VmName> =
         list(&places.run().join("vm"))?.iter().filter_map(|name| VmName::new(name)).collect();
     names.extend(reservation::names(places)?);
@@ -160,8 +172,11 @@ fn give_back(
     orphans::check(&kernel.root, &journal.open_records())?;
     // What the devices said of themselves before; nothing where the launcher died before it had asked them.
     let baselines: BTreeMap<Bdf, Snapshot> = kept(&places.baselines(vm))?.unwrap_or_default();
-    let judged = judge(kernel, places, record, &baselines, observer)?;
     let host = Host { kernel, places, boot_id, vm, baselines: &baselines };
+    // A launcher that died during a repair has left devices that aren't there: those are no sick ones.
+    let mut told = |op: &HostOp| observer.phase(&Phase::Undoing { what: op.to_string() });
+    progress.left.extend(repair::finish(&host, &mut journal, &mut told));
+    let judged = judge(&host, record, &mut journal, observer)?;
     let mut told = |op: &HostOp| observer.phase(&Phase::Undoing { what: op.to_string() });
     progress.left.extend(undo::undo_some(&host, &mut journal, &|op| judged.part(op), &mut told));
     progress.left.extend(judged.stay(&journal));
@@ -179,12 +194,12 @@ fn give_back(
 
 /// Judges the devices of a run whose launcher was killed before it could: once, since whoever cleans up again was told the verdict.
 fn judge(
-    kernel: &Kernel,
-    places: &Places,
+    host: &Host<'_>,
     record: &Reservation,
-    baselines: &BTreeMap<Bdf, Snapshot>,
+    journal: &mut Journal,
     observer: &mut dyn Observer,
 ) -> Result<Judged, HostError> {
+    let Host { kernel, places, baselines, .. } = *host;
     let vm = &record.vm;
     if baselines.is_empty() {
         return Ok(Judged::default());
@@ -200,9 +215,44 @@ fn judge(
     let ran = Ran { vm, qemu: None, started: record.qemu.is_some(), outcome: None, took };
     let mut judged =
         judging::after_run(&kernel.root, places, baselines, &mut |bdf| since.of(bdf), Resets::default(), ran);
+    repair(host, record, journal, &mut judged, observer)?;
     // A full disk stops nothing: giving back comes first.
     judged.failures.extend(judging::note_judged(places, vm, &judged.devices, Stage::Judged).err());
     Ok(judged)
+}
+
+/// Repairs what was judged sick, as far as the plan has it so that was kept with the run.
+fn repair(
+    host: &Host<'_>,
+    record: &Reservation,
+    journal: &mut Journal,
+    judged: &mut Judged,
+    observer: &mut dyn Observer,
+) -> Result<(), HostError> {
+    #[derive(Deserialize)]
+    struct Kept {
+        plan: Plan,
+    }
+    let plan = match kept(&host.places.vm(&record.vm).join("run.json")) {
+        Ok(Some(Kept { plan })) => plan,
+        Ok(None) => return Ok(()),
+        // Another gpuvm's, perhaps: the host is given back all the same.
+        Err(error) => {
+            observer
+                .note(&Note(format!("nothing is repaired: what the profile allows isn't known: {error}")));
+            return Ok(());
+        }
+    };
+    repairing::repair(host, journal, &plan, judged, observer);
+    let hangs = judged.failures.iter().filter_map(|error| match error {
+        HostError::InFlight { pid, .. } => ProcessId::of(*pid),
+        _ => None,
+    });
+    let in_flight: Vec<ProcessId> = hangs.collect();
+    match in_flight.is_empty() {
+        true => Ok(()),
+        false => reservation::update(host.places, &Reservation { in_flight, ..record.clone() }),
+    }
 }
 
 /// Ends a QEMU that has no launcher any more: its devices can't be given back before.

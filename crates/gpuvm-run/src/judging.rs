@@ -177,7 +177,7 @@ fn run(ran: Ran<'_>, judgement: &Judgement) -> Deed {
 }
 
 /// Writes down what was done with a device. It is known by its baseline: a dead card doesn't tell its serial number.
-fn record(
+pub(crate) fn record(
     root: &HostRoot,
     places: &Places,
     before: &Snapshot,

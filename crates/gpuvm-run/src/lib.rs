@@ -12,6 +12,7 @@ mod launch;
 mod log;
 mod pin;
 mod probe;
+mod repairing;
 mod report;
 mod signals;
 pub mod soak;

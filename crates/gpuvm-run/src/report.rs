@@ -8,7 +8,7 @@ use gpuvm_core::lifecycle::{Outcome, Stage};
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::Warning;
 use gpuvm_core::profile::VmName;
-use gpuvm_core::reset::repair::Climbed;
+use gpuvm_core::reset::repair::{Climbed, Rung};
 use gpuvm_core::reset::{Heard, Judgement, Method, Snapshot};
 use gpuvm_host::HostError;
 use gpuvm_host::kernel_log::KernelSaid;
@@ -76,6 +76,13 @@ pub enum Phase {
     },
     /// The devices are being looked at.
     Judging,
+    /// A device has come back sick, and a rung of the ladder is tried.
+    Repairing {
+        /// The device.
+        bdf: Bdf,
+        /// The rung.
+        rung: Rung,
+    },
     /// The guest has rebooted, and QEMU is being started again.
     Relaunching {
         /// For the how many-th time.
@@ -214,6 +221,13 @@ impl Serialize for DeviceReport {
         let evidence = evidence.as_deref().filter(|_| !healthy);
         let (reset, before_repair) = (reset.as_ref(), before_repair.as_ref());
         Shown { bdf: *bdf, judgement, reset, repair, before_repair, evidence }.serialize(serializer)
+    }
+}
+
+impl DeviceReport {
+    /// Returns the rung that has brought it back, of a device that came back sick.
+    pub fn repaired_by(&self) -> Option<&Climbed> {
+        self.repair.last().filter(|last| last.helped())
     }
 }
 

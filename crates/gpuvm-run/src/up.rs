@@ -38,6 +38,7 @@ use crate::error::{Cause, LaunchError, UpError};
 use crate::judging::{self, Begun, Judged, Ran, Resets, Stage, keep};
 use crate::launch::{self, COMMAND, Connections, Paths, Which};
 use crate::pin;
+use crate::repairing;
 use crate::report::{DeviceReport, LastWords, Note, Observer, Phase, Report, Timing};
 use crate::signals::{Requests, Signals};
 
@@ -335,7 +336,24 @@ impl<'a> Session<'a> {
             took: self.since.elapsed(),
         };
         let log = &mut self.kernel_log;
-        judging::after_run(root, places, &self.baselines, &mut |bdf| log.heard(bdf), resets, ran)
+        let mut judged =
+            judging::after_run(root, places, &self.baselines, &mut |bdf| log.heard(bdf), resets, ran);
+        self.repair(&mut judged, observer);
+        judged
+    }
+
+    /// Repairs what was judged sick, as far as the plan has it so.
+    fn repair(&mut self, judged: &mut Judged, observer: &mut dyn Observer) {
+        let host = self.run.host(&self.baselines);
+        let mended = repairing::repair(&host, &mut self.journal, self.run.plan, judged, observer);
+        let Some(took) = mended.took else { return };
+        self.timings.push(Timing::new("repair", took));
+        mended.regroup(self.run.plan, &mut self.reservation);
+        judged.failures.extend(reservation::update(self.run.places, &self.reservation).err());
+        self.baselines.extend(mended.baselines);
+        judged.failures.extend(keep(&self.run.places.baselines(&self.run.plan.name), &self.baselines).err());
+        // What the kernel has said of the repair is in its verdict.
+        judged.devices.iter().for_each(|device| drop(self.kernel_log.heard(device.bdf)));
     }
 
     /// Brings a QEMU that was started to its end.

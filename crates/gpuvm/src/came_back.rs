@@ -15,6 +15,7 @@ pub(crate) fn tell(devices: &[DeviceReport]) {
                 reset.failure.as_ref().map_or_else(|| "done".to_owned(), |why| format!("failed: {why}"));
             out::note(&format!("gpuvm: {bdf}: reset by {method} after the run, {ms} ms: {result}"));
         }
+        repair(device);
         let (bdf, judgement) = (device.bdf, &device.judgement);
         match judgement.reason() {
             None => out::note(&format!("gpuvm: {bdf} is healthy: it answers as before")),
@@ -28,6 +29,21 @@ pub(crate) fn tell(devices: &[DeviceReport]) {
             }
         }
     }
+}
+
+/// Tells what a device came back as, and what has become of its repair; each rung is told when it is tried.
+fn repair(device: &DeviceReport) {
+    let Some(before) = &device.before_repair else { return };
+    let (bdf, verdict) = (device.bdf, before.verdict);
+    let reason = before.reason().map(|finding| format!(": {finding}")).unwrap_or_default();
+    let result = match device.repaired_by() {
+        Some(climbed) => format!("it was repaired by {}", climbed.rung),
+        None if device.repair.is_empty() => {
+            "no rung of the ladder could be tried (why not: gpuvm plan)".to_owned()
+        }
+        None => "no rung of the ladder has helped".to_owned(),
+    };
+    out::note(&format!("warning: {bdf} came back {verdict}{reason}; {result}"));
 }
 
 /// Tells whether what is left of a run is told with the device already.
@@ -46,7 +62,10 @@ fn sick(device: &DeviceReport) -> Vec<Item> {
         })
         .collect();
     if let Some(last) = items.last_mut() {
-        last.hint = Some(hints::sick(bdf));
+        last.hint = Some(match device.before_repair {
+            Some(_) => hints::not_repaired(bdf),
+            None => hints::sick(bdf),
+        });
     }
     items
 }

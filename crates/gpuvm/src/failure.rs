@@ -195,10 +195,12 @@ fn host_code(error: &HostError) -> Exit {
         | HostError::Locked { .. }
         | HostError::SoakRuns { .. }
         | HostError::Spared { .. }
+        | HostError::ReachesMore { .. }
         | HostError::Stale { .. } => Exit::Busy,
         HostError::InFlight { .. }
         | HostError::NotAnswering { .. }
         | HostError::Sick { .. }
+        | HostError::NotFoundAnew { .. }
         | HostError::DriverGone { .. }
         | HostError::KeptOff { .. }
         | HostError::PoolNotRestored { .. }

@@ -14,12 +14,13 @@ use gpuvm_core::profile::GUEST_MEMORY_MIN;
 use gpuvm_core::qemu::cmdline::quote;
 use gpuvm_core::reset::Method;
 use gpuvm_core::reset::quirks::FileProblem;
+use gpuvm_core::reset::repair::BY_HAND;
 use gpuvm_core::trouble::{self, Context, Explanation};
 use gpuvm_core::units::{ByteSize, PageSize};
 use gpuvm_host::HostError;
 use gpuvm_host::errno::{EAGAIN, EBUSY, EINVAL, ENODEV, ENOTTY};
 use gpuvm_host::reservation::{Owner, ProcessRole};
-use gpuvm_host::reset::{Attempted, Report};
+use gpuvm_host::reset::{Attempted, FunctionReport, Report};
 use gpuvm_run::{LastWords, LaunchError};
 
 use crate::cli::ProfileArgs;
@@ -77,6 +78,10 @@ pub(crate) fn of_reset(refusal: &Refusal) -> Option<String> {
         Refusal::BootDisplay { .. } => {
             "reset it by a profile that has allow-boot-display = true beside its bdf: the host's console is dark meanwhile".to_owned()
         }
+        Refusal::UnknownDevice { .. } => {
+            "list the devices: gpuvm devices --all; for one that has vanished the kernel looks again with: echo 1 > /sys/bus/pci/rescan"
+                .to_owned()
+        }
         Refusal::NoReset { bdf, .. } => format!("see its resets, and what is beside it: gpuvm devices {bdf}"),
         Refusal::ForeignMember { wanted, .. } if !wanted.is_empty() => {
             let all: Vec<String> = wanted.iter().map(ToString::to_string).collect();
@@ -87,7 +92,8 @@ pub(crate) fn of_reset(refusal: &Refusal) -> Option<String> {
 }
 
 /// What to do about a device that a reset has not made well.
-pub(crate) fn after_reset(bdf: Bdf, report: &Report) -> String {
+pub(crate) fn after_reset(function: &FunctionReport, report: &Report) -> String {
+    let bdf = function.bdf;
     let tried = |attempt: &Attempted| attempt.method == Method::Hot;
     let ours = report.attempts.iter().filter(|attempt| attempt.bdf == bdf);
     if ours.clone().any(|attempt| matches!(attempt.error, Some(HostError::InFlight { .. }))) {
@@ -95,12 +101,14 @@ pub(crate) fn after_reset(bdf: Bdf, report: &Report) -> String {
             "once the process that resets it is gone: gpuvm cleanup, then gpuvm reset {bdf}, which judges it again"
         );
     }
+    if function.before_repair.is_some() {
+        return format!("{}\nthen: gpuvm reset {bdf}; gpuvm quarantine clear {bdf}", by_hand(bdf));
+    }
     let way_out = format!(
         "it stays on vfio-pci until gpuvm unbind {bdf}, and nobody gets it before a reset brings it back well and gpuvm quarantine clear \
          {bdf}\n\
-         registers that it has lost the kernel gives it anew: gpuvm unbind {bdf}; {}; gpuvm reset {bdf}\n\
-         {POWER_CYCLE}",
-        found_anew(bdf)
+         step by step up to removing it and having the kernel find it anew: gpuvm reset --repair rescan {bdf}\n\
+         {POWER_CYCLE}"
     );
     match ours.clone().next().is_some() && !ours.clone().any(tried) {
         true => format!("try its bus, with everything on it: gpuvm reset --method hot {bdf}\n{way_out}"),
@@ -110,11 +118,6 @@ pub(crate) fn after_reset(bdf: Bdf, report: &Report) -> String {
 
 const POWER_CYCLE: &str =
     "a card that has fallen off the bus mostly comes back with a power cycle of the host";
-
-/// The commands by which the kernel forgets a device and finds it anew, with new addresses.
-fn found_anew(bdf: Bdf) -> String {
-    format!("echo 1 > /sys/bus/pci/devices/{bdf}/remove; echo 1 > /sys/bus/pci/rescan")
-}
 
 /// What a refused reset by its errno calls for.
 fn of_failed_reset(bdf: Bdf, errno: i32) -> Option<String> {
@@ -437,7 +440,13 @@ fn of_error(error: &HostError) -> Option<String> {
             "somebody uses pages of it still; see who: grep -l 'KernelPageSize: *{} kB' /proc/*/smaps. Once they are free: gpuvm cleanup",
             page.as_kib()
         ),
-        HostError::Stale { .. } => "try again: it is planned anew then".to_owned(),
+        HostError::Stale { .. } | HostError::ReachesMore { .. } => {
+            "try again: it is planned anew then".to_owned()
+        }
+        HostError::NotFoundAnew { .. } => format!(
+            "gpuvm cleanup looks for it once more. What is left then, the mildest first: {}",
+            BY_HAND.join("; ")
+        ),
         HostError::Reserved { owner, state, .. } if state.starts_with("ended") => match owner {
             Owner::Vm(vm) => format!("gpuvm cleanup {vm}"),
             Owner::Bind(_) | Owner::Reset(_) => "gpuvm cleanup".to_owned(),
@@ -601,9 +610,22 @@ fn disk_full(path: &Path) -> String {
 pub(crate) fn sick(bdf: Bdf) -> String {
     format!(
         "nobody gets it before it is known to be well: gpuvm reset {bdf}; gpuvm quarantine clear {bdf}; gpuvm cleanup\n\
-         registers that it has lost the kernel gives it anew: {}; gpuvm cleanup; then gpuvm reset {bdf}\n\
-         what the kernel said: dmesg | grep {bdf}; {POWER_CYCLE}",
-        found_anew(bdf)
+         where a reset isn't enough, step by step up to removing it and having the kernel find it anew: gpuvm reset --repair rescan {bdf}; \
+         gpuvm cleanup\n\
+         what the kernel said: dmesg | grep {bdf}; {POWER_CYCLE}"
+    )
+}
+
+/// What is left to do about a device that the ladder hasn't brought back.
+pub(crate) fn not_repaired(bdf: Bdf) -> String {
+    format!("{}\nthen: gpuvm reset {bdf}; gpuvm quarantine clear {bdf}; gpuvm cleanup", by_hand(bdf))
+}
+
+/// Lists what only a person can do.
+fn by_hand(bdf: Bdf) -> String {
+    let steps = BY_HAND.map(|step| format!("- {step}")).join("\n");
+    format!(
+        "what the kernel said: dmesg | grep {bdf}\nwhat is left only a person can do, the mildest first:\n{steps}"
     )
 }
 

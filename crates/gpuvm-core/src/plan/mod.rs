@@ -50,6 +50,7 @@ use crate::profile::{
 };
 use crate::reset::plan::{Asked, Asker, Unavailable, planned_resets};
 use crate::reset::quirks::Found;
+use crate::reset::repair::{Ladder, RepairPolicy, ladder};
 use crate::reset::{
     Confidence, PlannedReset, Quirk, RebootPolicy, ResetDomain, ResetPolicy, ResetWish, quirks_of,
 };
@@ -110,6 +111,12 @@ pub struct Plan {
     /// What happens when the guest reboots.
     #[serde(default)]
     pub reboot: RebootPolicy,
+    /// How far a device that comes back sick is repaired.
+    #[serde(default, skip_serializing_if = "RepairPolicy::is_never")]
+    pub repair: RepairPolicy,
+    /// What can be tried with each device then, decided while it is well; empty where nothing may be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ladders: Vec<Ladder>,
     /// Words that are added to QEMU's command line as they are: where there are any, the VM is tainted.
     #[serde(default)]
     pub extra_args: Vec<String>,
@@ -335,6 +342,7 @@ pub fn plan(profile: &Profile, facts: &HostFacts) -> Result<Plan, Vec<Refusal>> 
     }
     let disks = files::disks(profile, facts);
     let resets = resets(profile, &groups, facts, &mut obstacles);
+    let ladders = ladders(profile.repair, &groups, facts);
     let Obstacles { mut refusals, warnings } = obstacles;
     let (Some(qemu), Some(firmware), true) = (facts.qemu.clone(), firmware, refusals.is_empty()) else {
         refusals.sort();
@@ -371,6 +379,8 @@ pub fn plan(profile: &Profile, facts: &HostFacts) -> Result<Plan, Vec<Refusal>> 
         rtc: profile.rtc,
         shutdown_timeout: profile.shutdown_timeout,
         reboot: profile.reboot,
+        repair: profile.repair,
+        ladders,
         extra_args: profile.extra_args.clone(),
         deviations: deviation::of(profile),
         warnings,
@@ -461,6 +471,15 @@ fn quirks(planned: &[PlannedReset], reboot: RebootPolicy, facts: &HostFacts, obs
             obstacles.warn(Topic::Quirk, format!("{} ({name}): {}; {advice}", plan.bdf, found.told()));
         }
     }
+}
+
+/// Decides what is tried with each function that comes back sick, those that are only held among them.
+fn ladders(policy: RepairPolicy, groups: &group::Groups, facts: &HostFacts) -> Vec<Ladder> {
+    if policy.is_never() {
+        return Vec::new();
+    }
+    let in_hand: BTreeSet<Bdf> = groups.taken.iter().map(|taken| taken.bdf).collect();
+    in_hand.iter().map(|bdf| ladder(*bdf, policy, &in_hand, facts)).collect()
 }
 
 fn held_devices(groups: &group::Groups, facts: &HostFacts) -> Vec<HeldDevice> {

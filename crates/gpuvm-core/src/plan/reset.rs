@@ -9,6 +9,7 @@ use super::{BindPlan, InUse, Refusal, Target, bind};
 use crate::facts::HostFacts;
 use crate::pci::{Bdf, GroupId};
 use crate::reset::plan::affected;
+use crate::reset::repair::{Ladder, RepairPolicy, ladder};
 use crate::reset::{Method, Rejected, ResetDomain, ResetPlan, ResetPolicy, ResetWish, reset_plan};
 
 /// Which way is asked for.
@@ -45,6 +46,9 @@ pub struct ResetJob {
     pub bind: BindPlan,
     /// What a bus reset of the functions reaches.
     pub reset_domains: Vec<ResetDomain>,
+    /// What is tried with each function that a reset leaves sick; empty where nothing may be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ladders: Vec<Ladder>,
 }
 
 impl ResetJob {
@@ -53,7 +57,13 @@ impl ResetJob {
         let members = self.bind.groups.iter().flat_map(|group| &group.members).map(|member| member.bdf);
         let bound = self.bind.devices.iter().map(|device| device.bdf);
         let reached = self.resets.iter().flat_map(|plan| &plan.steps).flat_map(|step| &step.functions);
-        members.chain(bound).chain(reached.copied()).collect::<BTreeSet<_>>().into_iter().collect()
+        let climbs = self.ladders.iter().flat_map(|ladder| &ladder.rungs).flat_map(|climb| &climb.functions);
+        members
+            .chain(bound)
+            .chain(reached.chain(climbs).copied())
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect()
     }
 
     /// Lists every group that nobody else may have meanwhile.
@@ -70,8 +80,14 @@ impl ResetJob {
 ///
 /// # Errors
 /// Returns every reason why they can't be. That a device has no reset at all comes before who else has it.
-pub fn reset(targets: &[Target], choice: MethodChoice, facts: &HostFacts) -> Result<ResetJob, Vec<Refusal>> {
+pub fn reset(
+    targets: &[Target],
+    choice: MethodChoice,
+    repair: RepairPolicy,
+    facts: &HostFacts,
+) -> Result<ResetJob, Vec<Refusal>> {
     let wanted = wanted(targets, facts);
+    let ladder_of = |bdf: Bdf, in_hand: &BTreeSet<Bdf>| ladder(bdf, repair, in_hand, facts);
     let plans = |in_hand: &dyn Fn(Bdf) -> BTreeSet<Bdf>| -> Result<Vec<ResetPlan>, Vec<Refusal>> {
         let known = wanted.iter().filter(|(bdf, _)| takeable(**bdf, facts));
         let planned = |(bdf, wish): (&Bdf, &ResetWish)| plan(*bdf, *wish, choice, &in_hand(*bdf), facts);
@@ -83,7 +99,11 @@ pub fn reset(targets: &[Target], choice: MethodChoice, facts: &HostFacts) -> Res
             let reason = if any { reasons(plan, facts) } else { plan.reason.clone() };
             Refusal::NoReset { bdf: plan.bdf, reason }
         };
-        let none: Vec<Refusal> = made.iter().filter(|plan| plan.steps.is_empty()).map(refusal).collect();
+        // One that has no reset can be repaired all the same.
+        let stands = |plan: &ResetPlan| {
+            plan.steps.is_empty() && ladder_of(plan.bdf, &in_hand(plan.bdf)).rungs.is_empty()
+        };
+        let none: Vec<Refusal> = made.iter().filter(|plan| stands(plan)).map(refusal).collect();
         if none.is_empty() { Ok(made) } else { Err(none) }
     };
     // With everything in hand.
@@ -94,7 +114,11 @@ pub fn reset(targets: &[Target], choice: MethodChoice, facts: &HostFacts) -> Res
     let resets = plans(&|_| ours.clone())?;
     let domain = |plan: &ResetPlan| ResetDomain::of(plan.bdf, facts.devices.get(&plan.bdf)?);
     let reset_domains = resets.iter().filter_map(domain).collect();
-    Ok(ResetJob { resets, bind, reset_domains })
+    let ladders = match repair {
+        RepairPolicy::Never => Vec::new(),
+        _ => ours.iter().map(|bdf| ladder_of(*bdf, &ours)).collect(),
+    };
+    Ok(ResetJob { resets, bind, reset_domains, ladders })
 }
 
 fn takeable(bdf: Bdf, facts: &HostFacts) -> bool {

@@ -10,6 +10,7 @@ use super::section::{cpu, device, disk, display, kernel, memory, network};
 use super::tree::Place;
 use super::{Accel, FirmwareKind, Network, Profile, Rtc, Serial, VERSION};
 use crate::reset::RebootPolicy;
+use crate::reset::repair::RepairPolicy;
 
 /// How long a guest may take to power off where nothing is said, in seconds.
 const SHUTDOWN_TIMEOUT: u32 = 60;
@@ -49,6 +50,7 @@ pub(super) fn check(raw: RawProfile, base: &Path, problems: &mut Vec<Problem>) -
         rtc: value_or(raw.rtc, Rtc::Utc),
         shutdown_timeout: value_or(raw.shutdown_timeout, SHUTDOWN_TIMEOUT),
         reboot: value_or(raw.reboot, RebootPolicy::InPlace),
+        repair: value_or(raw.repair, RepairPolicy::Never),
         extra_args: raw.extra_args.into_iter().map(|word| word.value).collect(),
     })
 }

@@ -33,6 +33,7 @@ pub use section::select::{DeviceClass, Selector};
 pub use tree::{Place, Sources};
 
 use crate::reset::RebootPolicy;
+use crate::reset::repair::RepairPolicy;
 use crate::units::ByteSize;
 
 /// The version of the profile language that this gpuvm speaks.
@@ -105,6 +106,9 @@ pub struct Profile {
     /// What happens when the guest reboots.
     #[serde(default)]
     pub reboot: RebootPolicy,
+    /// How far a device that came back sick is repaired.
+    #[serde(default)]
+    pub repair: RepairPolicy,
     /// Words that are added to QEMU's command line as they are; nothing is known of what they do.
     pub extra_args: Vec<String>,
 }

@@ -7,6 +7,7 @@ use super::section::{cpu, device, disk, display, kernel, memory, network};
 use super::tree::{Place, Table};
 use super::{Accel, FirmwareKind, Listen, Network, Policy, Rtc, SHUTDOWN_TIMEOUT_MAX, Serial, VmName};
 use crate::reset::RebootPolicy;
+use crate::reset::repair::RepairPolicy;
 
 /// The keys of a profile.
 pub(super) const KEYS: &[Key] = &[
@@ -71,6 +72,12 @@ pub(super) const KEYS: &[Key] = &[
         "What a reboot of the guest comes to: QEMU's own reset, a new start after the devices were reset and looked at, or the end.",
     ),
     Key::default(
+        "repair",
+        Kind::Words(words::<RepairPolicy>),
+        "\"never\"",
+        "How far gpuvm goes by itself to bring a device back that came back sick: not at all, or up to this step of the ladder.",
+    ),
+    Key::default(
         "extra-args",
         Kind::List(&Kind::Text),
         "[]",
@@ -100,6 +107,7 @@ pub struct RawProfile {
     pub(super) rtc: Leaf<Rtc>,
     pub(super) shutdown_timeout: Leaf<u32>,
     pub(super) reboot: Leaf<RebootPolicy>,
+    pub(super) repair: Leaf<RepairPolicy>,
     pub(super) extra_args: Vec<Located<String>>,
     pub(super) memory: memory::RawMemory,
     pub(super) cpu: cpu::RawCpu,
@@ -128,6 +136,7 @@ impl RawProfile {
             rtc: root.choice("rtc", problems),
             shutdown_timeout: root.count("shutdown-timeout", 0..=SHUTDOWN_TIMEOUT_MAX, problems),
             reboot: root.choice("reboot", problems),
+            repair: root.choice("repair", problems),
             extra_args: root.list_parsed("extra-args", problems),
             memory: root.table("memory", problems).map(|t| memory::read(t, problems)).unwrap_or_default(),
             cpu: root.table("cpu", problems).map(|t| cpu::read(t, problems)).unwrap_or_default(),
@@ -170,6 +179,15 @@ impl Choice for Rtc {
 impl Choice for RebootPolicy {
     const WORDS: &'static [(&'static str, Self)] =
         &[("in-place", Self::InPlace), ("relaunch", Self::Relaunch), ("stop", Self::Stop)];
+}
+
+impl Choice for RepairPolicy {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("never", Self::Never),
+        ("hot", Self::Hot),
+        ("subordinate", Self::Subordinate),
+        ("rescan", Self::Rescan),
+    ];
 }
 
 impl Choice for Policy {

@@ -83,6 +83,12 @@ pub enum RepairPolicy {
 }
 
 impl RepairPolicy {
+    /// Tells whether none may be tried.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub fn is_never(&self) -> bool {
+        *self == Self::Never
+    }
+
     /// Tells whether a rung may be tried.
     pub fn allows(self, rung: Rung) -> bool {
         match self {
@@ -91,6 +97,26 @@ impl RepairPolicy {
             Self::Subordinate => rung <= Rung::Subordinate,
             Self::Rescan => true,
         }
+    }
+}
+
+impl From<Rung> for RepairPolicy {
+    /// Up to a rung.
+    fn from(rung: Rung) -> Self {
+        match rung {
+            Rung::Hot => Self::Hot,
+            Rung::Subordinate => Self::Subordinate,
+            Rung::Rescan => Self::Rescan,
+        }
+    }
+}
+
+impl std::str::FromStr for Rung {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let named = Self::ALL.into_iter().find(|rung| rung.name() == text);
+        named.ok_or_else(|| "expected hot, subordinate or rescan".to_owned())
     }
 }
 
@@ -153,6 +179,16 @@ impl Climbed {
         self.failure.is_none()
             && !self.judgement.verdict.is_bad()
             && self.judgement.verdict != super::Verdict::Unknown
+    }
+}
+
+impl std::fmt::Display for Climbed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { rung, ms, failure, judgement } = self;
+        write!(f, "repair by {rung}, {ms} ms")?;
+        failure.iter().try_for_each(|why| write!(f, ", which failed ({why})"))?;
+        write!(f, ": it is {}", judgement.verdict)?;
+        judgement.reason().iter().try_for_each(|finding| write!(f, ": {finding}"))
     }
 }
 

@@ -3,13 +3,14 @@
 use gpuvm_core::pci::Bdf;
 use serde::Serialize;
 
-use super::Told;
 use super::give_back::{name_holders, resume};
 use super::set::{self, BoundSet};
 use super::take::{note_in_flight, settle};
+use super::{Step, Told};
 use crate::HostError;
 use crate::kernel::Kernel;
 use crate::places::Places;
+use crate::repair::book;
 use crate::reservation::{self, Owner, Reservation};
 
 /// What became of what a bind or unbind has left.
@@ -58,7 +59,7 @@ pub fn cleanup(
     boot_id: &str,
     told: Told<'_>,
 ) -> Result<Vec<BoundReport>, HostError> {
-    let mut reports = Vec::new();
+    let mut reports = finish_repairs(kernel, places, boot_id, told)?;
     let leaving = |set: &BoundSet| set.boot_id == boot_id && !set.leaving.is_empty();
     for set in set::all(places)?.into_iter().filter(leaving) {
         reports.extend(clean(kernel, places, set, told));
@@ -72,9 +73,51 @@ pub fn cleanup(
     // A bind that begins takes over the folders of both.
     let cleared = reservation::clear_binds(places, boot_id, || {
         set::clear_unmade(places)?;
+        book::clear_closed(places, boot_id)?;
         clear_of_before(places, boot_id)
     })?;
     reports.extend(cleared.into_iter().flatten());
+    Ok(reports)
+}
+
+/// Finishes the repairs that died and that no VM's journal tells of: what was removed is found anew, and is what it was. Whoever gives
+/// anything back calls this first.
+///
+/// # Errors
+/// Returns records that can't be read.
+pub fn finish_repairs(
+    kernel: &Kernel,
+    places: &Places,
+    boot_id: &str,
+    told: Told<'_>,
+) -> Result<Vec<BoundReport>, HostError> {
+    let mut reports = Vec::new();
+    for (first, functions) in book::open(places, boot_id)? {
+        let functions: Vec<Bdf> = functions.into_iter().collect();
+        let wanted = Reservation::of_reset(first, boot_id, Vec::new(), functions.clone(), Vec::new());
+        let mut reservation = match reservation::reserve_return(places, wanted) {
+            Ok(reservation) => reservation,
+            Err(HostError::Reserved { .. }) => {
+                reports.push(BoundReport {
+                    result: Cleaned::Running,
+                    ..report(functions, Vec::new(), Vec::new())
+                });
+                continue;
+            }
+            Err(error) => {
+                reports.push(report(functions, Vec::new(), vec![error]));
+                continue;
+            }
+        };
+        let resumed = book::resume((kernel, places, boot_id), first, &mut |op| told(Step::Undo(op)));
+        let mut left = resumed.unwrap_or_else(|error| vec![error]);
+        for error in &mut left {
+            name_holders(kernel, &reservation, &[], error);
+            note_in_flight(&mut reservation, error);
+        }
+        left.extend(settle(places, &reservation, told).err());
+        reports.push(report(functions, Vec::new(), left));
+    }
     Ok(reports)
 }
 

@@ -19,13 +19,14 @@ use gpuvm_core::host_ops::HostOp;
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::profile::VmName;
 
-pub use self::cleanup::{BoundReport, Cleaned, cleanup};
+pub use self::cleanup::{BoundReport, Cleaned, cleanup, finish_repairs};
 pub use self::give_back::{GivenBack, end_reset, unbind};
 use self::set::BoundSet;
 pub use self::take::{BindError, bind, bind_for_reset, settle};
 use crate::HostError;
 use crate::journal::{self, OpState};
 use crate::places::Places;
+use crate::repair::book;
 
 /// A step on the way, told when it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +49,7 @@ pub(crate) fn name(first: Bdf) -> VmName {
     name.unwrap_or_else(|| unreachable!("an address without colons is a name"))
 }
 
-/// Counts what is left to undo of functions that are leaving.
+/// Counts what is left to undo of functions that are leaving, and what a repair has left of them.
 ///
 /// # Errors
 /// Returns records that can't be read.
@@ -57,6 +58,9 @@ pub(crate) fn left(places: &Places, boot_id: &str, devices: &[Bdf]) -> Result<us
     let mut count = 0;
     for set in set::all(places)?.into_iter().filter(|set| set.boot_id == boot_id) {
         count += set.leaving.iter().filter(|bdf| devices.contains(bdf)).count();
+    }
+    for functions in book::open(places, boot_id)?.values() {
+        count += functions.iter().filter(|bdf| devices.contains(bdf)).count();
     }
     Ok(count)
 }

@@ -1,5 +1,7 @@
 //! Sets `driver_override`; undo puts the former one back.
 
+use std::time::Duration;
+
 use gpuvm_core::host_ops::{Undoing, undoing};
 use gpuvm_core::pci::{Bdf, DriverName};
 
@@ -16,9 +18,20 @@ pub(crate) fn apply(
     bdf: Bdf,
     driver: Option<&DriverName>,
 ) -> Result<(), HostError> {
+    set(kernel, doing, bdf, driver, STORE_DEADLINE)
+}
+
+/// Sets or clears it, and waits so long for whoever has the device's lock.
+pub(super) fn set(
+    kernel: &Kernel,
+    doing: &str,
+    bdf: Bdf,
+    driver: Option<&DriverName>,
+    deadline: Duration,
+) -> Result<(), HostError> {
     let path = kernel.root.device(bdf).join("driver_override");
     let value = driver.map_or("\n", DriverName::as_str);
-    kernel.write(doing, &path, value, STORE_DEADLINE)?;
+    kernel.write(doing, &path, value, deadline)?;
     match root::override_of(&kernel.root, bdf)? {
         now if now.as_ref() == driver => Ok(()),
         now => {

@@ -6,11 +6,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use gpuvm_core::pci::{Bdf, Bus};
+use gpuvm_core::pci::{Bdf, Bus, DriverName};
+use gpuvm_sys::errno::EBUSY;
 
-use super::{bind, changed, driver_override, reset_methods};
+use super::{bind, changed, driver_override, reset_methods, unbind};
 use crate::HostError;
-use crate::apply::Host;
+use crate::apply::{BIND_DEADLINE, Host};
 use crate::journal::Removed;
 use crate::kernel::Kernel;
 use crate::kernel_log::{About, listening};
@@ -44,19 +45,29 @@ pub(crate) fn apply(kernel: &Kernel, doing: &str, bdf: Bdf) -> Result<(), HostEr
     })
 }
 
+/// Who has found a device that was removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// It was gone, and a scan of ours has found it, or is to find it: a driver that it has is one that the kernel has given it to.
+    ByUs,
+    /// It was there when this began: it was never removed, or somebody has had it found.
+    Before,
+}
+
 /// Has the kernel find a device that is gone, and makes it what it was. One that is there is made so too: whoever began this may have
-/// come to its end anywhere.
+/// come to its end anywhere. `was` is the driver that the device is given back to in the end.
 pub(crate) fn undo(
     host: &Host<'_>,
-    bdf: Bdf,
-    port: Option<Bdf>,
+    (bdf, port): (Bdf, Option<Bdf>),
     saved: Option<&Removed>,
+    found: Found,
+    was: Option<&DriverName>,
 ) -> Result<(), HostError> {
     if !host.kernel.root.device(bdf).exists() {
         find(host.kernel, bdf, port)?;
     }
     // What it was is always written down first; without that, nothing was changed.
-    saved.map_or(Ok(()), |saved| make_as_it_was(host, bdf, saved))
+    saved.map_or(Ok(()), |saved| make_as_it_was(host.kernel, bdf, saved, found, was))
 }
 
 /// Has the kernel scan a device's bus.
@@ -79,14 +90,20 @@ pub(crate) fn rescan_of(root: &HostRoot, bus: Bus) -> PathBuf {
 }
 
 /// Makes a device what it was when it was removed. What fails keeps nothing else from being tried, and the first failure is returned.
-fn make_as_it_was(host: &Host<'_>, bdf: Bdf, saved: &Removed) -> Result<(), HostError> {
-    let kernel = host.kernel;
+fn make_as_it_was(
+    kernel: &Kernel,
+    bdf: Bdf,
+    saved: &Removed,
+    found: Found,
+    was: Option<&DriverName>,
+) -> Result<(), HostError> {
     let doing = |what: &str| format!("set {what} of {bdf}, which was found anew");
     let set = || {
         if root::override_of(&kernel.root, bdf)? == saved.set {
             return Ok(());
         }
-        driver_override::apply(kernel, &doing("driver_override"), bdf, saved.set.as_ref())
+        // A driver that has begun to take it has its lock.
+        driver_override::set(kernel, &doing("driver_override"), bdf, saved.set.as_ref(), BIND_DEADLINE)
     };
     let methods = || {
         if reset_methods::read(&kernel.root, bdf)? == saved.reset_methods {
@@ -94,23 +111,51 @@ fn make_as_it_was(host: &Host<'_>, bdf: Bdf, saved: &Removed) -> Result<(), Host
         }
         reset_methods::put_back(kernel, &doing("reset_method"), bdf, &saved.reset_methods)
     };
-    // Its power last: drivers have their own ideas of it.
-    let power = || power::set(kernel, &doing("the power policy"), bdf, saved.power);
-    let (set, methods) = (set(), methods());
+    let set = set();
     // Without its override no other driver would take it, or a wrong one.
-    let driver = if set.is_ok() { give_driver(host, bdf, saved) } else { Ok(()) };
-    set.and(driver).and(methods).and(power())
+    let driver = if set.is_ok() { give_driver(kernel, bdf, saved, found, was) } else { Ok(()) };
+    // Its power last: drivers have their own ideas of it.
+    set.and(driver).and(methods()).and(power::set(kernel, &doing("the power policy"), bdf, saved.power))
 }
 
-fn give_driver(host: &Host<'_>, bdf: Bdf, saved: &Removed) -> Result<(), HostError> {
-    let now = root::driver_of(&host.kernel.root, bdf)?;
-    match (&saved.driver, now) {
-        (Some(driver), Some(now)) if *driver == now => Ok(()),
-        (Some(driver), None) => bind::apply(host.kernel, &format!("bind {bdf} to {driver}"), bdf, driver),
-        (None, None) => Ok(()),
-        (driver, now) => {
-            let ours = driver.as_ref().map_or("none", |driver| driver.as_str());
-            Err(changed(format!("find {bdf} anew"), format!("the driver of {bdf}"), ours, now))
+/// How often a driver may be quicker than we are.
+const TRIES: usize = 5;
+
+/// Gives a device to the driver that it was on.
+///
+/// Before Linux 6.19 a device that is found is offered to drivers whatever `drivers_autoprobe` says (ea34511aaf75, "driver core: Check
+/// drivers_autoprobe for all added devices"), and some take it only a moment later: it is taken from them again.
+fn give_driver(
+    kernel: &Kernel,
+    bdf: Bdf,
+    saved: &Removed,
+    found: Found,
+    was: Option<&DriverName>,
+) -> Result<(), HostError> {
+    for left in (0..TRIES).rev() {
+        match (&saved.driver, root::driver_of(&kernel.root, bdf)?) {
+            (Some(driver), Some(now)) if *driver == now => return Ok(()),
+            (None, None) => return Ok(()),
+            (Some(driver), None) => {
+                match bind::apply(kernel, &format!("bind {bdf} to {driver}"), bdf, driver) {
+                    Err(error) if found == Found::ByUs && error.errno() == Some(EBUSY) && left > 0 => {
+                        tracing::debug!("a driver was quicker: {error}");
+                    }
+                    result => return result,
+                }
+            }
+            (_, Some(now)) if found == Found::ByUs => {
+                unbind::apply(kernel, &format!("unbind {bdf} from {now}"), bdf, &now)?;
+            }
+            // It is where it belongs in the end.
+            (_, Some(now)) if was == Some(&now) => return Ok(()),
+            (driver, now) => {
+                let ours = driver.as_ref().map_or("none", |driver| driver.as_str());
+                return Err(changed(format!("find {bdf} anew"), format!("the driver of {bdf}"), ours, now));
+            }
         }
     }
+    let now =
+        root::driver_of(&kernel.root, bdf)?.map_or_else(|| "no driver".to_owned(), |now| now.to_string());
+    Err(HostError::no_effect(&format!("give {bdf} back to its driver"), bdf, now))
 }

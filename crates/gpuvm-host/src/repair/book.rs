@@ -4,7 +4,7 @@
 //! reservation of the reset that it belongs to covers it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use gpuvm_core::host_ops::HostOp;
 use gpuvm_core::pci::Bdf;
@@ -76,7 +76,14 @@ pub fn resume(
 pub fn open(places: &Places, boot_id: &str) -> Result<BTreeMap<Bdf, BTreeSet<Bdf>>, HostError> {
     let mut found = BTreeMap::new();
     for first in list(&places.repairs())?.iter().filter_map(|name| name.parse::<Bdf>().ok()) {
-        let records = journal::open_of(&folder_of(places, first).join(FILE), boot_id)?;
+        let records = match journal::open_of(&folder_of(places, first).join(FILE), boot_id) {
+            // What it holds isn't known: whoever finishes it is told so, and nobody else's devices are kept for it.
+            Err(HostError::Content { .. }) => {
+                found.insert(first, BTreeSet::from([first]));
+                continue;
+            }
+            records => records?,
+        };
         if !records.is_empty() {
             let removed = records.iter().filter_map(|record| record.op.bdf());
             found.insert(first, removed.chain([first]).collect());
@@ -85,8 +92,22 @@ pub fn open(places: &Places, boot_id: &str) -> Result<BTreeMap<Bdf, BTreeSet<Bdf
     Ok(found)
 }
 
+/// Removes the folders of repairs that have nothing left to finish: their end was cut short, or they are of before a reboot.
+///
+/// # Errors
+/// Returns journals that can't be read, and failures to remove.
+pub(crate) fn clear_closed(places: &Places, boot_id: &str) -> Result<(), HostError> {
+    let open = open(places, boot_id)?;
+    for name in list(&places.repairs())? {
+        if name.parse().is_ok_and(|first: Bdf| !open.contains_key(&first)) {
+            journal::remove_dir(&places.repairs().join(name))?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes the folder of a repair that has nothing left to finish.
-fn end(folder: &std::path::Path, journal: &mut Journal) -> Result<(), HostError> {
+fn end(folder: &Path, journal: &mut Journal) -> Result<(), HostError> {
     if !journal.open_records().is_empty() {
         return Ok(());
     }

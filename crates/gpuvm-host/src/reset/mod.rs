@@ -8,6 +8,7 @@
 //! What the kernel calls success proves nothing: who asks for a reset judges the device by its registers afterwards.
 
 mod meaning;
+mod mend;
 mod run;
 
 use std::path::{Path, PathBuf};

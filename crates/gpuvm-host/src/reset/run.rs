@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::ResetJob;
+use gpuvm_core::reset::repair::{Climb, Climbed};
 use gpuvm_core::reset::{
     Check, Deed, Finding, Heard, Judgement, Method, ResetPlan, Snapshot, Step, Verdict, judge,
 };
 use gpuvm_sys::errno::{EACCES, EINVAL, EPERM, EROFS};
 use serde::Serialize;
 
-use super::{Attempt, ResetDone, deadline_of, perform};
+use super::{Attempt, ResetDone, deadline_of, mend, perform};
 use crate::bound::{self, BindError};
 use crate::error::{HostError, ResetStage};
 use crate::kernel::Kernel;
@@ -43,10 +44,19 @@ pub enum Event<'a> {
     },
     /// The functions are looked at.
     Judging,
+    /// Something is sick, and a rung of the ladder is tried.
+    Repairing {
+        /// The function.
+        bdf: Bdf,
+        /// The rung, with all that it reaches.
+        climb: &'a Climb,
+        /// How long it may take.
+        deadline: Duration,
+    },
 }
 
 /// Who is told.
-type Told<'a> = &'a mut dyn FnMut(Event<'_>);
+pub(super) type Told<'a> = &'a mut dyn FnMut(Event<'_>);
 
 /// What came of a reset.
 #[derive(Debug, Serialize)]
@@ -93,8 +103,14 @@ pub struct FunctionReport {
     pub bdf: Bdf,
     /// How it was reset; nothing where it wasn't.
     pub method: Option<Method>,
-    /// How it came back.
+    /// How it came back: after its repair, of one that was repaired.
     pub judgement: Judgement,
+    /// The rungs of the ladder that were tried, of a function that was sick.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub repair: Vec<Climbed>,
+    /// The verdict before the repair, of a function that was to be repaired.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before_repair: Option<Judgement>,
     /// It before.
     pub before: Snapshot,
     /// It after.
@@ -103,14 +119,17 @@ pub struct FunctionReport {
     pub heard: Heard,
 }
 
+impl FunctionReport {
+    /// Returns the rung that has brought it back, of a function that was sick.
+    pub fn repaired_by(&self) -> Option<&Climbed> {
+        self.repair.last().filter(|last| last.helped())
+    }
+}
+
 impl Report {
     /// Tells whether every function that was asked for was reset and came back well, and the host is given back.
     pub fn is_good(&self) -> bool {
-        let is_good = |function: &FunctionReport| {
-            let mut findings = function.judgement.findings.iter();
-            !function.judgement.verdict.is_bad() && findings.all(|finding| finding.check != Check::Reset)
-        };
-        self.left.is_empty() && self.functions.iter().all(is_good)
+        self.left.is_empty() && self.functions.iter().all(|function| mend::is_well(&function.judgement))
     }
 }
 
@@ -166,6 +185,7 @@ pub fn run(
     told(Event::Judging);
     watch.end(&kernel.root, job, &mut report);
     report.left.extend(write_down(kernel, places, &report));
+    mend::mend((kernel, places), job, &watch.before, &mut reservation, &mut report, stop, told);
     give_back(kernel, places, job, &mut reservation, &mut report, told);
     report.not_given_back = report.left.iter().map(ToString::to_string).collect();
     Ok(report)
@@ -260,7 +280,9 @@ impl Watch {
     fn begin(root: &HostRoot, job: &ResetJob) -> Self {
         let steps = job.resets.iter().flat_map(|plan| &plan.steps);
         let reached = steps.flat_map(|step| step.functions.iter().copied());
-        let all: BTreeSet<Bdf> = reached.chain(job.resets.iter().map(|plan| plan.bdf)).collect();
+        let asked = job.resets.iter().map(|plan| plan.bdf);
+        let all: BTreeSet<Bdf> =
+            reached.chain(asked).chain(job.ladders.iter().map(|ladder| ladder.bdf)).collect();
         let before = all.iter().map(|bdf| (*bdf, snapshot::take(root, *bdf))).collect();
         let all: Vec<Bdf> = all.into_iter().collect();
         Self { before, log: KernelLog::of_functions(root, &all) }
@@ -298,6 +320,8 @@ impl Watch {
                 bdf,
                 method,
                 judgement,
+                repair: Vec::new(),
+                before_repair: None,
                 before: before.clone(),
                 after,
                 heard,

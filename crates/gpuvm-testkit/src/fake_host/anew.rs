@@ -44,6 +44,11 @@ impl FakeHost {
         self.file(&config, sick);
     }
 
+    /// Makes the kernel one of before Linux 6.19: it gives what it finds to drivers whatever `drivers_autoprobe` says.
+    pub fn probes_what_it_finds(&self) {
+        self.file("/fake-kernel/probes-what-it-finds", "");
+    }
+
     /// Gives a device another group when it is found anew.
     pub fn regroups(&self, bdf: &str, group: u32) {
         self.file(&format!("/fake-kernel/regroups/{bdf}"), group.to_string());
@@ -190,7 +195,8 @@ fn find(root: &HostRoot, bdf: Bdf) -> io::Result<()> {
     heal(root, bdf, Rung::Rescan)?;
     place(root, bdf)?;
     let autoprobe = fs::read_to_string(root.path("/sys/bus/pci/drivers_autoprobe"))?;
-    if autoprobe.trim() == "1" { probe(root, bdf)?.map_err(io::Error::from_raw_os_error) } else { Ok(()) }
+    let probes = autoprobe.trim() == "1" || known(root, "probes-what-it-finds").is_some();
+    if probes { probe(root, bdf)?.map_err(io::Error::from_raw_os_error) } else { Ok(()) }
 }
 
 fn join_group(root: &HostRoot, bdf: Bdf, real: &Path) -> io::Result<()> {

@@ -8,6 +8,7 @@ pub(crate) mod devices;
 pub(crate) mod doctor;
 pub(crate) mod explain;
 mod init;
+mod ladder;
 pub(crate) mod lock;
 mod plan;
 mod quarantine;

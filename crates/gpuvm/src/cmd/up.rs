@@ -227,6 +227,7 @@ impl Observer for Progress {
             Phase::Ended => "QEMU is gone".to_owned(),
             Phase::Resetting { bdf, method } => format!("resetting {bdf} by {method}, as planned"),
             Phase::Judging => "looking at the devices".to_owned(),
+            Phase::Repairing { bdf, rung } => format!("{bdf} is sick, trying to repair it by {rung}"),
             Phase::Relaunching { count } => format!("the guest has rebooted ({count}): starting it again"),
             Phase::GivingBack => "giving the host back".to_owned(),
             Phase::TakingOver { vm } => format!("taking over what is left of VM {vm}"),

@@ -144,6 +144,12 @@ fn host_errors() -> Vec<(&'static str, HostError)> {
                 bdf: bdf(), verdict: Verdict::Faulted, finding: "aer_dev_fatal of 0000:81:00.0: 1, was 0: an error".into()
             }
         }
+        NotFoundAnew {
+            "not-found-anew" => { bdf: bdf(), bus: bdf().bus(), said: unheard() }
+        }
+        ReachesMore {
+            "reaches-more" => { doing: "reset everything below 0000:80:01.0".into(), bdf: "0000:81:00.2".parse().unwrap() }
+        }
         NotViable {
             "not-viable" => { group: GROUP, members: "0000:81:00.1 is on snd_hda_intel".into() }
         }

@@ -49,6 +49,8 @@ fn machine() -> Vec<Case> {
         case("uefi", with_ovmf(lab()), &["firmware=uefi"]),
         case("reboot-relaunch", lab(), &["reboot=relaunch"]),
         case("reboot-stop", lab(), &["reboot=stop"]),
+        case("repair-hot", lab(), &["repair=hot"]),
+        case("repair-rescan", lab(), &["repair=rescan"]),
         case("rtc-local", lab(), &["rtc=local", "serial=log", "shutdown-timeout=5"]),
         case("extra-args-taint", lab(), &[r#"extra-args=["-device", '{"driver":"edu","id":"more"}']"#]),
         case("paths-with-odd-letters", host, &odd.each_ref().map(String::as_str)),

@@ -7,8 +7,11 @@ use gpuvm_core::plan::{
     Firmware, NodeBinding, Ownership, Plan, PlannedDisk, Role, RootBus, RootPort, SlotUse,
 };
 use gpuvm_core::profile::{Display, Listen, Media};
+use gpuvm_core::reset::repair::RepairPolicy;
 use gpuvm_core::reset::{PlannedReset, RebootPolicy, ResetWish};
 use gpuvm_core::units::ByteSize;
+
+use crate::cmd::ladder;
 
 /// Writing to a `String` can't fail.
 macro_rules! line {
@@ -178,6 +181,7 @@ fn guest(plan: &Plan, text: &mut String) {
         RebootPolicy::Stop => "stop: the VM ends",
     };
     line!(text, "Reboot: {reboot}");
+    repair(plan, text);
     for forward in &plan.forwards {
         let (protocol, address) = (forward.protocol.as_str(), forward.host_address);
         line!(
@@ -187,6 +191,15 @@ fn guest(plan: &Plan, text: &mut String) {
             forward.guest_port
         );
     }
+}
+
+/// What is tried with a device that comes back sick, where the profile wants that.
+fn repair(plan: &Plan, text: &mut String) {
+    if plan.repair == RepairPolicy::Never {
+        return;
+    }
+    line!(text, "Repair: a device that comes back sick is repaired, up to {}", plan.repair);
+    text.push_str(&ladder::text(&plan.ladders));
 }
 
 fn place(port: &RootPort) -> String {

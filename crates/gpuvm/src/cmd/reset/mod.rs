@@ -4,6 +4,7 @@ mod text;
 
 use clap::Args;
 use gpuvm_core::plan::{self, MethodChoice};
+use gpuvm_core::reset::repair::{RepairPolicy, Rung};
 use gpuvm_host::kernel::Kernel;
 use gpuvm_host::reset::{self, Event, Report};
 use gpuvm_host::{facts, signals};
@@ -28,6 +29,11 @@ pub(crate) struct ResetArgs {
     #[arg(long, value_name = "METHOD", default_value = "auto")]
     method: MethodChoice,
 
+    /// Where that leaves a device sick, climb the ladder up to this rung: hot (its bus, by VFIO), subordinate (everything below the
+    /// bridge above it), rescan (removed, and found anew)
+    #[arg(long, value_name = "RUNG")]
+    repair: Option<Rung>,
+
     /// Show what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -40,11 +46,12 @@ pub(super) fn run(cli: &Cli, args: &ResetArgs) -> Result<Exit, Failure> {
     }
     let (targets, asked) = target::resolve(cli, &args.targets, Changed::Taken)?;
     let host = load::for_reset(cli, &asked)?;
-    let job = plan::reset(&targets, args.method, &host)
+    let repair = args.repair.map_or(RepairPolicy::Never, RepairPolicy::from);
+    let job = plan::reset(&targets, args.method, repair, &host)
         .map_err(|refusals| Failure::refused(&refusals, hints::of_reset))?;
     if args.dry_run {
         match cli.json {
-            true => out::json(&json!({ "plan": job.resets, "bind": job.bind }))?,
+            true => out::json(&json!({ "plan": job.resets, "ladders": job.ladders, "bind": job.bind }))?,
             false => out::text(&text::would(&job))?,
         }
         return Ok(Exit::Ok);
@@ -63,6 +70,11 @@ pub(super) fn run(cli: &Cli, args: &ResetArgs) -> Result<Exit, Failure> {
         )),
         Event::Next { error } => progress.tell(&format!("that failed, trying the next way: {error}")),
         Event::Judging => progress.tell("looking at the devices"),
+        Event::Repairing { bdf, climb, deadline } => progress.tell(&format!(
+            "{bdf} is sick, trying to repair it by {} (at most {} s; a Ctrl-C waits for it)",
+            climb.rung,
+            deadline.as_secs()
+        )),
     };
     let root = cli.host_root();
     let boot_id = facts::boot_id(&root)?;
@@ -73,7 +85,7 @@ pub(super) fn run(cli: &Cli, args: &ResetArgs) -> Result<Exit, Failure> {
     if cli.json {
         let problems: Vec<_> = problems.iter().map(Item::to_json).collect();
         out::told(out::json(&json!({
-            "exit_code": code, "plan": job.resets, "attempts": report.attempts, "functions": report.functions,
+            "exit_code": code, "plan": job.resets, "ladders": job.ladders, "attempts": report.attempts, "functions": report.functions,
             "staying": report.staying, "not_given_back": report.not_given_back, "problems": problems,
         })));
     } else {
@@ -94,7 +106,7 @@ fn problems(report: &Report) -> Vec<Item> {
         let judgement = &function.judgement;
         if let Some(reason) = judgement.reason().filter(|_| judgement.verdict.is_bad()) {
             let message = format!("{} is sick: {reason}", function.bdf);
-            let hint = Some(hints::after_reset(function.bdf, report));
+            let hint = Some(hints::after_reset(function, report));
             items.push(Item { kind: failure::kind(&reason.check), message, hint });
         }
     }

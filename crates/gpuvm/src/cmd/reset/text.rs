@@ -3,7 +3,10 @@
 use std::fmt::Write;
 
 use gpuvm_core::plan::{Ownership, ResetJob};
+use gpuvm_core::reset::repair::Climbed;
 use gpuvm_host::reset::{Attempted, FunctionReport, Report};
+
+use crate::cmd::ladder;
 
 /// Writing to a `String` can't fail.
 macro_rules! line {
@@ -25,6 +28,10 @@ pub(super) fn would(job: &ResetJob) -> String {
         for rejected in &plan.rejected {
             line!(text, "  not {}: {}", rejected.method, rejected.reason);
         }
+    }
+    if !job.ladders.is_empty() {
+        line!(text, "what is sick after that would be repaired");
+        text.push_str(&ladder::text(&job.ladders));
     }
     for device in &job.bind.devices {
         match &device.ownership {
@@ -50,6 +57,9 @@ pub(super) fn done(report: &Report) -> String {
     let mut text = String::new();
     for function in &report.functions {
         line!(text, "{} is {}: {}", function.bdf, function.judgement.verdict, how(function, report));
+        for climbed in &function.repair {
+            line!(text, "  {climbed}");
+        }
         for finding in &function.judgement.findings {
             line!(text, "  {finding}");
         }
@@ -77,6 +87,20 @@ pub(super) fn done(report: &Report) -> String {
 }
 
 fn how(function: &FunctionReport, report: &Report) -> String {
+    let words = reset(function, report);
+    match (function.repaired_by(), &function.before_repair) {
+        (Some(Climbed { rung, .. }), Some(before)) => {
+            format!("{words}, which left it {}; repaired by {rung}, and out of quarantine", before.verdict)
+        }
+        (None, Some(_)) if function.repair.is_empty() => {
+            format!("{words}; no rung of the ladder could be tried")
+        }
+        (None, Some(_)) => format!("{words}; no rung of the ladder has helped"),
+        _ => words,
+    }
+}
+
+fn reset(function: &FunctionReport, report: &Report) -> String {
     let reached = |attempt: &&Attempted| attempt.functions.contains(&function.bdf);
     let done =
         report.attempts.iter().filter(reached).find_map(|attempt| Some((attempt, attempt.done.as_ref()?)));

@@ -1,0 +1,160 @@
+//! Repairs what came back sick, as far as the profile allows: by the ladders that the plan decided on while the devices were well.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use gpuvm_core::pci::{Bdf, GroupId};
+use gpuvm_core::plan::{Plan, is_vfio_driver};
+use gpuvm_core::reset::repair::{Climbed, Ladder};
+use gpuvm_core::reset::{Deed, Snapshot};
+use gpuvm_host::HostError;
+use gpuvm_host::apply::Host;
+use gpuvm_host::journal::Journal;
+use gpuvm_host::repair::{self, Event, Repaired};
+use gpuvm_host::reservation::Reservation;
+use gpuvm_host::root::driver_of;
+
+use crate::judging::{Judged, record};
+use crate::report::{DeviceReport, Evidence, Note, Observer, Phase};
+
+/// What of a repair matters beyond the verdicts.
+#[derive(Debug, Default)]
+pub(crate) struct Mended {
+    /// How long it took; nothing where no rung was tried.
+    pub(crate) took: Option<Duration>,
+    /// What the devices that were brought back are held against from now on: errors that they counted before count no more.
+    pub(crate) baselines: BTreeMap<Bdf, Snapshot>,
+    /// The groups of the functions that were found anew.
+    groups: BTreeMap<Bdf, Option<GroupId>>,
+}
+
+impl Mended {
+    /// Writes the groups that functions are in now over those that they were in.
+    pub(crate) fn regroup(&self, plan: &Plan, reservation: &mut Reservation) {
+        let was = |bdf: &Bdf| {
+            let has = |id: GroupId| {
+                plan.groups.iter().any(|group| group.id == id && group.members.iter().any(|m| m.bdf == *bdf))
+            };
+            reservation.groups.iter().copied().find(|id| has(*id))
+        };
+        let before: Vec<GroupId> = self.groups.keys().filter_map(was).collect();
+        let now: Vec<GroupId> = self.groups.values().copied().flatten().collect();
+        if !now.is_empty() {
+            reservation.groups.retain(|id| !before.contains(id) && !now.contains(id));
+            reservation.groups.extend(now);
+            reservation.groups.sort();
+            reservation.groups.dedup();
+        }
+    }
+}
+
+/// Repairs the devices that were judged sick, if the plan has it so, and puts what they are after it in the place of their verdicts.
+pub(crate) fn repair(
+    host: &Host<'_>,
+    journal: &mut Journal,
+    plan: &Plan,
+    judged: &mut Judged,
+    observer: &mut dyn Observer,
+) -> Mended {
+    let sick = |device: &&DeviceReport| device.judgement.verdict.is_bad();
+    let found = |device: &DeviceReport| Some((device.bdf, device.evidence.as_ref()?.after.clone()));
+    let sick: BTreeMap<Bdf, Snapshot> = judged.devices.iter().filter(sick).filter_map(found).collect();
+    if plan.repair.is_never() || sick.is_empty() {
+        return Mended::default();
+    }
+    let ladders = match in_the_way(host, judged) {
+        Some(why) => {
+            observer.note(&Note(format!("nothing is repaired: {why}")));
+            &[]
+        }
+        None => &plan.ladders[..],
+    };
+    for Ladder { bdf, left_out, .. } in
+        ladders.iter().filter(|l| l.rungs.is_empty() && sick.contains_key(&l.bdf))
+    {
+        let why: Vec<String> =
+            left_out.iter().map(|rejected| format!("no {}: {}", rejected.method, rejected.reason)).collect();
+        observer.note(&Note(format!("{bdf} can't be repaired: {}", why.join("; "))));
+    }
+    let begun = Instant::now();
+    let mut told = |event: Event<'_>| match event {
+        Event::Climbing { bdf, climb, .. } => observer.phase(&Phase::Repairing { bdf, rung: climb.rung }),
+        Event::Judging { .. } => observer.phase(&Phase::Judging),
+    };
+    // Every rung has a deadline, and a rung that is cut short leaves no verdict: nobody's signal stops it.
+    let repaired = repair::repair(host, journal, ladders, &sick, &|| false, &mut told);
+    let took = (!repaired.climbed.is_empty()).then(|| begun.elapsed());
+    for (bdf, climbed) in &repaired.climbed {
+        observer.note(&Note(format!("{bdf}: {climbed}")));
+    }
+    judged.failures.extend(write_down(host, &repaired));
+    let baselines = sick.iter().filter_map(|(bdf, sick)| {
+        Some((*bdf, repaired.helped(*bdf)?.yardstick(host.baselines.get(bdf)?, Some(sick))))
+    });
+    let baselines = baselines.collect();
+    for device in &mut judged.devices {
+        let own = repaired.climbed.iter().filter(|(bdf, _)| *bdf == device.bdf);
+        let own: Vec<Climbed> = own.map(|(_, climbed)| climbed.clone()).collect();
+        let evidence = evidence(host, &repaired, device.bdf);
+        come_to(device, own, evidence);
+    }
+    judged.kept = judged
+        .devices
+        .iter()
+        .filter(|device| device.judgement.verdict.is_bad())
+        .map(|device| device.bdf)
+        .collect();
+    let Repaired { in_flight, left, groups, .. } = repaired;
+    judged.failures.extend(in_flight.into_iter().chain(left));
+    Mended { took, baselines, groups }
+}
+
+/// Says why no device can be touched now; nothing where they can be.
+fn in_the_way(host: &Host<'_>, judged: &Judged) -> Option<String> {
+    let hangs = |error: &HostError| matches!(error, HostError::InFlight { .. });
+    if let Some(error) = judged.failures.iter().find(|error| hangs(error)) {
+        return Some(error.to_string());
+    }
+    // A launcher that failed, or was killed, while it took its devices has some of them, and the others are their drivers'.
+    let ours = |bdf: &Bdf| match driver_of(&host.kernel.root, *bdf) {
+        Ok(Some(driver)) => is_vfio_driver(&driver),
+        // One that has vanished is on no driver, and a scan may find it.
+        Ok(None) => !host.kernel.root.device(*bdf).exists(),
+        Err(_) => false,
+    };
+    let foreign = host.baselines.keys().find(|bdf| !ours(bdf));
+    foreign.map(|bdf| format!("{bdf} is on no VFIO driver"))
+}
+
+/// Writes down every rung that was tried, and returns what couldn't be written.
+fn write_down(host: &Host<'_>, repaired: &Repaired) -> Vec<HostError> {
+    let entry = |(bdf, climbed): &(Bdf, Climbed)| {
+        let (before, (after, _)) = (host.baselines.get(bdf)?, repaired.after.get(bdf)?);
+        let deed = Deed::Repair { climbed: climbed.clone() };
+        record(&host.kernel.root, host.places, before, after, deed).err()
+    };
+    repaired.climbed.iter().filter_map(entry).collect()
+}
+
+fn evidence(host: &Host<'_>, repaired: &Repaired, bdf: Bdf) -> Option<Box<Evidence>> {
+    let (before, (after, heard)) = (host.baselines.get(&bdf)?, repaired.after.get(&bdf)?);
+    Some(Box::new(Evidence { before: before.clone(), after: after.clone(), heard: Some(heard.clone()) }))
+}
+
+/// Puts what a device is after its repair in the place of what it was before. One that was well has it only if it fell ill by that.
+fn come_to(device: &mut DeviceReport, own: Vec<Climbed>, evidence: Option<Box<Evidence>>) {
+    let was_sick = device.judgement.verdict.is_bad();
+    let last = own.last().filter(|last| last.judgement.verdict.is_bad() || (was_sick && last.helped()));
+    let now = last.map(|last| last.judgement.clone());
+    if was_sick {
+        device.before_repair = Some(device.judgement.clone());
+    }
+    // A rung that failed and left nothing bad to be seen proves nothing: then the verdict before stands.
+    if let Some(now) = now {
+        device.judgement = now;
+        device.evidence = evidence;
+    }
+    if was_sick || device.judgement.verdict.is_bad() {
+        device.repair = own;
+    }
+}
