@@ -24,14 +24,16 @@ const VERBS: &[&str] = &[
     "explain",
     "quarantine",
     "soak",
+    "soak report",
+    "soak compare",
 ];
 
 #[test]
 fn help_is_as_it_was() {
     let case = |verb: &str| {
-        let args: Vec<&str> = [verb, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
-        let name = if verb.is_empty() { "gpuvm" } else { verb };
-        (name.to_owned(), transcript(&gpuvm(&args), "\0"))
+        let args: Vec<&str> = verb.split_whitespace().chain(["--help"]).collect();
+        let name = if verb.is_empty() { "gpuvm".to_owned() } else { verb.replace(' ', "-") };
+        (name, transcript(&gpuvm(&args), "\0"))
     };
     compare("help", VERBS.iter().copied().map(case));
 }
