@@ -23,14 +23,17 @@ const VERBS: &[&str] = &[
     "report",
     "explain",
     "quarantine",
+    "soak",
+    "soak report",
+    "soak compare",
 ];
 
 #[test]
 fn help_is_as_it_was() {
     let case = |verb: &str| {
-        let args: Vec<&str> = [verb, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
-        let name = if verb.is_empty() { "gpuvm" } else { verb };
-        (name.to_owned(), transcript(&gpuvm(&args), "\0"))
+        let args: Vec<&str> = verb.split_whitespace().chain(["--help"]).collect();
+        let name = if verb.is_empty() { "gpuvm".to_owned() } else { verb.replace(' ', "-") };
+        (name, transcript(&gpuvm(&args), "\0"))
     };
     compare("help", VERBS.iter().copied().map(case));
 }
@@ -87,6 +90,26 @@ fn each_wrong_call_is_refused_as_it_was() {
             "quarantine-clear-on-a-recorded-host",
             64,
             &["quarantine", "--host-root", &host, "clear", "81:00.0"],
+        ),
+        ("soak-never-ready", 64, &["soak", dev, "--cycles", "3"]),
+        ("soak-never-over", 64, &["soak", dev, "--after", "1s"]),
+        ("soak-of-a-wrong-expression", 64, &["soak", dev, "--cycles", "3", "--expect", "up("]),
+        (
+            "soak-of-a-wrong-mix",
+            64,
+            &["soak", dev, "--cycles", "3", "--after", "1s", "--mix", "clean:8,crash:1"],
+        ),
+        ("soak-of-no-cycles", 64, &["soak", dev, "--cycles", "0", "--after", "1s"]),
+        ("soak-of-no-time", 64, &["soak", dev, "--for", "500ms", "--after", "1s"]),
+        ("soak-of-a-number-for-a-time", 64, &["soak", dev, "--for", "8", "--after", "1s"]),
+        ("soak-stop-on-a-word", 64, &["soak", dev, "--cycles", "3", "--job", "--stop-on", "warning"]),
+        ("soak-of-a-wrong-profile", 78, &["soak", dev, "--cycles", "3", "--job", "--set", "memory.sice=1G"]),
+        ("soak-on-a-recorded-host", 64, &["soak", "--host-root", &host, dev, "--cycles", "3", "--job"]),
+        ("soak-resume-nothing", 64, &["soak", dev, "--prefix", &host, "--resume"]),
+        (
+            "soak-resume-a-folder-without-one",
+            64,
+            &["soak", dev, "--prefix", &host, "--resume", "--out", &missing],
         ),
         ("up-on-a-recorded-host", 64, &["up", "--host-root", &host, dev]),
         ("cleanup-on-facts", 64, &["cleanup", "--facts", &other]),

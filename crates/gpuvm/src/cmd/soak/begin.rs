@@ -24,7 +24,7 @@ use crate::cli::{Cli, ProfileArgs};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::load::Loaded;
-use crate::{hints, load, locked};
+use crate::{came_back, hints, load, locked};
 
 /// A soak that has begun.
 #[derive(Debug)]
@@ -204,11 +204,8 @@ fn cut(number: u32, kind: CycleKind, reports: &[CleanupReport]) -> Cut {
             };
             if device.judgement.verdict.is_bad() { &mut left } else { &mut found }.push(judged);
         }
-        // A sick device that stays is told of already.
-        let told =
-            |what: &&String| !left.iter().any(|left| what.starts_with(left.split(' ').next().unwrap_or("")));
-        let more: Vec<String> = report.not_given_back.iter().filter(told).cloned().collect();
-        left.extend(more);
+        let more = report.left.iter().filter(|error| !came_back::is_told(error));
+        left.extend(more.map(ToString::to_string));
         if report.result == Cleaned::Done {
             found.push(format!("VM {} was given back", report.name));
         }

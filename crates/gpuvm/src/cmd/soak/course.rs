@@ -78,7 +78,7 @@ async fn all(
         }
         over.cycle.own = soak::own_use();
         let verdict = over.cycle.verdict();
-        if let (Some(signal), false) = (over.interrupted, verdict == CycleVerdict::Bad) {
+        if let (Some(signal), CycleVerdict::Healthy | CycleVerdict::Failed) = (over.interrupted, verdict) {
             // It says nothing of the devices that a whole cycle would not: it is run again by whoever goes on.
             return Ok(interrupted(signal));
         }

@@ -2,6 +2,7 @@
 
 mod args;
 mod begin;
+mod compare;
 mod course;
 mod guest;
 mod machine;
@@ -27,6 +28,7 @@ use progress::Progress;
 pub(super) fn run(cli: &Cli, args: &SoakArgs) -> Result<Exit, Failure> {
     match &args.command {
         Some(SoakCommand::Report(args)) => report::run(cli, args),
+        Some(SoakCommand::Compare(args)) => compare::run(cli, args),
         None => soak(cli, &args.run),
     }
 }
