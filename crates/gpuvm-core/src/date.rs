@@ -12,6 +12,12 @@ pub fn readable(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", time / 3600, time / 60 % 60, time % 60)
 }
 
+/// Spells a time as the name of a folder, in the basic form of ISO 8601: `20270115T080000Z`.
+pub fn stamp(seconds: u64) -> String {
+    let (year, month, day, time) = date(seconds);
+    format!("{year:04}{month:02}{day:02}T{:02}{:02}{:02}Z", time / 3600, time / 60 % 60, time % 60)
+}
+
 /// Spells the day of a time: `2027-01-15`.
 pub fn day(seconds: u64) -> String {
     let (year, month, day, _) = date(seconds);
@@ -49,6 +55,7 @@ mod tests {
     fn seconds_are_dates(#[case] seconds: u64, #[case] spelt: &str) {
         assert_eq!(readable(seconds), spelt);
         assert_eq!(day(seconds), spelt[..10]);
+        assert_eq!(stamp(seconds), spelt.replace(['-', ':'], ""));
         assert_eq!(compact(seconds), spelt.replace(['-', ':', 'Z'], "").replace('T', "-"));
     }
 }

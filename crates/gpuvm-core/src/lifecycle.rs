@@ -5,6 +5,8 @@
 //!    \______________________\________________________\________________________\_____ QEMU's exit --> Exited
 //! ```
 //!
+//! A crash can be asked for at any time: QEMU is killed then, and nothing of that is called a stop.
+//!
 //! No clock is read here: a deadline comes in as an event, once for each [`Effect::Arm`]. Timeouts and signals that come
 //! late, for a stage already left, change nothing.
 
@@ -38,6 +40,10 @@ pub enum Event {
     Continued,
     /// Somebody asked for the guest's end: SIGINT, SIGTERM, or `down`. Asked again, it hurries.
     StopRequested,
+    /// A crash was asked for: QEMU is to die now, with no word to the guest.
+    CrashRequested,
+    /// A reset of the machine was asked for, as by its reset button.
+    ResetRequested,
     /// The deadline of this stage has passed.
     Deadline(Stage),
     /// QEMU announced its end, with the reason it gives (QAPI ShutdownCause).
@@ -67,6 +73,15 @@ pub enum Exit {
     Signal(i32),
 }
 
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "status {code}"),
+            Self::Signal(signal) => write!(f, "signal {signal}"),
+        }
+    }
+}
+
 /// The ways to end a guest, from gentle to rough.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -88,6 +103,8 @@ pub enum Effect {
     Quit,
     /// Kill QEMU.
     Kill,
+    /// Reset the machine.
+    Reset,
     /// Report [`Event::Deadline`] of this stage after so long.
     Arm(Stage, Duration),
 }
@@ -119,6 +136,25 @@ pub enum Outcome {
     },
 }
 
+impl std::fmt::Display for Outcome {
+    /// Says what became of the guest, in a sentence without its subject.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::PoweredOff => "powered itself off",
+            Self::Stopped { stage: Stage::Acpi } => "powered off when its power button was pressed",
+            Self::Stopped { stage: Stage::Quit } => "was ended by telling QEMU to quit",
+            Self::Stopped { stage: Stage::Kill } => "was ended by killing QEMU",
+            Self::Rebooted { not_again: None } => "rebooted",
+            Self::Rebooted { not_again: Some(why) } => {
+                return write!(f, "rebooted, and is not started again: {why}");
+            }
+            Self::Panicked => "panicked",
+            Self::InternalError => "was stopped by QEMU because of an error that it can't go on from",
+            Self::QemuDied { exit } => return write!(f, "ended because QEMU died ({exit})"),
+        })
+    }
+}
+
 /// Why a guest that rebooted was not started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -131,6 +167,22 @@ pub enum NotAgain {
     SickDevice,
     /// It rebooted again and again, each time soon after its start.
     Looping,
+}
+
+impl std::fmt::Display for NotAgain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Policy => f.write_str("reboot = \"stop\""),
+            Self::Asked => f.write_str("gpuvm was asked to end it"),
+            Self::SickDevice => f.write_str("a device did not come back well"),
+            Self::Looping => write!(
+                f,
+                "{} times in a row it did so within {} s of its start",
+                Reboots::TOO_MANY,
+                Reboots::SOON.as_secs()
+            ),
+        }
+    }
 }
 
 /// How long each way to end a guest may take.
@@ -256,6 +308,10 @@ impl Life {
                 // What is on its way out already needs no push, unless it is asked for again.
                 if before == Asked::No && self.leaving == Leaving::Yes { Vec::new() } else { self.stop() }
             }
+            Event::CrashRequested => self.crash(),
+            Event::ResetRequested if self.state == State::Running => vec![Effect::Reset],
+            // One that is on its way out, or has never run, isn't reset.
+            Event::ResetRequested => Vec::new(),
             // A command that fails because QEMU is on its way out was not needed any more.
             Event::CommandFailed(_) if self.leaving == Leaving::Yes => Vec::new(),
             Event::Deadline(stage) | Event::CommandFailed(stage) if self.stage == Some(stage) => {
@@ -321,6 +377,16 @@ impl Life {
         }
     }
 
+    /// Kills QEMU, which is no use of a stage: what comes of it is told as QEMU's death.
+    fn crash(&mut self) -> Vec<Effect> {
+        if self.stage == Some(Stage::Kill) {
+            return Vec::new();
+        }
+        self.stage = Some(Stage::Kill);
+        self.state = State::Killing;
+        vec![Effect::Kill]
+    }
+
     fn escalate(&mut self) -> Vec<Effect> {
         match self.stage {
             None | Some(Stage::Acpi) => self.quit(),
@@ -365,7 +431,9 @@ fn shutdown_cause(reason: &str) -> Option<Outcome> {
     match reason {
         "guest-shutdown" => Some(Outcome::PoweredOff),
         // With `-action reboot=shutdown` alone; a guest that reboots in place goes on.
-        "guest-reset" => Some(Outcome::Rebooted { not_again: Some(NotAgain::Policy) }),
+        "guest-reset" | "host-qmp-system-reset" => {
+            Some(Outcome::Rebooted { not_again: Some(NotAgain::Policy) })
+        }
         "guest-panic" => Some(Outcome::Panicked),
         "host-error" => Some(Outcome::InternalError),
         _ => None,
@@ -429,6 +497,26 @@ mod tests {
         Outcome::QemuDied { exit: Exit::Signal(6) }
     )]
     #[case::refused_to_start(&[Event::Exited(Exit::Code(1))], Outcome::QemuDied { exit: Exit::Code(1) })]
+    #[case::reset_button(
+        &[Event::Continued, Event::ResetRequested, shutdown("host-qmp-system-reset"), Event::Exited(Exit::Code(0))],
+        Outcome::Rebooted { not_again: Some(NotAgain::Policy) }
+    )]
+    #[case::crashed(
+        &[Event::Continued, Event::CrashRequested, Event::MonitorLost, Event::Exited(Exit::Signal(9))],
+        Outcome::QemuDied { exit: Exit::Signal(9) }
+    )]
+    #[case::crashed_while_it_powers_off(
+        &[Event::Continued, Event::StopRequested, Event::CrashRequested, Event::Exited(Exit::Signal(9))],
+        Outcome::QemuDied { exit: Exit::Signal(9) }
+    )]
+    #[case::asked_to_stop_when_it_had_crashed(
+        &[Event::Continued, Event::CrashRequested, Event::StopRequested, Event::Exited(Exit::Signal(9))],
+        Outcome::QemuDied { exit: Exit::Signal(9) }
+    )]
+    #[case::gone_before_the_crash(
+        &[Event::Continued, shutdown("guest-shutdown"), Event::CrashRequested, Event::Exited(Exit::Code(0))],
+        Outcome::PoweredOff
+    )]
     #[case::panicked(&[Event::Continued, Event::Panicked, Event::Exited(Exit::Code(0))], Outcome::Panicked)]
     #[case::device_error(&[Event::Continued, Event::InternalError, Event::Exited(Exit::Code(0))], Outcome::InternalError)]
     fn the_outcome_names_what_ended_the_guest(#[case] events: &[Event], #[case] expected: Outcome) {
@@ -441,6 +529,19 @@ mod tests {
             lived(&[Event::Continued, Event::StopRequested, Event::StopRequested, Event::StopRequested]);
         let acts: Vec<_> = effects.into_iter().filter(|effect| !matches!(effect, Effect::Arm(..))).collect();
         assert_eq!(acts, [Effect::PowerDown, Effect::Quit, Effect::Kill]);
+    }
+
+    #[rstest]
+    #[case::running(&[Event::Continued], &[Effect::Reset])]
+    #[case::before_it_ran(&[], &[])]
+    #[case::asked_to_end(&[Event::Continued, Event::StopRequested], &[])]
+    #[case::on_its_way_out(&[Event::Continued, shutdown("guest-shutdown")], &[])]
+    #[case::killed(&[Event::Continued, Event::CrashRequested], &[])]
+    fn only_a_guest_that_runs_is_reset(#[case] before: &[Event], #[case] effects: &[Effect]) {
+        let (mut life, _) = lived(before);
+        let state = life.state().clone();
+        assert_eq!(life.step(Event::ResetRequested), effects);
+        assert_eq!(life.state(), &state, "a reset ends nothing");
     }
 
     #[test]
@@ -478,10 +579,13 @@ mod tests {
         prop_oneof![
             Just(Event::Continued),
             Just(Event::StopRequested),
+            Just(Event::CrashRequested),
+            Just(Event::ResetRequested),
             prop_oneof![Just(Stage::Acpi), Just(Stage::Quit), Just(Stage::Kill)].prop_map(Event::Deadline),
             prop_oneof![
                 Just("guest-shutdown"),
                 Just("guest-reset"),
+                Just("host-qmp-system-reset"),
                 Just("host-qmp-quit"),
                 Just("new-in-qemu-12")
             ]
@@ -534,6 +638,28 @@ mod tests {
                     break;
                 }
             }
+        }
+
+        #[test]
+        fn a_crash_that_is_asked_for_kills_at_once_and_is_never_called_a_stop(
+            before in proptest::collection::vec(any_event(), 0..20),
+            after in proptest::collection::vec(any_event(), 0..20),
+        ) {
+            let (mut life, effects) = lived(&before);
+            let killed = effects.contains(&Effect::Kill);
+            let crash = life.step(Event::CrashRequested);
+            prop_assert_eq!(&crash[..], if killed { &[][..] } else { &[Effect::Kill][..] });
+            for event in after {
+                prop_assert!(!life.step(event).contains(&Effect::Kill));
+            }
+            life.step(Event::Exited(Exit::Signal(9)));
+            let told = life.outcome().unwrap();
+            let bad_already = matches!(told, Outcome::Panicked | Outcome::InternalError);
+            let stopped_before = killed && matches!(told, Outcome::Stopped { stage: Stage::Kill });
+            prop_assert!(
+                bad_already || stopped_before || *told == Outcome::QemuDied { exit: Exit::Signal(9) },
+                "{told:?}"
+            );
         }
 
         #[test]

@@ -179,6 +179,14 @@ pub enum HostError {
         /// How long was waited.
         seconds: u64,
     },
+    /// A soak, or its record, is in the hands of another gpuvm.
+    #[error("{what} is run by another gpuvm already ({owner})")]
+    SoakRuns {
+        /// What is in question.
+        what: String,
+        /// Who has it, in words.
+        owner: String,
+    },
     /// A device isn't any more as it was when the plan was made.
     #[error("{bdf} has {now} now, and had {planned} when this was planned: somebody else is at it")]
     Stale {

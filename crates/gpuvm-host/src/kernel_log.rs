@@ -12,7 +12,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 
 use gpuvm_core::pci::{Bdf, GroupId};
-use gpuvm_core::reset::Heard;
+use gpuvm_core::reset::{Heard, ResetTimes};
 use gpuvm_core::trouble::{self, Context, Origin};
 use gpuvm_sys::access::open_nonblocking;
 use gpuvm_sys::errno::EPIPE;
@@ -112,6 +112,8 @@ struct Kept {
     first: Vec<String>,
     last: VecDeque<String>,
     left_out: usize,
+    /// How long its resets took.
+    resets: ResetTimes,
 }
 
 impl Kept {
@@ -182,6 +184,17 @@ impl KernelLog {
         }
     }
 
+    /// Returns how long the resets took that were over since this was called last, in ms, of each function that the log was taken for.
+    /// Those whose beginning or end wasn't heard aren't among them.
+    pub fn take_resets(&mut self) -> Vec<(Bdf, u64)> {
+        self.keep_up();
+        let taken = |(bdf, kept): (&Bdf, &mut Kept)| {
+            let bdf = *bdf;
+            kept.resets.take().into_iter().map(move |ms| (bdf, ms))
+        };
+        self.functions.iter_mut().flat_map(taken).collect()
+    }
+
     /// Takes in what was said since, before the kernel overwrites it: to be called now and then in a long run.
     pub fn keep_up(&mut self) {
         if let Err(error) = self.listen() {
@@ -200,6 +213,7 @@ impl KernelLog {
             if overwritten {
                 self.lost =
                     Some("the kernel has overwritten a part of its log before it was read".to_owned());
+                self.functions.values_mut().for_each(|kept| kept.resets.missed());
             }
             self.keep(&String::from_utf8_lossy(&text));
             if text.len() < BYTES {
@@ -215,7 +229,10 @@ impl KernelLog {
             return;
         }
         let addresses = self.about.addresses(&self.root);
-        for line in text.lines().filter_map(message) {
+        for (record, line) in text.lines().filter_map(|record| Some((record, message(record)?))) {
+            if let Some(at) = stamp(record) {
+                self.functions.iter_mut().for_each(|(bdf, kept)| kept.resets.take_in(*bdf, at, line));
+            }
             if self.about.concerns(line, &addresses) {
                 self.heard.push_back(line.to_owned());
             }
@@ -272,6 +289,11 @@ fn message(line: &str) -> Option<&str> {
         Some((before, message)) if head(before) => Some(message),
         _ => Some(line),
     }
+}
+
+/// Returns when a record's line was said, `6,339,5140900,-;message`, in us since boot.
+fn stamp(line: &str) -> Option<u64> {
+    line.split_once(';')?.0.split(',').nth(2)?.parse().ok()
 }
 
 impl About {
@@ -359,6 +381,20 @@ mod tests {
         fs::create_dir_all(root.path("/dev")).unwrap();
         fs::write(root.path("/dev/kmsg"), text).unwrap();
         (dir, root)
+    }
+
+    #[test]
+    fn resets_are_told_once_with_the_logs_own_times() {
+        let (_dir, root) = host_with_log("6,1,1000,-;vfio-pci 0000:81:00.0: resetting\n");
+        let bdf = "0000:81:00.0".parse().unwrap();
+        let mut log = KernelLog::of_functions(&root, &[bdf]);
+        log_on(&root, "6,2,2000,-;vfio-pci 0000:81:00.0: reset done\n");
+        log_on(&root, "6,3,5000,-;vfio-pci 0000:81:00.0: resetting\n");
+        assert_eq!(log.take_resets(), [], "one had begun before, and one isn't over");
+        log_on(&root, "6,4,106000,-;vfio-pci 0000:81:00.0: reset done\n SUBSYSTEM=pci\n");
+        log_on(&root, "vfio-pci 0000:81:00.0: resetting\nvfio-pci 0000:81:00.0: reset done\n");
+        assert_eq!(log.take_resets(), [(bdf, 101)], "what has no time isn't counted");
+        assert_eq!(log.take_resets(), []);
     }
 
     fn log_on(root: &HostRoot, text: &str) {

@@ -27,6 +27,7 @@ pub mod reservation;
 pub mod reset;
 pub mod root;
 pub mod snapshot;
+pub mod soak;
 pub mod undo;
 pub mod vfio;
 

@@ -137,4 +137,14 @@ impl Places {
     pub fn logs(&self, vm: &VmName) -> PathBuf {
         self.log.join(vm.as_str())
     }
+
+    /// Returns the folder of a VM's soaks, one folder each.
+    pub fn soaks(&self, vm: &VmName) -> PathBuf {
+        self.logs(vm).join("soak")
+    }
+
+    /// Returns the file that is locked while a soak of a VM runs.
+    pub fn soak_lock(&self, vm: &VmName) -> PathBuf {
+        self.run.join("soak").join(format!("{vm}.lock"))
+    }
 }

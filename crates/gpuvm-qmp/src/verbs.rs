@@ -95,6 +95,17 @@ impl Qmp {
         self.done(qmp::system_powerdown {}, within).await
     }
 
+    /// Resets the machine, as its reset button does. A QEMU that ends where a guest reboots closes the connection instead of an answer.
+    ///
+    /// # Errors
+    /// See [`Error`], without `Closed`.
+    pub async fn system_reset(&self, within: Duration) -> Result<(), Error> {
+        match self.done(qmp::system_reset {}, within).await {
+            Err(Error::Closed { .. }) => Ok(()),
+            result => result,
+        }
+    }
+
     /// Tells QEMU to exit. A connection that ends instead of an answer is one; only the exit of the process is proof.
     ///
     /// # Errors

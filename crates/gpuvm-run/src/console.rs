@@ -35,7 +35,13 @@ const FLUSH: Duration = Duration::from_secs(5);
 pub(crate) struct Console {
     reader: JoinHandle<io::Result<()>>,
     log: PathBuf,
-    finished: Option<std::sync::mpsc::Receiver<()>>,
+    sink: Option<Flushing>,
+}
+
+/// The sink's thread, and its word that it has had everything.
+struct Flushing {
+    finished: std::sync::mpsc::Receiver<()>,
+    thread: thread::JoinHandle<()>,
 }
 
 impl Console {
@@ -47,11 +53,11 @@ impl Console {
             Which::Again => Log::resume(log)?,
         };
         let Some(mut sink) = sink else {
-            return Ok(Self { reader: tokio::spawn(read(stream, log, None)), log: path, finished: None });
+            return Ok(Self { reader: tokio::spawn(read(stream, log, None)), log: path, sink: None });
         };
         let (chunks, mut queue) = mpsc::channel::<Vec<u8>>(QUEUE);
         let (done, finished) = std::sync::mpsc::channel();
-        thread::Builder::new().name("console".into()).spawn(move || {
+        let thread = thread::Builder::new().name("console".into()).spawn(move || {
             // A sink that is gone, such as a closed pipe, ends the copy and not the guest.
             while let Some(chunk) = queue.blocking_recv() {
                 if sink(&chunk).is_err() {
@@ -62,7 +68,7 @@ impl Console {
             done.send(()).ok();
         })?;
         let reader = tokio::spawn(read(stream, log, Some(chunks)));
-        Ok(Self { reader, log: path, finished: Some(finished) })
+        Ok(Self { reader, log: path, sink: Some(Flushing { finished, thread }) })
     }
 
     /// Waits until everything that came was copied, but not for ever.
@@ -72,9 +78,12 @@ impl Console {
             Ok(_) => {}
             Err(_) => tracing::warn!("the console did not end within {} s", FLUSH.as_secs()),
         }
-        if let Some(finished) = self.finished {
-            // The runtime has nothing else to do by now.
-            finished.recv_timeout(FLUSH).ok();
+        // The runtime has nothing else to do by now.
+        if let Some(Flushing { finished, thread }) = self.sink
+            && finished.recv_timeout(FLUSH).is_ok()
+        {
+            // It has nothing left to do; its stack is given back before the next VM has one. A sink that panicked has told so.
+            thread.join().ok();
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::launch::{COMMAND, Greeted, Process};
 use crate::pin;
 use crate::report::{Note, Observer, Phase};
-use crate::signals::Signals;
+use crate::signals::{Request, Requests};
 
 /// When threads are pinned again, after `cont`: soon for those that a first run makes, then now and then.
 const REPIN: [Duration; 3] = [Duration::from_millis(100), Duration::from_secs(1), Duration::from_secs(10)];
@@ -24,6 +24,8 @@ const REPIN: [Duration; 3] = [Duration::from_millis(100), Duration::from_secs(1)
 pub(crate) const STILL_THERE: Duration = Duration::from_secs(20);
 /// Between looks at a QEMU that waits in the kernel when its time to quit is over.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// QEMU's word for a reset that the monitor was asked for.
+const RESET_ASKED: &str = "host-qmp-system-reset";
 /// Between later looks.
 const REPIN_LATER: Duration = Duration::from_secs(60);
 
@@ -42,7 +44,7 @@ pub(crate) struct Ended {
 }
 
 /// What drives a guest.
-struct Driver<'a> {
+struct Driver<'a, 'b> {
     plan: &'a Plan,
     vcpus: Vec<VcpuThread>,
     repin: (usize, Instant),
@@ -50,7 +52,7 @@ struct Driver<'a> {
     kernel_log: &'a mut KernelLog,
     qmp: Qmp,
     events: Option<Events>,
-    signals: &'a mut Signals,
+    requests: &'a mut Requests<'b>,
     observer: &'a mut dyn Observer,
     deadline: Option<(Stage, Instant)>,
     /// When to tell that a killed QEMU is still there.
@@ -71,7 +73,7 @@ pub(crate) async fn drive(
     process: &mut Process,
     kernel_log: &mut KernelLog,
     patience: Patience,
-    signals: &mut Signals,
+    requests: &mut Requests<'_>,
     observer: &mut dyn Observer,
 ) -> Result<Ended, HostError> {
     let mut life = Life::new(patience);
@@ -83,7 +85,7 @@ pub(crate) async fn drive(
         kernel_log,
         qmp: running.greeted.qmp,
         events: Some(running.greeted.events),
-        signals,
+        requests,
         observer,
         deadline: None,
         patience_over: None,
@@ -153,7 +155,7 @@ pub(crate) fn waits(pid: i32) -> Note {
     ))
 }
 
-impl Driver<'_> {
+impl Driver<'_, '_> {
     /// Waits for the next thing that happens. Each source may be dropped and asked again without loss.
     async fn next(&mut self) -> Event {
         loop {
@@ -186,10 +188,14 @@ impl Driver<'_> {
                     }
                 },
                 Some(event) = self.answers.1.recv() => Some(event),
-                signal = self.signals.next() => {
-                    self.observer.note(&Note(format!("{signal}: ending the guest")));
-                    Some(Event::StopRequested)
-                }
+                request = self.requests.next() => Some(match request {
+                    Request::Stop(by) => {
+                        self.observer.note(&Note(format!("{by}: ending the guest")));
+                        Event::StopRequested
+                    }
+                    Request::Crash => Event::CrashRequested,
+                    Request::Reset => Event::ResetRequested,
+                }),
                 stage = due => self.overdue(stage),
                 exit = self.process.exited() => {
                     self.last_words().await;
@@ -251,11 +257,16 @@ impl Driver<'_> {
     fn monitor(&mut self, event: &gpuvm_qmp::Event) -> Option<Event> {
         tracing::debug!(name = event.name, data = %event.data, "QMP event");
         match event.known()? {
-            Known::Shutdown { reason, .. } => Some(Event::Shutdown { reason: reason.unwrap_or_default() }),
+            Known::Shutdown { reason, .. } => {
+                let reason = reason.unwrap_or_default();
+                self.observer.phase(&Phase::Leaving { reason: reason.clone() });
+                Some(Event::Shutdown { reason })
+            }
             Known::GuestPanicked { .. } => Some(Event::Panicked),
-            Known::Reset { guest: true, .. } => {
+            // Of a machine that is being made or loaded there is one too.
+            Known::Reset { guest, reason } if guest || reason.as_deref() == Some(RESET_ASKED) => {
                 self.reboots += 1;
-                self.observer.note(&Note(format!("the guest reboots ({})", self.reboots)));
+                self.observer.phase(&Phase::Rebooting { count: self.reboots });
                 None
             }
             // STOP carries no reason: a fatal error of a passed-through device looks like a pause until asked.
@@ -296,8 +307,19 @@ impl Driver<'_> {
                 self.killed = Some(Instant::now());
                 self.patience_over = Some(Instant::now() + STILL_THERE);
             }
+            Effect::Reset => self.reset(),
             Effect::Arm(stage, after) => self.deadline = Some((stage, Instant::now() + after)),
         }
+    }
+
+    /// Resets the machine. One that QEMU doesn't reset goes on as it is: whoever asked waits for a reboot that doesn't come.
+    fn reset(&self) {
+        let qmp = self.qmp.clone();
+        tokio::spawn(async move {
+            if let Err(error) = qmp.system_reset(COMMAND).await {
+                tracing::warn!("{error}");
+            }
+        });
     }
 
     /// Sends a command without waiting for its answer, so that a QEMU that doesn't answer holds up nothing.

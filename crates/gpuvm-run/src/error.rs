@@ -34,7 +34,7 @@ pub enum LaunchError {
         source: io::Error,
     },
     /// QEMU ended before the guest ran.
-    #[error("QEMU ended before the guest ran ({exit}){words}", exit = exit_words(*exit), words = quoted(stderr, said))]
+    #[error("QEMU ended before the guest ran ({exit}){words}", words = quoted(stderr, said))]
     Died {
         /// How it ended.
         exit: Exit,
@@ -96,14 +96,6 @@ pub enum LaunchError {
         /// Where it may run.
         now: String,
     },
-}
-
-/// Says how a process ended.
-pub fn exit_words(exit: Exit) -> String {
-    match exit {
-        Exit::Code(code) => format!("status {code}"),
-        Exit::Signal(signal) => format!("signal {signal}"),
-    }
 }
 
 fn quoted(stderr: &str, said: &KernelSaid) -> String {

@@ -15,11 +15,12 @@ mod probe;
 mod repairing;
 mod report;
 mod signals;
+pub mod soak;
 mod up;
 
 pub use cleanup::{Cleaned, CleanupReport, cleanup};
 pub use console::Sink;
-pub use error::{Cause, LaunchError, UpError, exit_words};
+pub use error::{Cause, LaunchError, UpError};
 pub use launch::{UEFI_VARS, VNC_SOCKET};
 pub use probe::probe;
 pub use report::{DeviceReport, Evidence, LastWords, Note, Observer, Phase, Report, ResetReport, Timing};

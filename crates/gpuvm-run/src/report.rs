@@ -1,5 +1,6 @@
 //! What a run tells: on its way, and at its end.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -48,6 +49,16 @@ pub enum Phase {
         pid: i32,
         /// Its version.
         qemu: String,
+    },
+    /// The machine was reset, by its guest or because that was asked for, and goes on.
+    Rebooting {
+        /// For the how many-th time.
+        count: u32,
+    },
+    /// QEMU has said that it shuts down.
+    Leaving {
+        /// Why, in its words.
+        reason: String,
     },
     /// The guest is being ended.
     Stopping {
@@ -137,6 +148,9 @@ pub struct Report {
     pub reboots: u32,
     /// How each device came back.
     pub devices: Vec<DeviceReport>,
+    /// The resets that the kernel made for QEMU, by its log: when QEMU opened a device or reset it, in ms.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub kernel_resets: BTreeMap<Bdf, Vec<u64>>,
     /// What of the host is not as it was, in words; empty when all is given back.
     pub not_given_back: Vec<String>,
     /// What was asked for and wasn't had, and what is to be known.

@@ -1,4 +1,4 @@
-//! The signals that ask for a guest's end.
+//! The signals that ask for a guest's end, and what else can be asked of one that runs.
 
 use std::io;
 use std::time::Duration;
@@ -60,5 +60,92 @@ impl Signals {
     pub async fn pending(&mut self) -> Option<&'static str> {
         // Long enough for the runtime to look at its sources once, after a stretch of blocking calls.
         tokio::time::timeout(Duration::from_millis(1), self.next()).await.ok()
+    }
+}
+
+/// What can be asked of a guest that runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Request {
+    /// Its end, by whom.
+    Stop(&'static str),
+    /// That QEMU crashes under it.
+    Crash,
+    /// That its machine is reset.
+    Reset,
+}
+
+/// What is asked of a guest: by signals, and by the program that runs it.
+///
+/// Which of the two asked for its end stays known: a person's Ctrl-C ends all that the program has in mind.
+pub(crate) struct Requests<'a> {
+    signals: &'a mut Signals,
+    program: Option<mpsc::UnboundedReceiver<Request>>,
+    heard: Option<&'static str>,
+    crash: Asked,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    No,
+    Yes,
+}
+
+impl<'a> Requests<'a> {
+    /// Takes requests from signals, and from a channel if there is one.
+    pub(crate) fn new(signals: &'a mut Signals, program: Option<mpsc::UnboundedReceiver<Request>>) -> Self {
+        Self { signals, program, heard: None, crash: Asked::No }
+    }
+
+    /// Waits for the next one. May be dropped and asked again without loss.
+    pub(crate) async fn next(&mut self) -> Request {
+        let program = async {
+            match &mut self.program {
+                Some(requests) => match requests.recv().await {
+                    Some(request) => request,
+                    None => std::future::pending().await,
+                },
+                None => std::future::pending().await,
+            }
+        };
+        let request = tokio::select! {
+            biased;
+            signal = self.signals.next() => {
+                self.heard = self.heard.or(Some(signal));
+                Request::Stop(signal)
+            }
+            request = program => request,
+        };
+        if request == Request::Crash {
+            self.crash = Asked::Yes;
+        }
+        request
+    }
+
+    /// Waits for one that wants the end of a guest that doesn't run, and returns who asks.
+    pub(crate) async fn end(&mut self) -> &'static str {
+        loop {
+            match self.next().await {
+                Request::Stop(by) => return by,
+                Request::Crash => return "a crash that was asked for",
+                // It is being started anyway.
+                Request::Reset => {}
+            }
+        }
+    }
+
+    /// Returns one for its end that has come already.
+    pub(crate) async fn pending(&mut self) -> Option<&'static str> {
+        // Long enough for the runtime to look at its sources once, after a stretch of blocking calls.
+        tokio::time::timeout(Duration::from_millis(1), self.end()).await.ok()
+    }
+
+    /// Returns the first signal that has come.
+    pub(crate) fn signal(&self) -> Option<&'static str> {
+        self.heard
+    }
+
+    /// Tells whether QEMU was to crash.
+    pub(crate) fn crash_was_asked(&self) -> bool {
+        self.crash == Asked::Yes
     }
 }

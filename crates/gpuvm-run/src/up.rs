@@ -40,7 +40,7 @@ use crate::launch::{self, COMMAND, Connections, Paths, Which};
 use crate::pin;
 use crate::repairing;
 use crate::report::{DeviceReport, LastWords, Note, Observer, Phase, Report, Timing};
-use crate::signals::Signals;
+use crate::signals::{Requests, Signals};
 
 /// What is to be run, and where.
 #[derive(Debug, Clone, Copy)]
@@ -76,6 +76,8 @@ struct Session<'a> {
     begun: Begun,
     /// What the kernel has said of the devices since.
     kernel_log: KernelLog,
+    /// The resets that the kernel made for QEMU.
+    kernel_resets: BTreeMap<Bdf, Vec<u64>>,
     since: Instant,
     /// Whether there was a QEMU, which opens the devices.
     started: bool,
@@ -110,6 +112,20 @@ pub async fn up(
     console: Option<Sink>,
     observer: &mut dyn Observer,
 ) -> Result<Report, UpError> {
+    let console = match run.plan.serial {
+        Serial::Console => console,
+        Serial::Log => None,
+    };
+    up_asked(run, &mut Requests::new(signals, None), console, observer).await
+}
+
+/// Runs a VM that can be asked for more than its end. The sink is given its console, whether or not its user wants to see it.
+pub(crate) async fn up_asked(
+    run: &Run<'_>,
+    requests: &mut Requests<'_>,
+    console: Option<Sink>,
+    observer: &mut dyn Observer,
+) -> Result<Report, UpError> {
     observer.phase(&Phase::Reserving);
     let reservation = Reservation::new(run.plan, run.boot_id);
     reservation::reserve(run.places, &reservation).map_err(|error| UpError {
@@ -132,6 +148,7 @@ pub async fn up(
         baselines: BTreeMap::new(),
         begun: Begun::now(&run.kernel.root),
         kernel_log: KernelLog::of_functions(&run.kernel.root, &functions),
+        kernel_resets: BTreeMap::new(),
         since: Instant::now(),
         started: false,
         qemu: None,
@@ -141,7 +158,7 @@ pub async fn up(
         warnings: Vec::new(),
         last_words: None,
     };
-    let outcome = session.live(signals, console, observer).await;
+    let outcome = session.live(requests, console, observer).await;
     session.give_back(outcome, observer)
 }
 
@@ -185,19 +202,19 @@ impl<'a> Session<'a> {
     /// kernel doesn't let go of it.
     async fn live(
         &mut self,
-        signals: &mut Signals,
+        requests: &mut Requests<'_>,
         console: Option<Sink>,
         observer: &mut dyn Observer,
     ) -> Result<Outcome, Cause> {
         self.look_before(observer)?;
         let begun = Instant::now();
-        self.prepare(signals, observer).await?;
+        self.prepare(requests, observer).await?;
         self.timings.push(Timing::new("prepare", begun.elapsed()));
         let sinks = console.map(console::share);
         let (mut reboots, mut which) = (Reboots::default(), Which::First);
         loop {
             let sink = sinks.as_ref().map(|another| another());
-            let ended = match self.run_once(which, signals, sink, observer).await {
+            let ended = match self.run_once(which, requests, sink, observer).await {
                 // The guest had run, and rebooted: that it isn't started again is no failure.
                 Err(Cause::Interrupted { .. }) if which == Which::Again => {
                     return Ok(Outcome::Rebooted { not_again: Some(NotAgain::Asked) });
@@ -208,7 +225,7 @@ impl<'a> Session<'a> {
             if ended.outcome != rebooted || self.run.plan.reboot != RebootPolicy::Relaunch {
                 return Ok(ended.outcome);
             }
-            match self.between(&mut reboots, ended.ran, signals, observer).await {
+            match self.between(&mut reboots, ended.ran, requests, observer).await {
                 Ok(count) => observer.phase(&Phase::Relaunching { count }),
                 Err(why) => return Ok(Outcome::Rebooted { not_again: Some(why) }),
             }
@@ -247,7 +264,7 @@ impl<'a> Session<'a> {
     async fn run_once(
         &mut self,
         which: Which,
-        signals: &mut Signals,
+        requests: &mut Requests<'_>,
         console: Option<Sink>,
         observer: &mut dyn Observer,
     ) -> Result<Ended, Cause> {
@@ -256,7 +273,7 @@ impl<'a> Session<'a> {
         let (listeners, connections) = launch::sockets(&paths)?;
         let mut process = launch::spawn(&self.run.kernel.root, self.run.plan, &paths, listeners, which)?;
         self.started = true;
-        let ended = self.supervise(&mut process, connections, which, signals, console, observer).await;
+        let ended = self.supervise(&mut process, connections, which, requests, console, observer).await;
         match &ended {
             // It was waited for long enough, and still has the devices.
             Ok(_) | Err(Cause::Host(HostError::QemuStuck { .. })) => {}
@@ -271,11 +288,11 @@ impl<'a> Session<'a> {
         &mut self,
         reboots: &mut Reboots,
         ran: Duration,
-        signals: &mut Signals,
+        requests: &mut Requests<'_>,
         observer: &mut dyn Observer,
     ) -> Result<u32, NotAgain> {
         let count = reboots.again(ran)?;
-        if let Some(signal) = signals.pending().await {
+        if let Some(signal) = requests.pending().await {
             observer.note(&Note(format!("{signal}: the guest is not started again")));
             return Err(NotAgain::Asked);
         }
@@ -292,7 +309,7 @@ impl<'a> Session<'a> {
         }
         judged.failures.iter().for_each(|error| observer.note(&Note(error.to_string())));
         self.warnings.extend(judged.devices.iter().filter_map(repairing::between_boots));
-        if let Some(signal) = signals.pending().await {
+        if let Some(signal) = requests.pending().await {
             observer.note(&Note(format!("{signal}: the guest is not started again")));
             self.judged = Some(judged);
             return Err(NotAgain::Asked);
@@ -304,6 +321,9 @@ impl<'a> Session<'a> {
     /// Resets the devices if the plan wants it, judges them and writes down how they came back.
     fn judge(&mut self, outcome: Option<&Outcome>, observer: &mut dyn Observer) -> Judged {
         let mut resets = Resets::default();
+        for (bdf, ms) in self.kernel_log.take_resets() {
+            self.kernel_resets.entry(bdf).or_default().push(ms);
+        }
         if self.started {
             let mut told = |method, bdf| observer.phase(&Phase::Resetting { bdf, method });
             resets = judging::reset(self.run.kernel, &judging::planned(self.run.plan), &mut told);
@@ -320,6 +340,8 @@ impl<'a> Session<'a> {
         let log = &mut self.kernel_log;
         let mut judged =
             judging::after_run(root, places, &self.baselines, &mut |bdf| log.heard(bdf), resets, ran);
+        // Those since are gpuvm's own, and told as such.
+        log.take_resets();
         self.repair(&mut judged, observer);
         judged
     }
@@ -336,6 +358,7 @@ impl<'a> Session<'a> {
         judged.failures.extend(keep(&self.run.places.baselines(&self.run.plan.name), &self.baselines).err());
         // What the kernel has said of the repair is in its verdict.
         judged.devices.iter().for_each(|device| drop(self.kernel_log.heard(device.bdf)));
+        self.kernel_log.take_resets();
     }
 
     /// Brings a QEMU that was started to its end.
@@ -344,7 +367,7 @@ impl<'a> Session<'a> {
         process: &mut launch::Process,
         connections: Connections,
         which: Which,
-        signals: &mut Signals,
+        requests: &mut Requests<'_>,
         console: Option<Sink>,
         observer: &mut dyn Observer,
     ) -> Result<Ended, Cause> {
@@ -352,25 +375,22 @@ impl<'a> Session<'a> {
         self.reservation.qemu = ProcessId::of(process.pid());
         reservation::update(self.run.places, &self.reservation)?;
         let Connections { monitor, serial } = connections;
-        let console = match self.run.plan.serial {
-            Serial::Console => console,
-            Serial::Log => None,
-        };
         let log = self.paths().logs.join("console.log");
         let console = Console::copy(serial, &log, console, which)
             .map_err(HostError::file("copy the console to", &log))?;
-        let running = self.ready(process, monitor, signals, observer).await?;
+        let running = self.ready(process, monitor, requests, observer).await?;
         self.timings.push(Timing::new("start", begun.elapsed()));
         self.qemu = Some(running.greeted.qmp.version().to_string());
         let begun = Instant::now();
         let driver::Ended { outcome, reboots } =
-            driver::drive(running, process, &mut self.kernel_log, self.run.patience, signals, observer)
+            driver::drive(running, process, &mut self.kernel_log, self.run.patience, requests, observer)
                 .await?;
         let ran = begun.elapsed();
         self.reboots += reboots;
         self.timings.push(Timing::new("run", ran));
         observer.phase(&Phase::Ended);
-        if matches!(outcome, Outcome::QemuDied { .. } | Outcome::InternalError) {
+        let was_to_die = requests.crash_was_asked();
+        if matches!(outcome, Outcome::QemuDied { .. } | Outcome::InternalError) && !was_to_die {
             let words = process.last_words();
             observer.note(&Note(words.to_string()));
             self.last_words = Some(words);
@@ -380,11 +400,15 @@ impl<'a> Session<'a> {
     }
 
     /// Makes the planned changes and asks the kernel whether it would let a guest have the groups.
-    async fn prepare(&mut self, signals: &mut Signals, observer: &mut dyn Observer) -> Result<(), Cause> {
+    async fn prepare(
+        &mut self,
+        requests: &mut Requests<'_>,
+        observer: &mut dyn Observer,
+    ) -> Result<(), Cause> {
         let plan = self.run.plan;
         observer.phase(&Phase::Preparing { operations: plan.operations.len() });
         for planned in &plan.operations {
-            if let Some(signal) = signals.pending().await {
+            if let Some(signal) = requests.pending().await {
                 return Err(Cause::Interrupted { signal });
             }
             observer.phase(&Phase::Operation { what: planned.op.to_string() });
@@ -403,7 +427,7 @@ impl<'a> Session<'a> {
             observer.phase(&Phase::Checking { groups: groups.len() });
             self.run.kernel.check_groups(&groups, plan.addresses.memory_top())?;
         }
-        match signals.pending().await {
+        match requests.pending().await {
             Some(signal) => Err(Cause::Interrupted { signal }),
             None => Ok(()),
         }
@@ -415,7 +439,7 @@ impl<'a> Session<'a> {
         &self,
         process: &mut launch::Process,
         monitor: tokio::net::UnixStream,
-        signals: &mut Signals,
+        requests: &mut Requests<'_>,
         observer: &mut dyn Observer,
     ) -> Result<Running<'a>, Cause> {
         let (plan, pid) = (self.run.plan, process.pid());
@@ -425,7 +449,7 @@ impl<'a> Session<'a> {
             let result = tokio::select! {
                 result = &mut greeting => result,
                 exit = process.exited() => Err(process.died(exit)),
-                signal = signals.next() => return Err(Cause::Interrupted { signal }),
+                signal = requests.end() => return Err(Cause::Interrupted { signal }),
                 () = tokio::time::sleep(driver::STILL_THERE) => {
                     if gpuvm_host::process::waits_in_kernel(pid) {
                         observer.note(&driver::waits(pid));
@@ -449,7 +473,7 @@ impl<'a> Session<'a> {
         let result = tokio::select! {
             result = steps => result,
             exit = process.exited() => Err(process.died(exit)),
-            signal = signals.next() => return Err(Cause::Interrupted { signal }),
+            signal = requests.end() => return Err(Cause::Interrupted { signal }),
         };
         match result {
             Err(error) => Err(process.explain(error).await.into()),
@@ -491,6 +515,7 @@ impl<'a> Session<'a> {
                 outcome,
                 reboots: self.reboots,
                 devices,
+                kernel_resets: self.kernel_resets,
                 not_given_back: left.iter().map(ToString::to_string).collect(),
                 warnings: self.run.plan.warnings.iter().cloned().chain(self.warnings).collect(),
                 timings: self.timings,

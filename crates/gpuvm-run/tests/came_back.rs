@@ -121,7 +121,7 @@ async fn a_guest_that_reboots_in_place_goes_on_and_is_told() {
     let mut told = Told::default();
     let report = bench.up_told(&mut told).await.unwrap();
     assert_eq!((report.outcome, report.reboots, bench.starts()), (Outcome::PoweredOff, 1, 1));
-    assert!(told.0.iter().any(|line| line == "the guest reboots (1)"), "{:?}", told.0);
+    assert!(told.0.iter().any(|line| line == "Rebooting { count: 1 }"), "{:?}", told.0);
     bench.assert_given_back();
 }
 

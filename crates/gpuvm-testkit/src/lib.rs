@@ -4,3 +4,4 @@ pub mod fake_host;
 pub mod fake_qemu;
 pub mod hosts;
 pub mod recorded;
+pub mod soak;

@@ -12,7 +12,7 @@ use gpuvm_testkit::fake_qemu::{
     TimedAction,
 };
 use rstest::rstest;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read as _;
@@ -221,6 +221,37 @@ async fn things_happen_after_cont(#[case] action: Action, #[case] events: &[&str
     } else {
         assert!(vm.child.try_wait().unwrap().is_none());
         UnixStream::connect(vm.path("qmp")).await.unwrap_err();
+    }
+}
+
+/// As a real QEMU 7.2 does, whose firmware may reset the machine once more.
+#[rstest]
+#[case::goes_on(&[], &["RESUME", "RESET", "BACK"], None)]
+#[case::is_the_end(&["-action", "reboot=shutdown"], &["RESUME", "SHUTDOWN"], Some(0))]
+#[tokio::test]
+async fn a_reset_is_what_argv_makes_of_it(
+    #[case] args: &[&str],
+    #[case] names: &[&str],
+    #[case] end: Option<i32>,
+) {
+    let back = Action::Event { name: "BACK".to_owned(), data: Value::Null };
+    let after_reset = vec![
+        TimedAction { after_ms: 60, action: Action::CloseMonitor },
+        TimedAction { after_ms: 20, action: back },
+    ];
+    let mut vm = Vm::fake(Script { after_reset, ..Script::default() }, args);
+    let (qmp, mut events) = vm.qmp().await;
+    qmp.cont(SOON).await.unwrap();
+    qmp.system_reset(SOON).await.unwrap();
+    assert_eq!(events.next().await.unwrap().known(), Some(Known::Resume));
+    let reset = events.next().await.unwrap();
+    assert_eq!(reset.data, json!({"guest": false, "reason": "host-qmp-system-reset"}));
+    let rest = names_to_the_end(events).await;
+    let heard: Vec<String> = ["RESUME".to_owned(), reset.name].into_iter().chain(rest).collect();
+    assert_eq!(heard, names);
+    match end {
+        Some(code) => assert_eq!(vm.end(), code),
+        None => assert!(vm.child.try_wait().unwrap().is_none()),
     }
 }
 

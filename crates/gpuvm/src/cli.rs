@@ -17,6 +17,7 @@ use crate::cmd::doctor::DoctorArgs;
 use crate::cmd::explain::ExplainArgs;
 use crate::cmd::lock::LockArgs;
 use crate::cmd::reset::ResetArgs;
+use crate::cmd::soak::SoakArgs;
 use crate::cmd::topology::TopologyArgs;
 use crate::exit::Exit;
 use crate::locked::OnChanges;
@@ -91,6 +92,8 @@ pub(crate) enum Command {
     Unbind(BindArgs),
     /// Reset devices, and say by their registers how they came back; a device on its own driver is taken from it meanwhile
     Reset(ResetArgs),
+    /// Run a VM again and again, see how its devices come back each time, and write a report; or look at what earlier soaks have written
+    Soak(SoakArgs),
     /// Give back what VMs left behind whose gpuvm was killed, and what a bind or unbind was cut short in
     Cleanup(CleanupArgs),
     /// List the devices that came back sick and that nobody may have; or clear one

@@ -193,6 +193,7 @@ fn host_code(error: &HostError) -> Exit {
         | HostError::LeftBehind { .. }
         | HostError::GroupBusy { .. }
         | HostError::Locked { .. }
+        | HostError::SoakRuns { .. }
         | HostError::Spared { .. }
         | HostError::ReachesMore { .. }
         | HostError::Stale { .. } => Exit::Busy,

@@ -13,6 +13,7 @@ use gpuvm_core::plan::{FileRole, MemoryMeasure, Refusal};
 use gpuvm_core::profile::GUEST_MEMORY_MIN;
 use gpuvm_core::qemu::cmdline::quote;
 use gpuvm_core::reset::Method;
+use gpuvm_core::reset::quirks::FileProblem;
 use gpuvm_core::reset::repair::BY_HAND;
 use gpuvm_core::trouble::{self, Context, Explanation};
 use gpuvm_core::units::{ByteSize, PageSize};
@@ -46,6 +47,29 @@ pub(crate) fn of_bind(refusal: &Refusal) -> Option<String> {
         )),
         refusal => self::refusal(refusal),
     }
+}
+
+/// What to do about a soak that could not tell when its guests are ready.
+pub(crate) fn never_ready() -> String {
+    "--expect 'login:' waits for a line of the console, --job for a line `gpuvm-job: {\"exit\":0}`, --after 30s for nothing but time"
+        .to_owned()
+}
+
+/// What to do about a folder that has a record already.
+pub(crate) fn record_there(profile: &ProfileArgs, folder: &Path) -> String {
+    let (profile, folder) = (quote(profile.profile.as_os_str()), quote(folder.as_os_str()));
+    format!("go on with it: gpuvm soak {profile} --resume --out {folder}; or name another folder")
+}
+
+/// What to do where there is no soak to go on with.
+pub(crate) fn no_soak() -> String {
+    "name its folder by --out, or begin one: the same command without --resume".to_owned()
+}
+
+/// What to do about a soak that was begun otherwise.
+pub(crate) fn other_soak() -> String {
+    "leave those options out to go on as it was begun, or begin a new one: the same command without --resume"
+        .to_owned()
 }
 
 /// What to do about a reason why a device can't be reset.
@@ -199,6 +223,13 @@ pub(crate) fn ledger_elsewhere(reported: bool) -> String {
 /// What to do about a file of the ledger that can't be read.
 pub(crate) fn damaged_ledger() -> String {
     "look at the file, and put it right or move it away: without it nothing is held against its device, so reset that first".to_owned()
+}
+
+/// What to do about a mistake in a file of the host's own quirks.
+pub(crate) fn quirk_file(problem: &FileProblem) -> Option<String> {
+    let remedy = problem.hint.iter().cloned();
+    let aside = format!("put it right, or move {} away: nothing is planned on half a table", problem.file);
+    Some(remedy.chain([aside]).collect::<Vec<_>>().join("\n"))
 }
 
 /// What to do about somebody who uses a device.

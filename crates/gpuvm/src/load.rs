@@ -10,6 +10,7 @@ use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::files::named;
 use gpuvm_core::plan::{Plan, plan};
 use gpuvm_core::profile::{Problem, Profile, Selector, Sources, parse};
+use gpuvm_core::reset::quirks::FileProblem;
 use gpuvm_core::select::{FunctionIndex, Hold, needs_index, resolve};
 use gpuvm_host::HostError;
 use gpuvm_host::archive;
@@ -22,7 +23,7 @@ use gpuvm_host::root::HostRoot;
 
 use crate::cli::{Cli, ProfileArgs};
 use crate::exit::Exit;
-use crate::failure::Failure;
+use crate::failure::{Failure, Item};
 use crate::hints;
 use crate::locked::{self, LockFile};
 
@@ -255,6 +256,9 @@ fn with_own(
     if cli.has_ledger() {
         add_standing(cli, &mut facts, unreadable)?;
     }
+    if unreadable == Unreadable::Refused && !facts.quirks.problems.is_empty() {
+        return Err(Failure::of(Exit::Profile, facts.quirks.problems.iter().map(quirk_problem).collect()));
+    }
     let Some(profile) = profile else { return Ok(facts) };
     facts.state_dir = cli.places().state(&profile.name);
     if !cli.is_recorded() {
@@ -268,6 +272,11 @@ fn with_own(
         }
     }
     Ok(facts)
+}
+
+/// Describes a mistake in a file of the host's own quirks.
+pub(crate) fn quirk_problem(problem: &FileProblem) -> Item {
+    Item { kind: "quirk-file".to_owned(), message: problem.to_string(), hint: hints::quirk_file(problem) }
 }
 
 /// Adds what the ledger says of the devices. Its files are for root; who may read them needs them whole.

@@ -4,6 +4,8 @@ pub mod figures;
 pub mod look_time;
 pub mod overhead;
 pub mod plan_time;
+pub mod soak_cost;
+pub mod soak_trace;
 
 /// A failure in words.
 pub type Result<T> = std::result::Result<T, String>;

@@ -215,6 +215,18 @@ pub struct ErrorCounters {
     pub fatal: u64,
 }
 
+impl ErrorCounters {
+    /// Returns what was counted until these later counters; one that is lower than before began anew, and all of it came since.
+    pub fn until(&self, later: &Self) -> Self {
+        let since = |was: u64, now: u64| now.checked_sub(was).unwrap_or(now);
+        Self {
+            correctable: since(self.correctable, later.correctable),
+            nonfatal: since(self.nonfatal, later.nonfatal),
+            fatal: since(self.fatal, later.fatal),
+        }
+    }
+}
+
 /// A base address register, as the kernel has placed it (`resource`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BarFacts {

@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::cpulist::CpuSet;
 use crate::names::PciNames;
-use crate::pci::{Bdf, DriverName, GroupId};
+use crate::pci::{Bdf, DriverName, GroupId, PciId};
 use crate::reset::Quarantine;
+use crate::reset::quirks::LocalQuirks;
 use crate::units::{ByteSize, PageSize};
 
 pub use boot::{BootFacts, BootModule, Framebuffer, IdMatches, InitramfsFacts, Rule, Viability};
@@ -89,6 +90,12 @@ pub struct HostFacts {
     /// What the devices in scope are called (`pci.ids`).
     #[serde(default)]
     pub names: PciNames,
+    /// What the bridges above devices in scope are, where they aren't in scope themselves.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ports: BTreeMap<Bdf, PciId>,
+    /// What this host's own files say of devices that don't do as they should.
+    #[serde(default, skip_serializing_if = "LocalQuirks::is_empty")]
+    pub quirks: LocalQuirks,
     /// What couldn't be read, in words: a survey goes on without it, and what rests on it is unknown.
     #[serde(default)]
     pub unread: Vec<String>,

@@ -49,8 +49,11 @@ use crate::profile::{
     Network, Profile, Rtc, Serial, VmName,
 };
 use crate::reset::plan::{Asked, Asker, Unavailable, planned_resets};
+use crate::reset::quirks::Found;
 use crate::reset::repair::{Ladder, RepairPolicy, ladder};
-use crate::reset::{PlannedReset, RebootPolicy, ResetDomain, ResetPolicy, ResetWish};
+use crate::reset::{
+    Confidence, PlannedReset, Quirk, RebootPolicy, ResetDomain, ResetPolicy, ResetWish, quirks_of,
+};
 use obstacle::Obstacles;
 
 /// What will be done, for one profile on one host.
@@ -452,7 +455,22 @@ fn resets(
         };
         obstacles.warn(Topic::Reset, message);
     }
+    quirks(&planned, profile.reboot, facts, obstacles);
     planned
+}
+
+/// Warns of what others have met with the same devices, where the profile hasn't got round it. What the kernel's source says is in
+/// the resets themselves.
+fn quirks(planned: &[PlannedReset], reboot: RebootPolicy, facts: &HostFacts, obstacles: &mut Obstacles) {
+    for PlannedReset { wish, plan, .. } in planned {
+        let Some(device) = facts.devices.get(&plan.bdf) else { continue };
+        let told = |found: &Found<'_>| found.quirk.confidence != Confidence::KernelSource;
+        let worries = |found: &Found<'_>| found.worry(device, *wish, reboot, facts).is_some();
+        for found in quirks_of(plan.bdf, facts).iter().filter(|found| told(found) && worries(found)) {
+            let Quirk { name, advice, .. } = found.quirk;
+            obstacles.warn(Topic::Quirk, format!("{} ({name}): {}; {advice}", plan.bdf, found.told()));
+        }
+    }
 }
 
 /// Decides what is tried with each function that comes back sick, those that are only held among them.

@@ -32,6 +32,8 @@ pub enum Topic {
     AddressSpace,
     /// How devices can be reset.
     Reset,
+    /// What is known of a device by whoever has met it before.
+    Quirk,
     /// What has changed since the host was locked.
     Lock,
 }
@@ -46,6 +48,7 @@ impl std::fmt::Display for Topic {
             Self::Console => "console",
             Self::AddressSpace => "address space",
             Self::Reset => "reset",
+            Self::Quirk => "known quirk",
             Self::Lock => "lock",
         })
     }

@@ -57,7 +57,7 @@ pub enum Kind {
 
 impl Kind {
     /// Says what is expected, as in "expected an array of strings".
-    pub(super) fn expected(&self) -> String {
+    pub(crate) fn expected(&self) -> String {
         match self {
             Self::Text | Self::Pattern(_) => "a string".to_owned(),
             Self::Words(words) => {
@@ -77,17 +77,17 @@ impl Kind {
 
 impl Key {
     /// A key that must be there.
-    pub(super) const fn required(name: &'static str, kind: Kind, doc: &'static str) -> Self {
+    pub(crate) const fn required(name: &'static str, kind: Kind, doc: &'static str) -> Self {
         Self { name, kind, presence: Need::Required, doc }
     }
 
     /// A key that may be left out.
-    pub(super) const fn optional(name: &'static str, kind: Kind, doc: &'static str) -> Self {
+    pub(crate) const fn optional(name: &'static str, kind: Kind, doc: &'static str) -> Self {
         Self { name, kind, presence: Need::Optional, doc }
     }
 
     /// A key that has a default.
-    pub(super) const fn default(
+    pub(crate) const fn default(
         name: &'static str,
         kind: Kind,
         default: &'static str,
@@ -98,14 +98,14 @@ impl Key {
 }
 
 /// Returns the words of a choice, for [`Kind::Words`].
-pub(super) fn words<T: super::read::Choice>() -> Vec<&'static str> {
+pub(crate) fn words<T: super::read::Choice>() -> Vec<&'static str> {
     T::WORDS.iter().map(|(word, _)| *word).collect()
 }
 
 /// A PCI address with its domain or without.
-pub(super) const BDF: Kind = Kind::Pattern("^([0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-1][0-9a-fA-F]\\.[0-7]$");
+pub(crate) const BDF: Kind = Kind::Pattern("^([0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-1][0-9a-fA-F]\\.[0-7]$");
 /// A size: a positive integer with an optional K, M, G or T.
-pub(super) const SIZE: Kind = Kind::Pattern("^[0-9]+[KMGT]?$");
+pub(crate) const SIZE: Kind = Kind::Pattern("^[0-9]+[KMGT]?$");
 
 /// Returns the keys of a profile; those of its tables are below them.
 pub fn root() -> &'static [Key] {

@@ -9,10 +9,10 @@ pub mod language;
 mod name;
 mod problem;
 mod raw;
-mod read;
+pub(crate) mod read;
 pub mod schema;
 mod section;
-mod tree;
+pub(crate) mod tree;
 
 use std::path::Path;
 

@@ -16,16 +16,16 @@ pub struct Located<T> {
 }
 
 /// A value that may not have been written.
-pub(super) type Leaf<T> = Option<Located<T>>;
+pub(crate) type Leaf<T> = Option<Located<T>>;
 
 /// A closed set of words that a key takes.
-pub(super) trait Choice: Copy + 'static {
+pub(crate) trait Choice: Copy + 'static {
     /// The words and what they mean.
     const WORDS: &'static [(&'static str, Self)];
 }
 
 /// Reads one table's keys; [`Cursor::finish`] reports the keys that nobody asked for.
-pub(super) struct Cursor<'a> {
+pub(crate) struct Cursor<'a> {
     table: &'a Table,
     path: String,
     keys: &'static [Key],
@@ -33,17 +33,17 @@ pub(super) struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     /// Starts at a table whose keys have this path before them (empty at the root).
-    pub(super) fn new(table: &'a Table, path: String, keys: &'static [Key]) -> Self {
+    pub(crate) fn new(table: &'a Table, path: String, keys: &'static [Key]) -> Self {
         Self { table, path, keys }
     }
 
     /// Returns the place of the table itself.
-    pub(super) fn place(&self) -> Place {
+    pub(crate) fn place(&self) -> Place {
         self.table.place.clone()
     }
 
     /// Returns the full path of a key of this table.
-    pub(super) fn key(&self, key: &str) -> String {
+    pub(crate) fn key(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
@@ -79,7 +79,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Reads a string.
-    pub(super) fn text(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Option<Located<String>> {
+    pub(crate) fn text(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Option<Located<String>> {
         let entry = self.entry(key)?;
         match &entry.value {
             Value::String(text) => Some(Located { value: text.clone(), place: entry.place.clone() }),
@@ -91,7 +91,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Reads an integer.
-    pub(super) fn integer(
+    pub(crate) fn integer(
         &mut self,
         key: &'static str,
         problems: &mut Vec<Problem>,
@@ -107,7 +107,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Reads an integer in a range.
-    pub(super) fn count(
+    pub(crate) fn count(
         &mut self,
         key: &'static str,
         range: std::ops::RangeInclusive<u32>,
@@ -126,7 +126,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Reads a string that parses as a type of ours.
-    pub(super) fn parsed<T: FromStr<Err: ToString>>(
+    pub(crate) fn parsed<T: FromStr<Err: ToString>>(
         &mut self,
         key: &'static str,
         problems: &mut Vec<Problem>,
@@ -144,7 +144,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Reads one of a closed set of words.
-    pub(super) fn choice<T: Choice>(
+    pub(crate) fn choice<T: Choice>(
         &mut self,
         key: &'static str,
         problems: &mut Vec<Problem>,
@@ -163,7 +163,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Reads `true` or `false`.
-    pub(super) fn flag(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Leaf<bool> {
+    pub(crate) fn flag(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Leaf<bool> {
         let entry = self.entry(key)?;
         match &entry.value {
             Value::Boolean(value) => Some(Located { value: *value, place: entry.place.clone() }),
@@ -175,8 +175,20 @@ impl<'a> Cursor<'a> {
     }
 
     /// Tells whether a key holds an array, for keys that take a word as well.
-    pub(super) fn is_list(&mut self, key: &'static str) -> bool {
+    pub(crate) fn is_list(&mut self, key: &'static str) -> bool {
         self.entry(key).is_some_and(|entry| matches!(entry.value, Value::Array(_)))
+    }
+
+    /// Tells whether a key is written at all.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.table.get(key).is_some()
+    }
+
+    /// Tells whether a key holds an array of nothing.
+    pub(crate) fn is_empty_list(&self, key: &str) -> bool {
+        self.table
+            .get(key)
+            .is_some_and(|entry| matches!(&entry.value, Value::Array(items) if items.is_empty()))
     }
 
     fn list(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Option<&'a Entry> {
@@ -189,7 +201,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Reads an array of strings, each of which parses as a type of ours.
-    pub(super) fn list_parsed<T: FromStr<Err: ToString>>(
+    pub(crate) fn list_parsed<T: FromStr<Err: ToString>>(
         &mut self,
         key: &'static str,
         problems: &mut Vec<Problem>,
@@ -221,7 +233,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Reads an array of integers in a range.
-    pub(super) fn list_of_counts(
+    pub(crate) fn list_of_counts(
         &mut self,
         key: &'static str,
         range: std::ops::RangeInclusive<u32>,
@@ -258,7 +270,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Enters a table.
-    pub(super) fn table(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Option<Cursor<'a>> {
+    pub(crate) fn table(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Option<Cursor<'a>> {
         let entry = self.entry(key)?;
         match &entry.value {
             Value::Table(table) => Some(Cursor::new(table, self.key(key), self.keys_below(key))),
@@ -270,7 +282,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Enters each table of an array of tables; paths count from 0.
-    pub(super) fn tables(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Vec<Cursor<'a>> {
+    pub(crate) fn tables(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Vec<Cursor<'a>> {
         let Some(entry) = self.entry(key) else { return Vec::new() };
         let Value::Array(items) = &entry.value else {
             problems.push(self.wrong_type(entry));
@@ -295,7 +307,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Reports each key that was never asked for, with the nearest that was.
-    pub(super) fn finish(self, problems: &mut Vec<Problem>) {
+    pub(crate) fn finish(self, problems: &mut Vec<Problem>) {
         for entry in &self.table.entries {
             if self.known(&entry.key).is_some() {
                 continue;

@@ -62,7 +62,7 @@ impl Place {
     }
 
     /// Returns the place right behind this one.
-    pub(super) fn end(&self) -> Self {
+    pub(crate) fn end(&self) -> Self {
         Self { source: self.source, start: self.end, end: self.end }
     }
 
@@ -74,23 +74,23 @@ impl Place {
 
 /// A table: its entries in the order of the text.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Table {
-    pub(super) entries: Vec<Entry>,
-    pub(super) place: Place,
+pub(crate) struct Table {
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) place: Place,
 }
 
 /// One key and its value.
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
-    pub(super) key: String,
-    pub(super) key_place: Place,
-    pub(super) value: Value,
-    pub(super) place: Place,
+pub(crate) struct Entry {
+    pub(crate) key: String,
+    pub(crate) key_place: Place,
+    pub(crate) value: Value,
+    pub(crate) place: Place,
 }
 
 /// A value; what gpuvm has no use for is kept only by the name of its type.
 #[derive(Debug, Clone)]
-pub(super) enum Value {
+pub(crate) enum Value {
     String(String),
     Integer(i128),
     Boolean(bool),
@@ -101,7 +101,7 @@ pub(super) enum Value {
 
 impl Value {
     /// Returns the name of the value's type, as TOML calls it, with its article.
-    pub(super) fn type_name(&self) -> &'static str {
+    pub(crate) fn type_name(&self) -> &'static str {
         match self {
             Self::String(text) if text.parse::<i128>().is_ok() => "a number in quotes",
             Self::String(text) if text.parse::<bool>().is_ok() => "`true` or `false` in quotes",
@@ -117,7 +117,7 @@ impl Value {
 
 impl Table {
     /// Returns the entry of a key.
-    pub(super) fn get(&self, key: &str) -> Option<&Entry> {
+    pub(crate) fn get(&self, key: &str) -> Option<&Entry> {
         self.entries.iter().find(|entry| entry.key == key)
     }
 
@@ -140,7 +140,7 @@ impl Table {
 }
 
 /// Parses all sources into one table, or reports each syntax error.
-pub(super) fn parse(sources: &Sources, problems: &mut Vec<Problem>) -> Option<Table> {
+pub(crate) fn parse(sources: &Sources, problems: &mut Vec<Problem>) -> Option<Table> {
     let mut merged: Option<Table> = None;
     let before = problems.len();
     for (source, (_, text)) in sources.texts.iter().enumerate() {

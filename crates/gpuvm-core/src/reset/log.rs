@@ -126,6 +126,48 @@ fn of_device(line: &str) -> Option<(Bdf, &str)> {
     Some((address.parse().ok()?, message)).filter(|_| is_name)
 }
 
+/// How long the kernel's resets of one function took: what it says before and after each, with the log's own time.
+///
+/// It says `reset done` whatever the reset came to, so that this tells of times and of nothing else.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ResetTimes {
+    /// When the one began that isn't over, in us since boot.
+    begun: Option<u64>,
+    /// The others, in ms, oldest first.
+    took: Vec<u64>,
+}
+
+impl ResetTimes {
+    /// The most that are kept until they are taken.
+    const MOST: usize = 500;
+
+    /// Takes in a line of the log that was said at a time, in us since boot; those of other functions change nothing.
+    pub fn take_in(&mut self, bdf: Bdf, at: u64, line: &str) {
+        let Some((of, message)) = of_device(line) else { return };
+        match message.trim_end() {
+            _ if of != bdf => {}
+            // The end of one that had begun before was never said: nobody knows how long it took.
+            "resetting" => self.begun = Some(at),
+            "reset done" => {
+                let took = self.begun.take().and_then(|begun| at.checked_sub(begun));
+                let room = self.took.len() < Self::MOST;
+                self.took.extend(took.filter(|_| room).map(|us| (us + 500) / 1000));
+            }
+            _ => {}
+        }
+    }
+
+    /// Learns that lines are missing: what begins before them and what ends behind them may be two resets.
+    pub fn missed(&mut self) {
+        self.begun = None;
+    }
+
+    /// Returns those that are known and weren't taken yet.
+    pub fn take(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.took)
+    }
+}
+
 /// Reads the message of a device.
 fn what(message: &str) -> Option<What> {
     if let Some((_, what)) = PLAIN.iter().find(|(text, _)| message.starts_with(text)) {
@@ -337,6 +379,43 @@ mod tests {
     #[case::its_own("vfio-pci 0001:81:00.0: not ready 1ms after FLR; giving up", "0001:81:00.0", true)]
     fn a_line_without_a_domain_may_be_about_any(#[case] line: &str, #[case] bdf: &str, #[case] ours: bool) {
         assert_eq!(Event::parse(line).unwrap().is_about(bdf.parse().unwrap()), ours);
+    }
+
+    const BEGINS: &str = "vfio-pci 0000:81:00.0: resetting";
+    const OVER: &str = "vfio-pci 0000:81:00.0: reset done";
+
+    #[rstest]
+    #[case::one(&[(1_000, BEGINS), (104_400, OVER)], &[103])]
+    #[case::two(&[(0, BEGINS), (2_000, OVER), (5_000, BEGINS), (9_600, OVER)], &[2, 5])]
+    #[case::with_another_between(
+        &[(0, BEGINS), (100, "vfio-pci 0000:81:00.1: resetting"), (900, "vfio-pci 0000:81:00.1: reset done"), (7_000, OVER)],
+        &[7]
+    )]
+    #[case::never_over(&[(0, BEGINS), (50_000, BEGINS), (51_000, OVER)], &[1])]
+    #[case::not_begun(&[(50_000, OVER), (51_000, OVER)], &[])]
+    #[case::still_going_on(&[(50_000, BEGINS)], &[])]
+    #[case::back_in_time(&[(50_000, BEGINS), (40_000, OVER)], &[])]
+    #[case::a_quotation(&[(0, BEGINS), (9_000, "vfio-pci 0000:81:00.0: it said: reset done")], &[])]
+    #[case::by_another_driver(
+        &[(0, "nvgrace-gpu-vfio-pci 0000:81:00.0: resetting"), (3_000, "nvgrace-gpu-vfio-pci 0000:81:00.0: reset done")],
+        &[3]
+    )]
+    fn resets_are_as_long_as_the_log_says(#[case] lines: &[(u64, &str)], #[case] expected: &[u64]) {
+        let mut times = ResetTimes::default();
+        for (at, line) in lines {
+            times.take_in("0000:81:00.0".parse().unwrap(), *at, line);
+        }
+        assert_eq!(times.take(), expected);
+        assert_eq!(times.take(), [0; 0], "they are taken once");
+    }
+
+    #[test]
+    fn two_halves_of_two_resets_are_no_reset() {
+        let (bdf, mut times) = ("0000:81:00.0".parse().unwrap(), ResetTimes::default());
+        times.take_in(bdf, 0, BEGINS);
+        times.missed();
+        times.take_in(bdf, 9_000, OVER);
+        assert_eq!(times.take(), [0; 0]);
     }
 
     proptest! {

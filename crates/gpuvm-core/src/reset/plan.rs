@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::method::{Method, Standing, methods};
+use super::quirks::against_bus_reset;
 use super::{ResetDomain, what_it_does};
 use crate::facts::{DeviceFacts, HostFacts, Presence};
 use crate::pci::{Bdf, GroupId};
@@ -174,15 +175,20 @@ pub fn reset_plan(bdf: Bdf, wish: ResetWish, in_hand: &BTreeSet<Bdf>, facts: &Ho
         return ResetPlan { bdf, steps: Vec::new(), rejected: Vec::new(), reason };
     };
     let reach = affected(bdf, facts);
+    let no_bus = against_bus_reset(bdf, &reach, facts);
     let mut steps = Vec::new();
     let mut rejected = Vec::new();
     for listed in methods(bdf, facts) {
-        match of_kernel(bdf, device, &listed.name, &listed.standing) {
+        match of_kernel(bdf, device, &listed.name, &listed.standing, no_bus.as_deref()) {
             Ok(step) => steps.push(step),
             Err(reason) => rejected.push(Rejected { method: listed.name, reason }),
         }
     }
-    match hot(bdf, device, &reach, in_hand, facts) {
+    let hot = match no_bus.filter(|_| domain(bdf, device).is_ok()) {
+        Some(why) => Err(why),
+        None => hot(bdf, device, &reach, in_hand, facts),
+    };
+    match hot {
         Ok(step) => steps.insert(place_of_hot(&steps, &reach), step),
         Err(reason) => rejected.push(Rejected { method: Method::Hot.to_string(), reason }),
     }
@@ -222,7 +228,13 @@ impl ResetWish {
 }
 
 /// Makes a step of a method that the kernel lists, or says why it is none.
-fn of_kernel(bdf: Bdf, device: &DeviceFacts, name: &str, standing: &Standing) -> Result<Step, String> {
+fn of_kernel(
+    bdf: Bdf,
+    device: &DeviceFacts,
+    name: &str,
+    standing: &Standing,
+    no_bus: Option<&str>,
+) -> Result<Step, String> {
     let Some(method) = Method::of_kernel(name) else {
         return Err("this gpuvm doesn't know it".to_owned());
     };
@@ -239,6 +251,7 @@ fn of_kernel(bdf: Bdf, device: &DeviceFacts, name: &str, standing: &Standing) ->
     let mut reason = what_it_does(name).to_owned();
     if matches!(method, Method::Bus | Method::CxlBus) {
         let ResetDomain { bus, .. } = domain(bdf, device)?;
+        no_bus.map_or(Ok(()), |why| Err(why.to_owned()))?;
         reason = format!("{reason}; it is alone on {bus}");
     }
     Ok(Step { method, functions: vec![bdf], groups: Vec::new(), reason })

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::ConfigSpace;
-use crate::facts::{BarFacts, ErrorCounters, Presence};
+use super::registers::Registers;
+use crate::facts::{BarFacts, ErrorCounters, LinkSpeed, Presence};
 use crate::host_ops::PowerPolicy;
 use crate::pci::{Bdf, DriverName, PciId};
 
@@ -125,5 +126,102 @@ impl Snapshot {
             reset_methods: Reading::Absent,
             port: None,
         }
+    }
+
+    /// Returns the speed and the lanes of its link, by its own register; nothing where it has none, or its link is down.
+    pub fn link(&self) -> Option<(LinkSpeed, u8)> {
+        let registers = Registers::of(&self.config, self.virtual_function == Presence::Present)?;
+        let status = registers.link_status()?;
+        let speed = match status.speed() {
+            1 => 25,
+            2 => 50,
+            3 => 80,
+            4 => 160,
+            5 => 320,
+            6 => 640,
+            _ => return None,
+        };
+        let width = u8::try_from(status.width()).ok().filter(|width| *width > 0)?;
+        Some((LinkSpeed(speed), width))
+    }
+
+    /// Returns the errors that were counted since another snapshot. The root port is told of those that the device counts, and counts
+    /// its own too: the higher number has them all. A counter that is lower than before began anew, and what it shows came since.
+    pub fn errors_since(&self, before: &Self) -> ErrorCounters {
+        let since = |was: Option<&ErrorCounters>, now: Option<&ErrorCounters>| {
+            let (Some(was), Some(now)) = (was, now) else { return ErrorCounters::default() };
+            was.until(now)
+        };
+        let root =
+            |snapshot: &Self| snapshot.port.as_ref().map(|port| (port.root_port, port.root_errors.clone()));
+        let device = since(before.errors.read(), self.errors.read());
+        let port = match (root(before), root(self)) {
+            (Some((was, before)), Some((is, after))) if was == is => since(before.read(), after.read()),
+            _ => ErrorCounters::default(),
+        };
+        ErrorCounters {
+            correctable: device.correctable.max(port.correctable),
+            nonfatal: device.nonfatal.max(port.nonfatal),
+            fatal: device.fatal.max(port.fatal),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    /// A function with a PCI Express capability whose Link Status register is this.
+    fn with_link(status: u16) -> Snapshot {
+        let mut config = vec![0; 256];
+        config[..4].copy_from_slice(&[0xde, 0x10, 0x30, 0x23]);
+        config[6] = 0x10;
+        config[0x34] = 0x40;
+        config[0x40..0x42].copy_from_slice(&[0x10, 0]);
+        config[0x52..0x54].copy_from_slice(&status.to_le_bytes());
+        Snapshot::of("81:00.0".parse().unwrap(), "10de:2330".parse().unwrap(), &config)
+    }
+
+    #[rstest]
+    #[case::fifth_generation(0x0105, Some((320, 16)))]
+    #[case::idle(0x1101, Some((25, 16)))]
+    #[case::sixth_generation_narrow(0x0016, Some((640, 1)))]
+    #[case::down(0x0000, None)]
+    #[case::no_lanes(0x0004, None)]
+    #[case::unknown_speed(0x0107, None)]
+    #[case::dead(0xffff, None)]
+    fn a_link_is_read_from_its_register(#[case] status: u16, #[case] expected: Option<(u16, u8)>) {
+        let link = expected.map(|(speed, width)| (LinkSpeed(speed), width));
+        assert_eq!(with_link(status).link(), link);
+        let bare = Snapshot::of("81:00.0".parse().unwrap(), "10de:2330".parse().unwrap(), &[0; 64]);
+        assert_eq!(bare.link(), None);
+    }
+
+    fn counted(device: Option<u64>, root: Option<u64>) -> Snapshot {
+        let counters = |count: Option<u64>| {
+            count.map_or(Reading::Absent, |correctable| {
+                Reading::Read(ErrorCounters { correctable, ..ErrorCounters::default() })
+            })
+        };
+        let (bdf, config) = ("80:01.0".parse().unwrap(), Reading::Absent);
+        let port = PortSnapshot { bdf, config, root_port: bdf, root_errors: counters(root) };
+        Snapshot { errors: counters(device), port: Some(port), ..with_link(0) }
+    }
+
+    #[rstest]
+    #[case::none((Some(3), Some(5)), (Some(3), Some(5)), 0)]
+    #[case::told_to_the_root_port((Some(3), Some(5)), (Some(5), Some(7)), 2)]
+    #[case::of_the_port_alone((Some(3), Some(5)), (Some(3), Some(9)), 4)]
+    #[case::begun_anew((Some(3), Some(5)), (Some(2), Some(5)), 2)]
+    #[case::unread((Some(3), None), (None, Some(9)), 0)]
+    fn errors_are_what_was_counted_between(
+        #[case] before: (Option<u64>, Option<u64>),
+        #[case] after: (Option<u64>, Option<u64>),
+        #[case] expected: u64,
+    ) {
+        let (before, after) = (counted(before.0, before.1), counted(after.0, after.1));
+        assert_eq!(after.errors_since(&before).correctable, expected);
     }
 }

@@ -31,6 +31,17 @@ pub enum Line {
     Newer(Map<String, Value>),
 }
 
+impl Line {
+    /// Returns the number of the cycle that it tells of.
+    pub fn number(&self) -> Option<u32> {
+        match self {
+            Self::Cycle(cycle) => Some(cycle.number),
+            Self::Cut(cut) => Some(cut.number),
+            Self::Begun(_) | Self::Ended(_) | Self::Newer(_) => None,
+        }
+    }
+}
+
 /// The beginning of a soak.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Begun {
@@ -61,7 +72,7 @@ pub struct Settings {
     /// What was set beside it (`--set`).
     #[serde(default)]
     pub set: Vec<String>,
-    /// The most cycles.
+    /// The most cycles, those before the soak went on counted.
     #[serde(default)]
     pub cycles: Option<u32>,
     /// The longest time, in seconds; the cycle that runs when it is over is the last.
@@ -78,6 +89,9 @@ pub struct Settings {
     /// What stops it before its time.
     #[serde(default)]
     pub stop_on: StopOn,
+    /// How long a guest may take to power off when asked to, in seconds; nothing where that is as the profile says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shutdown_timeout: Option<u32>,
 }
 
 /// When a guest is ready to be ended: when everything that is asked for here has come to pass, in this order.
@@ -212,6 +226,46 @@ pub enum Phase {
     Repair,
     /// The host is given back.
     GiveBack,
+}
+
+impl Phase {
+    /// All parts, in the order in which they usually come.
+    pub const ALL: [Self; 11] = [
+        Self::Plan,
+        Self::Prepare,
+        Self::Start,
+        Self::Boot,
+        Self::Work,
+        Self::Reboot,
+        Self::Stop,
+        Self::Reset,
+        Self::Judge,
+        Self::Repair,
+        Self::GiveBack,
+    ];
+
+    /// Returns its name in the record.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plan => "plan",
+            Self::Prepare => "prepare",
+            Self::Start => "start",
+            Self::Boot => "boot",
+            Self::Work => "work",
+            Self::Reboot => "reboot",
+            Self::Stop => "stop",
+            Self::Reset => "reset",
+            Self::Judge => "judge",
+            Self::Repair => "repair",
+            Self::GiveBack => "give-back",
+        }
+    }
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// What went wrong in a cycle besides the devices.
@@ -362,6 +416,9 @@ pub struct Cut {
     pub at: u64,
     /// What had to be given back of it, and what came of that, in words.
     pub found: Vec<String>,
+    /// What is not as it was for all that: sick devices, and what couldn't be given back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<String>,
 }
 
 /// The end of a soak.

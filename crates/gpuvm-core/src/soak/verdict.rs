@@ -62,15 +62,6 @@ impl StopOn {
 impl Cycle {
     /// Draws the verdict from what the cycle's line holds.
     pub fn verdict(&self) -> CycleVerdict {
-        let fault = |fault: &Fault| match fault {
-            Fault::NotGivenBack { .. } => CycleVerdict::Bad,
-            // `up` refuses with 74 where a device is sick or the host isn't given back, and with 69 one in quarantine.
-            Fault::Refused { exit_code: 69 | 74, .. } => CycleVerdict::Bad,
-            Fault::NotReady { .. }
-            | Fault::EndedOtherwise { .. }
-            | Fault::Job { .. }
-            | Fault::Refused { .. } => CycleVerdict::Failed,
-        };
         let device = |device: &super::DeviceCycle| {
             let sick = |verdict: Verdict| verdict.is_bad();
             match &device.before_repair {
@@ -82,8 +73,68 @@ impl Cycle {
                 None => CycleVerdict::Healthy,
             }
         };
-        let worst = self.faults.iter().map(fault).chain(self.devices.iter().map(device)).max();
+        let worst = self.faults.iter().map(Fault::verdict).chain(self.devices.iter().map(device)).max();
         worst.unwrap_or(CycleVerdict::Healthy)
+    }
+
+    /// Says in a sentence why it isn't healthy, by what weighs most; nothing of one that is.
+    pub fn reason(&self) -> Option<String> {
+        let verdict = self.verdict();
+        let device = |found: &super::DeviceCycle| {
+            let judged = (&found.judgement, "is", "");
+            let (judgement, is, after) = match &found.before_repair {
+                Some(before) if verdict == CycleVerdict::Repaired => (before, "was", ", and was repaired"),
+                _ => judged,
+            };
+            let why = judgement.reason().map(|finding| format!(": {}", finding.meaning)).unwrap_or_default();
+            (judgement.verdict > Verdict::Healthy)
+                .then(|| format!("{} {is} {}{why}{after}", found.bdf, judgement.verdict))
+                .or_else(|| Some(format!("{} isn't as it was: {}", found.bdf, found.drift.first()?.meaning)))
+        };
+        let worst_device = || {
+            let weight = |device: &&super::DeviceCycle| {
+                (device.judgement.verdict, device.before_repair.is_some(), !device.drift.is_empty())
+            };
+            // Of several that weigh as much, the first.
+            self.devices.iter().rev().max_by_key(weight).and_then(device)
+        };
+        let sick = self.devices.iter().any(|device| device.judgement.verdict.is_bad());
+        let faults = || self.faults.iter().max_by_key(|fault| fault.verdict()).map(Fault::to_string);
+        match verdict {
+            CycleVerdict::Healthy => None,
+            CycleVerdict::Bad if sick => worst_device(),
+            CycleVerdict::Bad | CycleVerdict::Failed => faults(),
+            CycleVerdict::Repaired | CycleVerdict::Degraded => worst_device(),
+        }
+    }
+}
+
+impl Fault {
+    /// Returns what a cycle with it comes to.
+    pub fn verdict(&self) -> CycleVerdict {
+        match self {
+            Self::NotGivenBack { .. } => CycleVerdict::Bad,
+            // `up` refuses with 74 where a device is sick or the host isn't given back, and with 69 one in quarantine.
+            Self::Refused { exit_code: 69 | 74, .. } => CycleVerdict::Bad,
+            Self::NotReady { .. } | Self::EndedOtherwise { .. } | Self::Job { .. } | Self::Refused { .. } => {
+                CycleVerdict::Failed
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotReady { waited_for, ms } => {
+                let (seconds, tenths) = (ms / 1000, ms / 100 % 10);
+                write!(f, "the guest was not ready after {seconds}.{tenths} s: waited for {waited_for}")
+            }
+            Self::EndedOtherwise { how } => write!(f, "the guest ended otherwise than it was to: {how}"),
+            Self::Job { message } => write!(f, "the guest's job failed: {message}"),
+            Self::Refused { message, .. } => write!(f, "the guest never ran: {message}"),
+            Self::NotGivenBack { message } => write!(f, "the host is not as it was: {message}"),
+        }
     }
 }
 

@@ -17,6 +17,7 @@ mod names;
 mod narrow;
 mod pci;
 mod platform;
+mod quirks;
 mod reading;
 
 use std::collections::BTreeSet;
@@ -142,6 +143,7 @@ fn host(root: &HostRoot, reading: &Reading) -> Result<HostFacts, HostError> {
         kvm: access(root, "/dev/kvm"),
         qemu: find(root, "qemu-system-x86_64").or_else(|| rhel_qemu(root)),
         qemu_img: find(root, "qemu-img"),
+        quirks: reading.take(quirks::read(root))?,
         ..HostFacts::default()
     })
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gpuvm_core::facts::{DeviceFacts, HostFacts, Presence};
-use gpuvm_core::pci::Bdf;
+use gpuvm_core::pci::{Bdf, PciId};
 
 use super::{Depth, Scope};
 
@@ -29,7 +29,15 @@ pub fn narrow(mut facts: HostFacts, scope: &Scope, depth: Depth) -> HostFacts {
         }
         kept.insert(bdf, device);
     }
-    HostFacts { devices: kept, groups, ..facts }
+    let ports = ports(&kept, &facts);
+    HostFacts { devices: kept, groups, ports, ..facts }
+}
+
+/// Takes what is known of the bridges right above the devices that are kept, where those aren't kept themselves.
+fn ports(kept: &BTreeMap<Bdf, DeviceFacts>, left: &HostFacts) -> BTreeMap<Bdf, PciId> {
+    let above = kept.values().filter_map(|device| device.upstream.last().copied());
+    let id = |port: &Bdf| left.devices.get(port).map(|device| device.id).or(left.ports.get(port).copied());
+    above.filter(|port| !kept.contains_key(port)).filter_map(|port| Some((port, id(&port)?))).collect()
 }
 
 fn in_scope(facts: &HostFacts, scope: &Scope) -> Vec<Bdf> {

@@ -149,6 +149,18 @@ impl Reader<'_> {
             }
             facts.devices.insert(bdf, device);
         }
+        self.ports(facts)
+    }
+
+    /// Reads what the bridges right above are that weren't looked at: some mark what is below them.
+    fn ports(&self, facts: &mut HostFacts) -> Result<(), HostError> {
+        let above: BTreeSet<Bdf> =
+            facts.devices.values().filter_map(|device| device.upstream.last().copied()).collect();
+        for port in above.into_iter().filter(|port| !facts.devices.contains_key(port)) {
+            if let Some(id) = id_of(self.root, port, self.reading)? {
+                facts.ports.insert(port, id);
+            }
+        }
         Ok(())
     }
 

@@ -70,9 +70,14 @@ pub(super) fn write(
 
 /// Adds a record to the kernel's log, with the number that comes next.
 pub(super) fn say(log: &Path, text: &str) -> io::Result<()> {
+    say_at(log, 1000, text)
+}
+
+/// The same at a time, in us since boot.
+pub(super) fn say_at(log: &Path, at: u64, text: &str) -> io::Result<()> {
     let number = fs::read_to_string(log)?.lines().filter(|line| !line.starts_with(' ')).count();
     let mut file = fs::File::options().append(true).open(log)?;
-    writeln!(file, "4,{number},1000,-;{text}")
+    writeln!(file, "4,{number},{at},-;{text}")
 }
 
 /// Resets a device as the kernel would: by sysfs what `reset_method` lists, by VFIO what every group is open for.

@@ -138,6 +138,15 @@ impl FakeHost {
         behave::say(&self.path(KERNEL_LOG), line)
     }
 
+    /// Says a line in the kernel's log that bears this time, in us since boot.
+    ///
+    /// # Errors
+    /// Returns that the log can't be written.
+    pub fn says_at(&self, at: u64, line: &str) -> std::io::Result<()> {
+        self.kernel_log()?;
+        behave::say_at(&self.path(KERNEL_LOG), at, line)
+    }
+
     /// Opens the kernel's log, and makes it first on a host that has none.
     fn kernel_log(&self) -> std::io::Result<fs::File> {
         fs::create_dir_all(self.path("/dev"))?;

@@ -2,7 +2,7 @@
 
 use super::args::{Args, Listen};
 use super::record::Recorder;
-use super::script::{Action, OnSignal, Script};
+use super::script::{Action, OnSignal, Script, TimedAction};
 use gpuvm_sys::socket::{adopt_listener, adopt_stream, listen_unix};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{Pid, gettid};
@@ -200,11 +200,25 @@ impl Machine {
         self.stop("shutdown");
     }
 
+    /// The machine is reset as the monitor was told to: it goes on, or is at its end if argv says so.
+    pub(crate) fn reset(self: &Arc<Self>) {
+        const REASON: &str = "host-qmp-system-reset";
+        if self.args.no_reboot {
+            return self.shutdown(false, REASON);
+        }
+        self.event("RESET", json!({"guest": false, "reason": REASON}));
+        let machine = Arc::clone(self);
+        thread::spawn(move || machine.play_actions(machine.script.after_reset.clone()));
+    }
+
     /// The guest's own doings, by time.
     fn play(self: &Arc<Self>) {
-        let start = Instant::now();
         self.console(self.script.console_output.as_bytes());
-        let mut actions = self.script.after_cont.clone();
+        self.play_actions(self.script.after_cont.clone());
+    }
+
+    fn play_actions(&self, mut actions: Vec<TimedAction>) {
+        let start = Instant::now();
         actions.sort_by_key(|timed| timed.after_ms);
         for timed in actions {
             thread::sleep(Duration::from_millis(timed.after_ms).saturating_sub(start.elapsed()));

@@ -79,7 +79,7 @@ fn serve_request(machine: &Arc<Machine>, request: &Value) {
     match after {
         After::Nothing => {}
         After::Powerdown => press_power_button(machine),
-        After::Reset => machine.event("RESET", json!({"guest": false, "reason": "host-qmp-system-reset"})),
+        After::Reset => machine.reset(),
         After::Quit => quit(machine),
     }
 }

@@ -30,6 +30,8 @@ pub struct Script {
     pub console_output: String,
     /// What happens by itself once the machine first runs, by time.
     pub after_cont: Vec<TimedAction>,
+    /// What happens by itself each time the machine was reset by `system_reset` and goes on, by time since then.
+    pub after_reset: Vec<TimedAction>,
     /// What the guest does when its power button is pressed.
     pub on_powerdown: OnPowerdown,
     /// Milliseconds that the guest takes to shut down.
@@ -55,6 +57,7 @@ impl Default for Script {
             replies: BTreeMap::new(),
             console_output: String::new(),
             after_cont: Vec::new(),
+            after_reset: Vec::new(),
             on_powerdown: OnPowerdown::Shutdown,
             powerdown_takes_ms: 0,
             on_quit: OnQuit::Exit,

@@ -15,6 +15,7 @@ mod quarantine;
 mod report;
 pub(crate) mod reset;
 mod schema;
+pub(crate) mod soak;
 pub(crate) mod topology;
 mod up;
 
@@ -49,6 +50,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Bind(args) => bind::run(cli, args),
         Command::Unbind(args) => bind::run_unbind(cli, args),
         Command::Reset(args) => reset::run(cli, args),
+        Command::Soak(args) => soak::run(cli, args),
         Command::Topology(args) => topology::run(cli, args),
         Command::Cleanup(args) => cleanup::run(cli, args),
         Command::Lock(args) => lock::run(cli, args),

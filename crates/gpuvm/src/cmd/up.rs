@@ -3,12 +3,12 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use gpuvm_core::lifecycle::{NotAgain, Outcome, Patience, Reboots, Stage};
+use gpuvm_core::lifecycle::{NotAgain, Outcome, Patience, Stage};
 use gpuvm_core::plan::{Topic, Warning};
 use gpuvm_core::profile::{Hugepages, Memory, Policy, Profile};
 use gpuvm_host::HostError;
 use gpuvm_host::kernel::Kernel;
-use gpuvm_run::{Cause, Note, Observer, Phase, Report, Run, Signals, Sink, UpError, exit_words};
+use gpuvm_run::{Cause, Note, Observer, Phase, Report, Run, Signals, Sink, UpError};
 use serde::Serialize;
 
 use crate::cli::{Cli, UpArgs};
@@ -44,7 +44,8 @@ async fn up(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
             Some(shortage) => {
                 progress.tell("the host is as it was; trying again with ordinary pages");
                 known.push(shortage);
-                attempt(cli, args, &without_hugepages(loaded), &known, &mut signals, &mut progress).await?
+                let loaded = Loaded { profile: without_hugepages(loaded.profile), ..loaded };
+                attempt(cli, args, &loaded, &known, &mut signals, &mut progress).await?
             }
             None => Err(error),
         },
@@ -102,7 +103,7 @@ async fn attempt(
 
 /// Tells whether a run ended before it began because the kernel found too few hugepages, the profile can do without them, and
 /// the host is as it was.
-fn shortage(profile: &Profile, error: &UpError) -> Option<Warning> {
+pub(super) fn shortage(profile: &Profile, error: &UpError) -> Option<Warning> {
     let prefers = profile.memory.hugepages_policy == Policy::Prefer && error.left.is_empty();
     let Cause::Host(cause @ HostError::Hugepages { .. }) = &*error.cause else { return None };
     let message = format!("{cause}; ordinary pages back the guest's memory");
@@ -110,9 +111,9 @@ fn shortage(profile: &Profile, error: &UpError) -> Option<Warning> {
 }
 
 /// The same profile with ordinary pages: whether a node has enough of them is for the plan to say.
-fn without_hugepages(loaded: Loaded) -> Loaded {
-    let memory = Memory { hugepages: Hugepages::Off, ..loaded.profile.memory };
-    Loaded { profile: Profile { memory, ..loaded.profile }, ..loaded }
+pub(super) fn without_hugepages(profile: Profile) -> Profile {
+    let memory = Memory { hugepages: Hugepages::Off, ..profile.memory };
+    Profile { memory, ..profile }
 }
 
 /// What `--json` prints.
@@ -148,42 +149,13 @@ fn console(cli: &Cli) -> Option<Sink> {
     }))
 }
 
-/// Says why a guest that rebooted is not started again.
-fn not_again(why: NotAgain) -> String {
-    match why {
-        NotAgain::Policy => "reboot = \"stop\"".to_owned(),
-        NotAgain::Asked => "gpuvm was asked to end it".to_owned(),
-        NotAgain::SickDevice => "a device did not come back well".to_owned(),
-        NotAgain::Looping => format!(
-            "{} times in a row it did so within {} s of its start",
-            Reboots::TOO_MANY,
-            Reboots::SOON.as_secs()
-        ),
-    }
-}
-
 fn summary(report: &Report) {
-    let outcome = match &report.outcome {
-        Outcome::PoweredOff => "powered itself off".to_owned(),
-        Outcome::Stopped { stage: Stage::Acpi } => "powered off when its power button was pressed".to_owned(),
-        Outcome::Stopped { stage: Stage::Quit } => "was ended by telling QEMU to quit".to_owned(),
-        Outcome::Stopped { stage: Stage::Kill } => "was ended by killing QEMU".to_owned(),
-        Outcome::Rebooted { not_again: None } => "rebooted".to_owned(),
-        Outcome::Rebooted { not_again: Some(why) } => {
-            format!("rebooted, and is not started again: {}", not_again(*why))
-        }
-        Outcome::Panicked => "panicked".to_owned(),
-        Outcome::InternalError => {
-            "was stopped by QEMU because of an error that it can't go on from".to_owned()
-        }
-        Outcome::QemuDied { exit } => format!("ended because QEMU died ({})", exit_words(*exit)),
-    };
     let reboots = match report.reboots {
         0 => String::new(),
         1 => ", after 1 reboot".to_owned(),
         count => format!(", after {count} reboots"),
     };
-    out::note(&format!("gpuvm: the guest {outcome}{reboots}"));
+    out::note(&format!("gpuvm: the guest {}{reboots}", report.outcome));
     for line in report.last_words.as_ref().and_then(hints::last_words).iter().flat_map(|hint| hint.lines()) {
         out::note(&format!("  hint: {line}"));
     }
@@ -247,6 +219,8 @@ impl Observer for Progress {
             Phase::Pinning { vcpus: 0 } => "leaving vCPUs unpinned".to_owned(),
             Phase::Pinning { vcpus } => format!("pinning {vcpus} vCPUs"),
             Phase::Running { pid, qemu } => format!("the guest runs (QEMU {qemu}, process {pid})"),
+            Phase::Rebooting { count } => format!("the guest reboots ({count})"),
+            Phase::Leaving { reason } => format!("QEMU shuts down ({reason})"),
             Phase::Stopping { stage: Stage::Acpi } => "pressing the guest's power button".to_owned(),
             Phase::Stopping { stage: Stage::Quit } => "telling QEMU to quit".to_owned(),
             Phase::Stopping { stage: Stage::Kill } => "killing QEMU".to_owned(),

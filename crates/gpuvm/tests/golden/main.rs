@@ -19,6 +19,7 @@ mod report;
 mod reset;
 #[path = "../shared/mod.rs"]
 mod shared;
+mod soak;
 
 use std::fs;
 use std::path::Path;
@@ -81,6 +82,7 @@ const FOLDERS: &[&str] = &[
     "refusals",
     "reset",
     "schema",
+    "soak-report",
     "topology",
     "topology-svg",
 ];

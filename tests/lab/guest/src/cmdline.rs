@@ -9,6 +9,8 @@ pub(crate) struct Options {
     pub(crate) factorial: u32,
     /// `gpuvm.stray-dma=0xADDRESS`: make the accelerator write 8 bytes there, outside the guest's memory.
     pub(crate) stray_dma: Option<u64>,
+    /// `gpuvm.job`: report the work as a job's, for `gpuvm soak --job`, once the power button is listened to.
+    pub(crate) job: bool,
     /// `gpuvm.linger=SECONDS`: stay up after the report, until then or until the power button.
     pub(crate) linger: Option<Duration>,
     /// `gpuvm.ignore-power-button`: a guest that doesn't react to ACPI.
@@ -24,6 +26,7 @@ impl Default for Options {
         Self {
             factorial: 10,
             stray_dma: None,
+            job: false,
             linger: None,
             ignore_power_button: false,
             panic: false,
@@ -50,6 +53,7 @@ fn apply(options: &mut Options, key: &str, value: &str) -> Option<()> {
     match (key, value) {
         ("factorial", number) => options.factorial = number.parse().ok()?,
         ("stray-dma", address) => options.stray_dma = Some(parse_address(address)?),
+        ("job", "") => options.job = true,
         ("linger", seconds) => options.linger = Some(Duration::from_secs(seconds.parse().ok()?)),
         ("ignore-power-button", "") => options.ignore_power_button = true,
         ("panic", "") => options.panic = true,
@@ -70,11 +74,12 @@ mod tests {
 
     #[test]
     fn options_are_picked_out_of_the_line() {
-        let line = "console=ttyS0 quiet gpuvm.factorial=12 gpuvm.stray-dma=0x7f0000000 gpuvm.linger=60 gpuvm.ignore-power-button gpuvm.panic gpuvm.reboot-once\n";
+        let line = "console=ttyS0 quiet gpuvm.factorial=12 gpuvm.stray-dma=0x7f0000000 gpuvm.job gpuvm.linger=60 gpuvm.ignore-power-button gpuvm.panic gpuvm.reboot-once\n";
         let (options, errors) = parse(line);
         let wanted = Options {
             factorial: 12,
             stray_dma: Some(0x7_f000_0000),
+            job: true,
             linger: Some(Duration::from_secs(60)),
             ignore_power_button: true,
             panic: true,

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::cmdline::Options;
 use crate::pci::Device;
-use crate::report::RoundTrip;
+use crate::report::{RoundTrip, ms};
 use crate::system::physical_address;
 
 const VENDOR: &str = "0x1234";
@@ -69,6 +69,8 @@ pub(crate) struct Dma {
     pub(crate) address: String,
     /// Whether it came back as it went.
     pub(crate) round_trip: RoundTrip,
+    /// How long the two transfers took together, in ms.
+    pub(crate) ms: f64,
 }
 
 /// A DMA to where the guest has no memory.
@@ -148,17 +150,21 @@ impl Engine {
         for (word, offset) in words() {
             self.page.write64(offset, pattern(word)).map_err(text)?;
         }
+        let begun = Instant::now();
         self.transfer(self.page_address, BUFFER, ROUND_TRIP_BYTES, START)?;
+        let out = begun.elapsed();
         for (_, offset) in words() {
             self.page.write64(offset, 0).map_err(text)?;
         }
+        let begun = Instant::now();
         self.transfer(BUFFER, self.page_address, ROUND_TRIP_BYTES, START | TO_MEMORY)?;
+        let took = ms(out + begun.elapsed());
         let mut equal = true;
         for (word, offset) in words() {
             equal &= self.page.read64(offset).map_err(text)? == pattern(word);
         }
         let address = format!("{:#x}", self.page_address);
-        Ok(Dma { bytes: ROUND_TRIP_BYTES, address, round_trip: RoundTrip::of(equal) })
+        Ok(Dma { bytes: ROUND_TRIP_BYTES, address, round_trip: RoundTrip::of(equal), ms: took })
     }
 
     /// Fills the device's buffer with the pattern and has it written to `address`.

@@ -6,6 +6,7 @@
 mod button;
 mod cmdline;
 mod edu;
+mod job;
 mod nodes;
 mod nvme;
 mod pci;
@@ -40,13 +41,20 @@ fn main() {
             Err(error) => console.line(&format!("gpuvm-guest: {error}")),
         }
     }
+    let job = options.job.then(|| job::of(&report, system::uptime()).to_line());
     if let Some(time) = options.linger {
-        let lingering = || console.line("gpuvm-guest: lingering");
+        let lingering = || {
+            console.line("gpuvm-guest: lingering");
+            // Whoever waits for the job presses the button next.
+            job.iter().for_each(|line| console.line(line));
+        };
         match button::linger(time, options.ignore_power_button, lingering) {
             Ok(true) => console.line("gpuvm-guest: power button"),
             Ok(false) => {}
             Err(error) => console.line(&format!("gpuvm-guest: {error}")),
         }
+    } else {
+        job.iter().for_each(|line| console.line(line));
     }
     if options.panic {
         // With the driver of the panic device, which tells the host, the end of PID 1 is a panic that is noticed.

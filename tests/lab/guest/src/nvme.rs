@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::pci::Device;
-use crate::report::RoundTrip;
+use crate::report::{RoundTrip, ms};
 use crate::system::read;
 
 const CLASS: &str = "0x010802";
@@ -34,6 +34,8 @@ pub(crate) struct Nvme {
     pub(crate) bytes: u64,
     /// Whether the block came back as it was written.
     pub(crate) round_trip: RoundTrip,
+    /// How long writing and reading it took, in ms.
+    pub(crate) ms: f64,
 }
 
 /// O_DIRECT wants aligned memory.
@@ -54,9 +56,9 @@ fn work(device: &Device) -> Result<Nvme, String> {
     let sectors: u64 =
         sectors.trim().parse().map_err(|error| format!("{namespace}: size {sectors:?}: {error}"))?;
     let path = PathBuf::from("/dev").join(&namespace);
-    let round_trip = round_trip(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let (round_trip, ms) = round_trip(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let (model, serial) = (attribute("model")?, attribute("serial")?);
-    Ok(Nvme { bdf: device.bdf.clone(), model, serial, bytes: sectors * 512, round_trip })
+    Ok(Nvme { bdf: device.bdf.clone(), model, serial, bytes: sectors * 512, round_trip, ms })
 }
 
 /// The controller's sysfs folder and its first namespace's name: the driver probes beside us, so it may take a moment.
@@ -95,16 +97,18 @@ fn is_namespace(name: &str) -> bool {
 }
 
 /// Past the page cache both ways, so that the bytes have been on the device.
-fn round_trip(path: &Path) -> std::io::Result<RoundTrip> {
+fn round_trip(path: &Path) -> std::io::Result<(RoundTrip, f64)> {
     let disk =
         OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT | libc::O_SYNC).open(path)?;
     let (mut before, mut out, mut back) = (Block([0; BLOCK]), Block([0; BLOCK]), Block([0; BLOCK]));
     disk.read_exact_at(&mut before.0, OFFSET)?;
     File::open("/dev/urandom").and_then(|mut random| std::io::Read::read_exact(&mut random, &mut out.0))?;
+    let begun = Instant::now();
     disk.write_all_at(&out.0, OFFSET)?;
     disk.read_exact_at(&mut back.0, OFFSET)?;
+    let took = ms(begun.elapsed());
     disk.write_all_at(&before.0, OFFSET)?;
-    Ok(RoundTrip::of(out.0 == back.0))
+    Ok((RoundTrip::of(out.0 == back.0), took))
 }
 
 /// Tells whether this is the boot after one that asked the same, and forgets it; otherwise remembers on the disk that it was asked.

@@ -1,5 +1,7 @@
 //! The report, in the shape that goes to the serial console.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::edu::{Edu, StrayDma};
@@ -48,6 +50,11 @@ impl Report {
         // Serializing plain structs of numbers and strings can't fail; if it ever does, the reader sees why.
         serde_json::to_string(self).unwrap_or_else(|error| format!("gpuvm-guest: no report: {error}"))
     }
+}
+
+/// A time in ms, to the microsecond.
+pub(crate) fn ms(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
 /// Whether what came back equals what was sent.

@@ -85,6 +85,13 @@ pub(crate) fn parse_mem_total(text: &str) -> Option<u64> {
     kib.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
+/// How long the kernel has been running, in seconds.
+pub(crate) fn uptime() -> Result<f64, String> {
+    let text = read("/proc/uptime")?;
+    let seconds = text.split(' ').next().and_then(|first| first.parse().ok());
+    seconds.ok_or_else(|| format!("/proc/uptime: {text:?} isn't understood"))
+}
+
 /// The physical address behind a virtual address of this process, from `/proc/self/pagemap`.
 pub(crate) fn physical_address(address: usize) -> Result<u64, String> {
     const PAGE: u64 = 4096;

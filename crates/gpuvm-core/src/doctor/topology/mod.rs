@@ -3,6 +3,7 @@
 mod bar_addresses;
 mod device_present;
 mod error_counters;
+mod known_quirks;
 mod link;
 mod pci_bridge;
 mod power;
@@ -20,6 +21,7 @@ pub(super) const CHECKS: &[Definition] = &[
     power::CHECK,
     reset_methods::CHECK,
     reset_domain::CHECK,
+    known_quirks::CHECK,
     pci_bridge::CHECK,
     error_counters::CHECK,
 ];

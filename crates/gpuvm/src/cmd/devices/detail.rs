@@ -8,7 +8,8 @@ use gpuvm_core::facts::{BarKind, DeviceFacts, HostFacts, NodeFacts, Presence};
 use gpuvm_core::host_ops::{D3cold, PowerControl};
 use gpuvm_core::inventory::LinkState;
 use gpuvm_core::pci::{Bdf, ClassCode, GroupId};
-use gpuvm_core::reset::{Quarantine, plan::in_hand};
+use gpuvm_core::reset::quirks::Found;
+use gpuvm_core::reset::{Quarantine, Quirk, plan::in_hand, quirks_of};
 use gpuvm_core::reset::{ResetMethod, ResetPlan, ResetWish, methods, reset_plan};
 use serde::Serialize;
 
@@ -32,11 +33,30 @@ pub(super) struct Detail<'a> {
     resets: Vec<ResetMethod>,
     /// What they come to while the drivers are as they are.
     reset_plan: ResetPlan,
+    /// What others have met with its like.
+    quirks: Vec<KnownQuirk<'a>>,
     /// What the ledger holds against it.
     quarantine: Option<&'a Quarantine>,
     /// Why it can't be known what that is.
     ledger_unread: Option<&'a String>,
     unread: &'a [String],
+}
+
+/// What others have met with its like.
+#[derive(Debug, Serialize)]
+struct KnownQuirk<'a> {
+    #[serde(flatten)]
+    quirk: &'a Quirk,
+    /// Whose ids fit: its own, or those of the port above it.
+    at: Bdf,
+    /// What it comes to, and whose word that is.
+    told: String,
+}
+
+impl<'a> KnownQuirk<'a> {
+    fn of(found: Found<'a>) -> Self {
+        Self { quirk: found.quirk, at: found.at, told: found.told() }
+    }
 }
 
 /// Its group, with all members.
@@ -112,6 +132,7 @@ impl<'a> Detail<'a> {
             link: LinkState::of(device, facts),
             resets: methods(bdf, facts),
             reset_plan: reset_plan(bdf, ResetWish::default(), &in_hand(&groups, facts), facts),
+            quirks: quirks_of(bdf, facts).into_iter().map(KnownQuirk::of).collect(),
             quarantine: facts.quarantined.get(&bdf),
             ledger_unread: facts.ledgers_unread.get(&bdf),
             unread: &facts.unread,
@@ -281,6 +302,11 @@ fn what_it_can(detail: &Detail<'_>, lines: &mut Lines) {
     let rejected = rejected.iter().map(|rejected| format!("not {}: {}", rejected.method, rejected.reason));
     lines.add("resets", reason);
     lines.list("", steps.chain(rejected));
+    for KnownQuirk { quirk, told, .. } in &detail.quirks {
+        lines.add("known quirk", format!("{}: {told}", quirk.name));
+        lines.add("", &quirk.advice);
+        lines.add("", format!("source: {}", quirk.source));
+    }
     lines.add("power", power(detail.facts));
     if detail.facts.virtual_functions_total > 0 {
         let (on, most) = (detail.facts.virtual_functions, detail.facts.virtual_functions_total);

@@ -100,7 +100,8 @@ fn list(cli: &Cli, facts: &HostFacts, wanted: &BTreeSet<Bdf>, fold: table::Fold)
     if cli.json {
         let host: Vec<_> = host_refusals(facts).iter().map(row::Reason::of).collect();
         let rows: Vec<&Row> = rows.iter().filter(|row| fold.keeps(row)).collect();
-        let document = json!({ "devices": rows, "missing": missing, "host": host, "unread": facts.unread });
+        let document = json!({ "devices": rows, "missing": missing, "host": host, "unread": facts.unread,
+            "quirk_problems": facts.quirks.problems });
         out::json(&document)?;
     } else {
         out::text(&table::text(rows, &missing, fold))?;
@@ -114,6 +115,11 @@ fn tell(facts: &HostFacts) {
     for refusal in host_refusals(facts) {
         let hint = hints::refusal(&refusal).map(|hint| format!("\n  hint: {hint}")).unwrap_or_default();
         out::note(&format!("note: no device can be passed now: {refusal}{hint}"));
+    }
+    for problem in &facts.quirks.problems {
+        let item = load::quirk_problem(problem);
+        let hint = item.hint.map(|hint| format!("\n  hint: {hint}")).unwrap_or_default();
+        out::note(&format!("note: this host's own quirks are left out: {}{hint}", item.message));
     }
     for unread in &facts.unread {
         out::note(&format!("note: couldn't be read, so it is left out: {unread}"));

@@ -4,6 +4,8 @@ use gpuvm_core::facts::{HostFacts, Presence};
 use gpuvm_core::inventory::Kind;
 use gpuvm_core::pci::{Bdf, ClassCode, DriverName, GroupId, PciId};
 use gpuvm_core::plan::{Refusal, passable};
+use gpuvm_core::reset::quirks::Found;
+use gpuvm_core::reset::{RebootPolicy, ResetWish, quirks_of};
 use serde::Serialize;
 
 use super::kind;
@@ -30,6 +32,8 @@ pub(super) struct Row {
     /// What has to be taken with it.
     pub(super) with: Vec<Bdf>,
     pub(super) reasons: Vec<Reason>,
+    /// The names of what is known against it.
+    pub(super) quirks: Vec<String>,
     /// The first of the reasons, in few words.
     #[serde(skip)]
     pub(super) words: String,
@@ -87,6 +91,7 @@ impl Row {
             verdict: if found.is_passable() { Verdict::Passable } else { Verdict::Refused },
             reasons: found.refusals.iter().map(Reason::of).collect(),
             with: found.with,
+            quirks: worries(bdf, facts),
             words,
         })
     }
@@ -99,11 +104,24 @@ impl Row {
             [one, two] => format!(" with {one} and {two}"),
             [one, rest @ ..] => format!(" with {one} and {} others", rest.len()),
         };
-        match self.verdict {
+        let verdict = match self.verdict {
             Verdict::Passable => format!("passable{with}"),
             Verdict::Refused => format!("refused: {}", self.words),
+        };
+        match &self.quirks[..] {
+            [] => verdict,
+            quirks => format!("{verdict}; quirk: {}", quirks.join(", ")),
         }
     }
+}
+
+/// Names what is known against a function itself and is to be heeded.
+fn worries(bdf: Bdf, facts: &HostFacts) -> Vec<String> {
+    let Some(device) = facts.devices.get(&bdf) else { return Vec::new() };
+    let (wish, reboot) = (ResetWish::default(), RebootPolicy::default());
+    let worries = |found: &Found<'_>| found.worry(device, wish, reboot, facts).is_some();
+    let found = quirks_of(bdf, facts);
+    found.iter().filter(|found| worries(found)).map(|found| found.quirk.name.clone()).collect()
 }
 
 /// How a reason is told that lies with another function.

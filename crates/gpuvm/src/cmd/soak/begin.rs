@@ -1,0 +1,287 @@
+//! How a soak begins, and how it goes on after it was stopped.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use gpuvm_core::pci::Bdf;
+use gpuvm_core::plan::{Plan, Warning};
+use gpuvm_core::profile::VmName;
+use gpuvm_core::reset::Snapshot;
+use gpuvm_core::soak::{
+    self as core, Cut, CycleKind, Ended, Headway, Line, Next, Settings, Tally, VERSION, Why,
+};
+use gpuvm_host::facts::{self, Depth, Scope};
+use gpuvm_host::kernel::Kernel;
+use gpuvm_host::ledger::now;
+use gpuvm_host::reservation::{self, Reservation};
+use gpuvm_host::soak::{self, Holding, Record};
+use gpuvm_run::{Cleaned, CleanupReport};
+
+use super::args::RunArgs;
+use super::progress::Progress;
+use super::{machine, settings};
+use crate::cli::{Cli, ProfileArgs};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::load::Loaded;
+use crate::{hints, load, locked};
+
+/// A soak that has begun.
+#[derive(Debug)]
+pub(super) struct Begun {
+    pub(super) vm: VmName,
+    pub(super) settings: Settings,
+    /// The profile, with the devices that it came to mean.
+    pub(super) loaded: Loaded,
+    /// What each device said of itself before the first cycle.
+    pub(super) first: BTreeMap<Bdf, Snapshot>,
+    pub(super) record: Record,
+    pub(super) headway: Headway,
+    pub(super) tally: Tally,
+    /// How long it had run before, in ms.
+    pub(super) before_ms: u64,
+    _holding: Option<Holding>,
+}
+
+impl Begun {
+    /// Tells whether there is nothing to be run.
+    pub(super) fn is_over(&self) -> bool {
+        self.headway.why().is_some()
+    }
+
+    /// Writes a line down, and takes it into account.
+    pub(super) fn append(&mut self, line: &Line, progress: &mut Progress) -> Result<(), Failure> {
+        let text = self.record.append(line)?;
+        self.headway.add(line);
+        self.tally.add(line);
+        progress.line(&text);
+        Ok(())
+    }
+}
+
+/// Begins a soak.
+pub(super) fn anew(cli: &Cli, args: &RunArgs, progress: &mut Progress) -> Result<Begun, Failure> {
+    let asked = settings::asked(args, "")?;
+    if let Some(folder) = args.out.as_ref().filter(|folder| folder.join(soak::RECORD).exists()) {
+        let message = format!("there is a record in {} already", folder.display());
+        return Err(Failure::one(Exit::Usage, message, Some(hints::record_there(&args.profile(), folder))));
+    }
+    let Ready { loaded, plan, warnings } = ready(cli, args, &args.profile(), progress)?;
+    let settings = Settings { profile_text: loaded.text.clone(), ..asked };
+    let places = cli.places();
+    let vm = loaded.profile.name.clone();
+    let holding = soak::hold(&places, &vm)?;
+    free(cli, &plan)?;
+    let folder = soak::new_folder(&places, &vm, args.out.as_deref(), now())?;
+    let record = Record::begin(&folder)?;
+    let first = gpuvm_run::soak::first_baselines(&load::host_root(cli), &plan);
+    let mut begun = Begun {
+        vm,
+        settings,
+        loaded,
+        first,
+        record,
+        headway: Headway::default(),
+        tally: Tally::default(),
+        before_ms: 0,
+        _holding: Some(holding),
+    };
+    begin(cli, &mut begun, &plan, progress)?;
+    told(&begun, &warnings, progress);
+    Ok(begun)
+}
+
+/// Goes on with a soak that was stopped, or whose gpuvm was killed.
+pub(super) fn again(cli: &Cli, args: &RunArgs, progress: &mut Progress) -> Result<Begun, Failure> {
+    let places = cli.places();
+    // The sets may be the record's, so this name is a first guess; it is the same one unless --set names the VM.
+    let vm = load::unresolved(&args.profile())?.name;
+    let folder = match &args.out {
+        Some(folder) => folder.clone(),
+        None => soak::newest(&places, &vm)?.ok_or_else(|| nothing(&places.soaks(&vm)))?,
+    };
+    if !folder.join(soak::RECORD).exists() {
+        return Err(nothing(&folder));
+    }
+    let holding = soak::hold(&places, &vm)?;
+    let (record, resumed) = Record::resume(&folder)?;
+    let Some((was, first)) = recorded(&resumed.lines) else { return Err(nothing(&folder)) };
+    let mut profile = args.profile();
+    if profile.set.is_empty() {
+        profile.set.clone_from(&was.set);
+    }
+    let loaded = load::profile(cli, &profile)?;
+    let settings = settings::again(args, &loaded.text, was).map_err(|differ| other(&folder, &differ))?;
+    if resumed.torn > 0 {
+        progress.tell(&format!("took {} bytes of a torn line off {}", resumed.torn, record.path().display()));
+    }
+    let (headway, tally) = (Headway::of(&resumed.lines), Tally::of(&resumed.lines));
+    let before_ms = tally.elapsed_ms();
+    let vm = loaded.profile.name.clone();
+    let mut begun =
+        Begun { vm, settings, loaded, first, record, headway, tally, before_ms, _holding: Some(holding) };
+    let left = match begun.headway.why() {
+        Some(_) => None,
+        None => clean_up(cli, &mut begun, resumed.cut, progress)?,
+    };
+    if let Some(why) = left.or_else(|| over(&begun)) {
+        match begun.headway.why() {
+            Some(_) => progress.tell("the soak is over, and no more is asked for: see --cycles and --for"),
+            // What a killed gpuvm had no time to write down.
+            None => begun.append(&Line::Ended(Ended { at: now(), why }), progress)?,
+        }
+        begun.record.close()?;
+        return Ok(begun);
+    }
+    let Ready { loaded, plan, warnings } = ready(cli, args, &profile, progress)?;
+    begun.loaded = loaded;
+    free(cli, &plan)?;
+    let now_there = gpuvm_run::soak::first_baselines(&load::host_root(cli), &plan);
+    // Of a device that wasn't there before, now is the first time.
+    begun.first =
+        now_there.into_iter().map(|(bdf, now)| (bdf, begun.first.remove(&bdf).unwrap_or(now))).collect();
+    begun.record.clear_note()?;
+    begin(cli, &mut begun, &plan, progress)?;
+    told(&begun, &warnings, progress);
+    Ok(begun)
+}
+
+/// Finds what was asked for last, and what the devices said before the first cycle.
+fn recorded(lines: &[Line]) -> Option<(Settings, BTreeMap<Bdf, Snapshot>)> {
+    let begun =
+        || lines.iter().filter_map(|line| if let Line::Begun(begun) = line { Some(begun) } else { None });
+    let devices = begun().flat_map(|begun| &begun.devices);
+    let mut first = BTreeMap::new();
+    for device in devices {
+        first.entry(device.bdf).or_insert_with(|| (*device.snapshot).clone());
+    }
+    Some((begun().next_back()?.settings.clone(), first))
+}
+
+/// Says why nothing more is to be run of a soak that is to go on; nothing where something is. What it was stopped for, whoever goes on
+/// with it means to try again.
+fn over(begun: &Begun) -> Option<Why> {
+    match begun.headway.again().next(&begun.settings, begun.before_ms / 1000) {
+        Next::Over(why) => Some(why),
+        Next::Cycle { .. } => None,
+    }
+}
+
+/// Gives back what a soak has left that was killed, and writes down the cycle whose end it didn't see. Returns why nobody can go on.
+fn clean_up(
+    cli: &Cli,
+    begun: &mut Begun,
+    cut_short: Option<(u32, CycleKind)>,
+    progress: &mut Progress,
+) -> Result<Option<Why>, Failure> {
+    let root = cli.host_root();
+    let boot_id = facts::boot_id(&root)?;
+    let (kernel, vm) = (Kernel::running(root), begun.vm.clone());
+    let reports = gpuvm_run::cleanup(&kernel, &cli.places(), &boot_id, Some(&vm), progress)?;
+    if reports.iter().any(|report| report.result == Cleaned::Running) {
+        let message = format!("VM {vm} is in the hands of another gpuvm");
+        return Err(Failure::one(Exit::Busy, message, None));
+    }
+    let Some((number, kind)) = cut_short else { return Ok(None) };
+    let cut = cut(number, kind, &reports);
+    for what in cut.found.iter().chain(&cut.left) {
+        progress.tell(&format!("cycle {number}, which was cut short: {what}"));
+    }
+    let reason = cut.left.join("; ");
+    begun.append(&Line::Cut(cut), progress)?;
+    Ok((!reason.is_empty()).then_some(Why::Stopped { cycle: number, reason }))
+}
+
+/// Says what was found of a cycle whose gpuvm was killed.
+fn cut(number: u32, kind: CycleKind, reports: &[CleanupReport]) -> Cut {
+    let (mut found, mut left) = (Vec::new(), Vec::new());
+    for report in reports {
+        found.extend(report.cleared.iter().map(|what| format!("removed {what}")));
+        for device in &report.devices {
+            let judged = match device.judgement.reason() {
+                Some(reason) => format!("{} is {}: {reason}", device.bdf, device.judgement.verdict),
+                None => format!("{} is {}", device.bdf, device.judgement.verdict),
+            };
+            if device.judgement.verdict.is_bad() { &mut left } else { &mut found }.push(judged);
+        }
+        // A sick device that stays is told of already.
+        let told =
+            |what: &&String| !left.iter().any(|left| what.starts_with(left.split(' ').next().unwrap_or("")));
+        let more: Vec<String> = report.not_given_back.iter().filter(told).cloned().collect();
+        left.extend(more);
+        if report.result == Cleaned::Done {
+            found.push(format!("VM {} was given back", report.name));
+        }
+    }
+    if found.is_empty() && left.is_empty() {
+        found.push("nothing of it was left to be given back".to_owned());
+    }
+    Cut { number, kind, at: now(), found, left }
+}
+
+/// A profile that can be run on this host as it is now.
+struct Ready {
+    loaded: Loaded,
+    plan: Plan,
+    warnings: Vec<Warning>,
+}
+
+fn ready(
+    cli: &Cli,
+    args: &RunArgs,
+    profile: &ProfileArgs,
+    progress: &mut Progress,
+) -> Result<Ready, Failure> {
+    let loaded = load::profile(cli, profile)?;
+    let judged = locked::before_up(cli, profile, loaded, args.on_changes())?;
+    if judged.written {
+        progress.tell(&format!("{} is written anew", judged.loaded.lock.path.display()));
+    }
+    let (plan, _) = load::planned(cli, &judged.loaded.profile)?;
+    let warnings = judged.warnings.into_iter().chain(plan.warnings.iter().cloned()).collect();
+    Ok(Ready { loaded: judged.loaded, plan, warnings })
+}
+
+/// Refuses a soak whose devices somebody else has, before it has a record.
+fn free(cli: &Cli, plan: &Plan) -> Result<(), Failure> {
+    let boot_id = facts::boot_id(&cli.host_root())?;
+    reservation::check(&cli.places(), &Reservation::new(plan, &boot_id))?;
+    Ok(())
+}
+
+/// Writes the line that a soak begins with.
+fn begin(cli: &Cli, begun: &mut Begun, plan: &Plan, progress: &mut Progress) -> Result<(), Failure> {
+    let profile = &begun.loaded.profile;
+    let scope = Scope::Devices(facts::asked(profile));
+    let mut facts = load::survey(cli, &scope, Depth::Sysfs, Some(profile))?;
+    facts.qemu_probe = gpuvm_run::probe(&facts, &cli.places());
+    let line = Line::Begun(Box::new(core::Begun {
+        version: VERSION,
+        at: now(),
+        vm: begun.vm.clone(),
+        done_before: begun.headway.number(),
+        settings: begun.settings.clone(),
+        machine: machine::machine(&cli.host_root(), &facts),
+        devices: machine::devices(plan, &facts, &begun.first),
+    }));
+    begun.append(&line, progress)
+}
+
+/// Tells once what every cycle would say.
+fn told(begun: &Begun, warnings: &[Warning], progress: &mut Progress) {
+    for warning in warnings {
+        progress.tell(&format!("warning: {}: {}", warning.about, warning.message));
+    }
+    progress.tell(&format!("record: {}", begun.record.path().display()));
+}
+
+fn nothing(folder: &Path) -> Failure {
+    let message = format!("there is no soak to go on with in {}", folder.display());
+    Failure::one(Exit::Usage, message, Some(hints::no_soak()))
+}
+
+fn other(folder: &Path, differ: &[String]) -> Failure {
+    let message =
+        format!("the soak in {} was begun with {}", PathBuf::from(folder).display(), differ.join("; with "));
+    Failure::one(Exit::Usage, message, Some(hints::other_soak()))
+}

@@ -1,0 +1,110 @@
+//! The course of a soak: one cycle after the other, each written down before the next one begins.
+
+use std::time::{Duration, Instant};
+
+use gpuvm_core::soak::{Cycle, CycleKind, CycleVerdict, Ended, Line, Next, Why};
+use gpuvm_host::ledger::now;
+use gpuvm_host::soak::{self, Poll};
+
+use super::begin::Begun;
+use super::progress::Progress;
+use super::report;
+use crate::exit::Exit;
+use crate::failure::Failure;
+
+/// How often the report is written while the soak runs.
+const REPORT: Duration = Duration::from_secs(600);
+
+/// Who runs cycles.
+pub(super) trait Cycles {
+    /// Runs a cycle.
+    async fn cycle(&mut self, number: u32, kind: CycleKind, progress: &mut Progress) -> Over;
+    /// Returns the signal that has asked for the soak's end meanwhile.
+    async fn asked(&mut self) -> Option<&'static str>;
+    /// Keeps the console of a cycle that isn't healthy. Returns why it can't.
+    fn keep_console(&mut self, number: u32) -> Option<String>;
+}
+
+/// A cycle that is over.
+pub(super) struct Over {
+    pub(super) cycle: Cycle,
+    /// The signal that ended it before its time.
+    pub(super) interrupted: Option<&'static str>,
+}
+
+/// Runs a soak to its end, and writes that down.
+pub(super) async fn run(
+    begun: &mut Begun,
+    cycles: &mut impl Cycles,
+    progress: &mut Progress,
+) -> Result<(), Failure> {
+    let poll = begun.settings.poll.as_deref().map(Poll::start).transpose();
+    let poll = poll
+        .map_err(|error| Failure::one(Exit::Internal, format!("start the poll's thread: {error}"), None))?;
+    let why = all(begun, cycles, poll.as_ref(), progress).await;
+    if let Some(left) = poll.and_then(Poll::end) {
+        progress.tell(&format!("warning: {left}"));
+    }
+    let line = Line::Ended(Ended { at: now(), why: why? });
+    begun.append(&line, progress)?;
+    Ok(begun.record.close()?)
+}
+
+/// Runs all cycles. Returns why there are no more.
+async fn all(
+    begun: &mut Begun,
+    cycles: &mut impl Cycles,
+    poll: Option<&Poll>,
+    progress: &mut Progress,
+) -> Result<Why, Failure> {
+    let since = Instant::now();
+    let mut reported = since;
+    loop {
+        let seconds = begun.before_ms / 1000 + since.elapsed().as_secs();
+        let (number, kind) = match begun.headway.next(&begun.settings, seconds) {
+            Next::Over(why) => return Ok(why),
+            Next::Cycle { number, kind } => (number, kind),
+        };
+        if let Some(signal) = cycles.asked().await {
+            return Ok(interrupted(signal));
+        }
+        progress.begins(number, kind, &begun.tally, &begun.settings);
+        begun.record.note(number, kind)?;
+        let mut over = cycles.cycle(number, kind, progress).await;
+        if let Some(poll) = poll {
+            let (polled, told) = poll.take();
+            over.cycle.polled = Some(polled);
+            told.iter().for_each(|what| progress.tell(&format!("cycle {number}: {what}")));
+        }
+        over.cycle.own = soak::own_use();
+        let verdict = over.cycle.verdict();
+        if let (Some(signal), false) = (over.interrupted, verdict == CycleVerdict::Bad) {
+            // It says nothing of the devices that a whole cycle would not: it is run again by whoever goes on.
+            return Ok(interrupted(signal));
+        }
+        // The console of one whose guest never ran is that of another.
+        let has_console = over.cycle.outcome.is_some();
+        let line = Line::Cycle(Box::new(over.cycle));
+        begun.append(&line, progress)?;
+        if let Line::Cycle(cycle) = &line {
+            progress.over(cycle, &begun.tally);
+        }
+        if has_console
+            && verdict > CycleVerdict::Healthy
+            && let Some(why) = cycles.keep_console(number)
+        {
+            progress.tell(&format!("warning: {why}"));
+        }
+        if let Some(signal) = over.interrupted {
+            return Ok(interrupted(signal));
+        }
+        if reported.elapsed() > REPORT {
+            report::write_of(begun.record.folder())?;
+            reported = Instant::now();
+        }
+    }
+}
+
+fn interrupted(signal: &str) -> Why {
+    Why::Interrupted { signal: signal.to_owned() }
+}

@@ -1,0 +1,158 @@
+//! The cycles of a soak, each planned anew on the host as it is then.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use gpuvm_core::lifecycle::Patience;
+use gpuvm_core::pci::Bdf;
+use gpuvm_core::profile::{Profile, VmName};
+use gpuvm_core::reset::Snapshot;
+use gpuvm_core::soak::{Cycle, CycleKind, Fault, OwnUse, Phase, PhaseTime};
+use gpuvm_host::kernel::Kernel;
+use gpuvm_host::ledger::now;
+use gpuvm_host::{HostError, facts, soak};
+use gpuvm_run::soak::{Awaited, CycleEnd, CycleJob};
+use gpuvm_run::{Cause, Run, Signals, UpError};
+
+use super::begin::Begun;
+use super::course::{Cycles, Over};
+use super::progress::Progress;
+use crate::cli::Cli;
+use crate::cmd::up::{shortage, without_hugepages};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::load;
+
+/// A VM that is run again and again.
+pub(super) struct Guest<'a> {
+    cli: &'a Cli,
+    vm: VmName,
+    profile: Profile,
+    text: String,
+    kernel: Kernel,
+    boot_id: String,
+    ready: Awaited,
+    first: BTreeMap<Bdf, Snapshot>,
+    shutdown_timeout: Option<u32>,
+    folder: PathBuf,
+    signals: Signals,
+}
+
+impl<'a> Guest<'a> {
+    pub(super) fn new(cli: &'a Cli, begun: &Begun, signals: Signals) -> Result<Self, Failure> {
+        let ready = Awaited::new(begun.settings.ready.clone())
+            .map_err(|error| Failure::one(Exit::Usage, format!("--expect: {error}"), None))?;
+        Ok(Self {
+            cli,
+            vm: begun.vm.clone(),
+            profile: begun.loaded.profile.clone(),
+            text: begun.loaded.text.clone(),
+            kernel: Kernel::running(cli.host_root()),
+            boot_id: facts::boot_id(&cli.host_root())?,
+            ready,
+            first: begun.first.clone(),
+            shutdown_timeout: begun.settings.shutdown_timeout,
+            folder: begun.record.folder().to_owned(),
+            signals,
+        })
+    }
+
+    /// Plans the profile and runs it.
+    async fn once(
+        &mut self,
+        profile: &Profile,
+        number: u32,
+        kind: CycleKind,
+        progress: &mut Progress,
+    ) -> Result<CycleEnd, Box<(Failure, u64)>> {
+        let (at, begun) = (now(), Instant::now());
+        let planned = load::planned(self.cli, profile);
+        let plan_ms = millis(begun.elapsed());
+        let (plan, _) = planned.map_err(|failure| Box::new((failure, plan_ms)))?;
+        let acpi = Duration::from_secs(self.shutdown_timeout.unwrap_or(plan.shutdown_timeout).into());
+        let places = self.cli.places();
+        let run = Run {
+            plan: &plan,
+            profile: &self.text,
+            kernel: &self.kernel,
+            places: &places,
+            boot_id: &self.boot_id,
+            patience: Patience { acpi, ..Patience::with_functions(plan.owned().count()) },
+        };
+        let job = CycleJob { run, number, kind, ready: &self.ready, first: &self.first, at, plan_ms };
+        Ok(gpuvm_run::soak::cycle(&job, &mut self.signals, progress, None).await)
+    }
+}
+
+impl Cycles for Guest<'_> {
+    async fn cycle(&mut self, number: u32, kind: CycleKind, progress: &mut Progress) -> Over {
+        let (at, begun) = (now(), Instant::now());
+        let profile = self.profile.clone();
+        let mut end = self.once(&profile, number, kind, progress).await;
+        if let Ok(CycleEnd { error: Some(error), .. }) = &end
+            && shortage(&profile, error).is_some()
+        {
+            end = self.once(&without_hugepages(profile), number, kind, progress).await;
+        }
+        let mut over = match end {
+            Ok(CycleEnd { mut cycle, interrupted, error, .. }) => {
+                if interrupted.is_none() {
+                    cycle.faults.extend(error.map(never_ran));
+                } else if let Some(error) = error.filter(|error| !error.left.is_empty()) {
+                    // Asked to end before the guest ran, which is no fault; that something is left is one.
+                    cycle.faults.push(never_ran(error));
+                }
+                Over { cycle, interrupted }
+            }
+            Err(refused) => {
+                let (failure, plan_ms) = *refused;
+                Over { cycle: unplanned(number, kind, at, plan_ms, &failure), interrupted: None }
+            }
+        };
+        // Of one that was tried twice, both tries.
+        over.cycle.at = at;
+        over.cycle.ms = over.cycle.ms.max(millis(begun.elapsed()));
+        over
+    }
+
+    async fn asked(&mut self) -> Option<&'static str> {
+        self.signals.pending().await
+    }
+
+    fn keep_console(&mut self, number: u32) -> Option<String> {
+        let kept = soak::keep_console(&self.cli.places(), &self.vm, &self.folder, number);
+        kept.err().map(|error| error.to_string())
+    }
+}
+
+/// Turns why a guest never ran, or isn't gone, into what is wrong with the cycle.
+fn never_ran(error: UpError) -> Fault {
+    let stuck = matches!(*error.cause, Cause::Host(HostError::QemuStuck { .. }));
+    let failure = Failure::from(error);
+    match stuck {
+        true => Fault::NotGivenBack { message: failure.message() },
+        false => Fault::Refused { message: failure.message(), exit_code: failure.code as u8 },
+    }
+}
+
+/// Makes the line of a cycle that couldn't even be planned.
+fn unplanned(number: u32, kind: CycleKind, at: u64, plan_ms: u64, failure: &Failure) -> Cycle {
+    Cycle {
+        number,
+        kind,
+        at,
+        ms: plan_ms,
+        phases: vec![PhaseTime { phase: Phase::Plan, ms: plan_ms }],
+        outcome: None,
+        faults: vec![Fault::Refused { message: failure.message(), exit_code: failure.code as u8 }],
+        devices: Vec::new(),
+        job: None,
+        polled: None,
+        own: OwnUse::default(),
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,188 @@
+//! What a person sees of a soak while it runs.
+
+use std::io::{IsTerminal, Write};
+
+use gpuvm_core::soak::{Cycle, CycleKind, CycleVerdict, Settings, Tally};
+use gpuvm_run::{Note, Observer, Phase};
+
+use crate::cli::Cli;
+use crate::cmd::up;
+use crate::out;
+
+/// Tells of a soak: on a terminal by one line that is written over, else by a line for each cycle.
+pub(super) struct Progress {
+    style: Style,
+    /// What tells of each step of a cycle, with -v.
+    steps: Option<up::Progress>,
+    /// The cycle that runs.
+    cycle: u32,
+    /// Whether the cursor stands behind the line that is written over.
+    line: Shown,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Style {
+    /// The record's lines on standard output, and nothing else.
+    Json,
+    /// One line that is written over.
+    Live,
+    /// A line for each cycle.
+    Lines,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    Nothing,
+    Live,
+}
+
+impl Progress {
+    pub(super) fn new(cli: &Cli) -> Self {
+        let terminal =
+            std::io::stderr().is_terminal() && std::env::var_os("TERM").is_some_and(|term| term != "dumb");
+        let style = match (cli.json, terminal && !cli.is_verbose()) {
+            (true, _) => Style::Json,
+            (false, true) => Style::Live,
+            (false, false) => Style::Lines,
+        };
+        let steps = (cli.is_verbose() && !cli.json).then(|| up::Progress::new(cli));
+        Self { style, steps, cycle: 0, line: Shown::Nothing }
+    }
+
+    /// Prints a line of the record.
+    pub(super) fn line(&mut self, text: &str) {
+        if self.style == Style::Json {
+            out::told(out::text(text));
+        }
+    }
+
+    /// Tells something that stays.
+    pub(super) fn tell(&mut self, text: &str) {
+        if self.style != Style::Json {
+            self.clear();
+            out::note(&format!("gpuvm: {text}"));
+        }
+    }
+
+    /// A cycle begins.
+    pub(super) fn begins(&mut self, number: u32, kind: CycleKind, tally: &Tally, settings: &Settings) {
+        self.cycle = number;
+        if self.style == Style::Live {
+            self.clear();
+            let text = live(number, kind, tally, settings);
+            // Without wrapping, so that a narrow terminal shows its beginning and it can be written over. Nothing can be done about
+            // a terminal that is gone.
+            let mut stderr = std::io::stderr().lock();
+            write!(stderr, "\x1b[?7l{text}\x1b[?7h").and_then(|()| stderr.flush()).ok();
+            self.line = Shown::Live;
+        }
+    }
+
+    /// A cycle is over.
+    pub(super) fn over(&mut self, cycle: &Cycle, tally: &Tally) {
+        let healthy = cycle.verdict() == CycleVerdict::Healthy;
+        match self.style {
+            Style::Json => {}
+            Style::Live if healthy => {}
+            Style::Live | Style::Lines => self.tell(&over(cycle, tally)),
+        }
+    }
+
+    fn clear(&mut self) {
+        if self.line == Shown::Live {
+            let mut stderr = std::io::stderr().lock();
+            write!(stderr, "\r\x1b[2K").and_then(|()| stderr.flush()).ok();
+            self.line = Shown::Nothing;
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+impl Observer for Progress {
+    fn phase(&mut self, phase: &Phase) {
+        if let Some(steps) = &mut self.steps {
+            steps.phase(phase);
+        }
+    }
+
+    fn note(&mut self, note: &Note) {
+        match &mut self.steps {
+            Some(steps) => steps.note(note),
+            None => {
+                let text = format!("cycle {}: {}", self.cycle, note.0);
+                self.tell(&text);
+            }
+        }
+    }
+}
+
+/// Spells the line that is written over.
+fn live(number: u32, kind: CycleKind, tally: &Tally, settings: &Settings) -> String {
+    let mut parts = vec![match settings.cycles {
+        Some(cycles) => format!("cycle {number}/{cycles} {kind}"),
+        None => format!("cycle {number} {kind}"),
+    }];
+    parts.extend(tally.per_minute().map(|rate| format!("{rate:.1}/min")));
+    if let Some(spread) = tally.cycle.spread() {
+        parts.push(format!("cycle p50 {} p95 {}", seconds(spread.p50), seconds(spread.p95)));
+        parts.push(verdicts(tally));
+    }
+    parts.extend(left(tally, settings).map(|left| format!("ETA {}", rough(left))));
+    parts.join(" · ")
+}
+
+/// Spells the line of a cycle that is over.
+fn over(cycle: &Cycle, tally: &Tally) -> String {
+    let verdict = cycle.verdict();
+    let of = tally.asked.map(|asked| format!("/{asked}")).unwrap_or_default();
+    let why = cycle.reason().map(|reason| format!(": {reason}")).unwrap_or_default();
+    format!("cycle {}{of} {}: {verdict} after {}{why}", cycle.number, cycle.kind, seconds(cycle.ms))
+}
+
+/// Counts cycles by what they came to, the best first: `36 healthy, 1 degraded`.
+pub(super) fn verdicts(tally: &Tally) -> String {
+    let mut parts: Vec<String> =
+        tally.verdicts.iter().map(|(verdict, count)| format!("{count} {verdict}")).collect();
+    if !tally.cut.is_empty() {
+        parts.push(format!("{} cut short", tally.cut.len()));
+    }
+    parts.join(", ")
+}
+
+/// Estimates how many seconds are left.
+fn left(tally: &Tally, settings: &Settings) -> Option<u64> {
+    let ran = tally.elapsed_ms();
+    let by_time = settings.seconds.map(|most| most.saturating_sub(ran / 1000));
+    let done = u64::from(tally.done());
+    let by_cycles = settings.cycles.filter(|_| done > 0).map(|cycles| {
+        let over = done.saturating_add(u64::try_from(tally.cut.len()).unwrap_or(u64::MAX));
+        u64::from(cycles).saturating_sub(over).saturating_mul(ran / done) / 1000
+    });
+    match (by_time, by_cycles) {
+        (Some(time), Some(cycles)) => Some(time.min(cycles)),
+        (time, cycles) => time.or(cycles),
+    }
+}
+
+/// Spells ms as seconds.
+pub(super) fn seconds(ms: u64) -> String {
+    format!("{}.{} s", ms / 1000, ms / 100 % 10)
+}
+
+/// Spells seconds as roughly as a guess deserves.
+fn rough(seconds: u64) -> String {
+    match seconds {
+        0..=89 => format!("{seconds} s"),
+        90..=5399 => format!("{} min", (seconds + 30) / 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
+mod tests;
