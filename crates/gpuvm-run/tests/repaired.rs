@@ -6,20 +6,21 @@ mod bench;
 
 use std::cell::RefCell;
 
-use bench::{AUDIO, Bench, GPU, Told, action, nobody, shutdown_after};
+use bench::{AUDIO, Bench, GPU, PORT, Told, action, nobody, shutdown_after};
 use gpuvm_core::host_ops::HostOp;
 use gpuvm_core::lifecycle::{NotAgain, Outcome};
 use gpuvm_core::pci::{Bdf, GroupId};
 use gpuvm_core::reset::repair::Rung;
-use gpuvm_core::reset::{Deed, Entry, Identity, Verdict, quarantine};
+use gpuvm_core::reset::{Deed, Entry, Identity, Method, Step as PlannedStep, Verdict, quarantine};
 use gpuvm_host::apply::{Host, apply};
 use gpuvm_host::journal::Journal;
 use gpuvm_host::process::ProcessId;
 use gpuvm_host::reservation::{self, Reservation};
 use gpuvm_host::{HostError, ledger};
 use gpuvm_run::{Cleaned, CleanupReport, DeviceReport, Note, Observer, Phase, Report, cleanup, up};
-use gpuvm_sys::reset::{ResetOutcome, Step};
-use gpuvm_testkit::fake_host::Cure;
+use gpuvm_sys::errno::ENOTTY;
+use gpuvm_sys::reset::{ResetFailure, ResetOutcome, ResetTold, Step, Way};
+use gpuvm_testkit::fake_host::{Cure, Fault};
 use gpuvm_testkit::fake_qemu::{Action, Recording, Script};
 use rstest::rstest;
 
@@ -339,4 +340,44 @@ async fn a_cleanup_finishes_the_repair_that_a_killed_launcher_was_at() {
     assert!(clean.devices.iter().all(|device| device.before_repair.is_none()), "{clean:?}");
     assert_eq!(quarantine(&bench.entries(GPU)), None);
     bench.assert_given_back();
+}
+
+/// The reset that its profile asks for fails, and what its guest left is in it still: a rung that resets it makes that good, and being
+/// found anew doesn't.
+#[rstest]
+#[case::which_works(Ok(()), &[Rung::Hot], true)]
+#[case::which_fails_too(Err(ENOTTY), &[Rung::Hot, Rung::Subordinate], false)]
+#[tokio::test]
+async fn a_device_that_was_not_reset_as_planned_is_made_well_by_another_reset_alone(
+    #[case] hot: Result<(), i32>,
+    #[case] tried: &[Rung],
+    #[case] well: bool,
+) {
+    let mut bench = bench("rescan");
+    let step = PlannedStep {
+        method: Method::Flr,
+        functions: vec![bdf(GPU)],
+        groups: Vec::new(),
+        reason: "asked for".to_owned(),
+    };
+    let device = bench.plan.devices.iter_mut().find(|device| device.bdf == bdf(GPU)).unwrap();
+    device.reset.as_mut().unwrap().after_run = Some(step);
+    let failed = |step, errno| {
+        let source = std::io::Error::from_raw_os_error(errno);
+        ResetOutcome::Failed(ResetFailure { step, group: 0, source, told: ResetTold::default() })
+    };
+    let kernel = bench.fake.kernel().resetting(Box::new(move |_, way, _| {
+        Ok(match (way, hot) {
+            (Way::Sysfs { .. }, _) => failed(Step::WriteReset, ENOTTY),
+            (Way::Vfio { .. }, Err(errno)) => failed(Step::HotReset, errno),
+            (Way::Vfio { .. }, Ok(())) => ResetOutcome::Done(ResetTold::default()),
+        })
+    }));
+    bench.kernel = kernel;
+    bench.fake.fault(&format!("/sys/bus/pci/devices/{PORT}/reset_subordinate"), Fault::Errno(ENOTTY));
+    let report = bench.up().await.unwrap();
+    let device = &report.devices[0];
+    assert!(device.reset.as_ref().unwrap().failure.is_some());
+    assert_eq!((rungs(device), report.all_well()), (tried.to_vec(), well), "{device:?}");
+    assert_eq!(quarantine(&bench.entries(GPU)).is_none(), well);
 }

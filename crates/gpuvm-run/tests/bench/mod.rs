@@ -19,7 +19,7 @@ use gpuvm_testkit::fake_qemu::{Action, Recording, Script, TimedAction};
 pub(crate) const GPU: &str = "0000:81:00.0";
 pub(crate) const AUDIO: &str = "0000:81:00.1";
 
-const PORT: &str = "0000:80:03.1";
+pub(crate) const PORT: &str = "0000:80:03.1";
 
 pub(crate) struct Bench {
     pub(crate) fake: FakeHost,

@@ -73,6 +73,7 @@ pub(super) fn run(cli: &Cli, args: &ResetArgs) -> Result<Exit, Failure> {
         )),
         Event::Next { error } => progress.tell(&format!("that failed, trying the next way: {error}")),
         Event::Judging => progress.tell("looking at the devices"),
+        Event::Climbed { bdf, climbed } => progress.tell(&format!("{bdf}: {climbed}")),
         Event::Repairing { bdf, climb, deadline } => progress.tell(&format!(
             "{bdf} is sick, trying to repair it by {} (at most {} s; a Ctrl-C waits for it)",
             climb.rung,
