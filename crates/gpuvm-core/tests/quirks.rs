@@ -1,5 +1,7 @@
 //! The table of quirks: each entry matches what it should and nothing else.
 
+#![allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
+
 use std::collections::BTreeSet;
 
 use gpuvm_core::facts::{DeviceFacts, HostFacts, Presence};
@@ -403,6 +405,42 @@ fn an_entry_of_the_hosts_own_replaces_the_one_of_its_name() {
     assert!(steps(&facts, GPU, ResetWish::default()).0.contains(&Method::Hot));
     facts.quirks.add("/etc/gpuvm/quirks.d/c.toml", &marked);
     assert!(!steps(&facts, GPU, ResetWish::default()).0.contains(&Method::Hot));
+}
+
+/// What README shows can be copied.
+#[test]
+fn the_entry_in_the_readme_parses() {
+    let readme = include_str!("../../../README.md");
+    let (_, section) = readme.split_once("### Known quirks").unwrap();
+    let (example, _) = section.split_once("```toml\n").unwrap().1.split_once("```").unwrap();
+    let mut quirks = LocalQuirks::default();
+    quirks.add("README.md", example);
+    assert_eq!((quirks.entries.len(), quirks.problems), (1, Vec::new()));
+}
+
+/// The head of the table says what each key means, and each word that `effects` takes.
+#[test]
+fn the_head_of_the_table_names_every_key_and_every_effect() {
+    let (head, _) = EMBEDDED.split_once("# --- kernels").unwrap();
+    for key in keys(gpuvm_core::reset::quirks::KEYS) {
+        assert!(head.contains(&format!("#   {key} ")) || head.contains(&format!("{key} =")), "{key}");
+    }
+    let mut wrong = LocalQuirks::default();
+    wrong.add("x.toml", &ENTRY.replace("effects = []", "effects = [\"?\"]"));
+    for word in wrong.problems[0].message.split('`').skip(5).step_by(2) {
+        assert!(head.contains(word), "{word}");
+    }
+}
+
+/// Lists the keys of tables, and of the tables below them.
+fn keys(table: &[gpuvm_core::profile::language::Key]) -> Vec<&'static str> {
+    use gpuvm_core::profile::language::Kind;
+    let below = |key: &gpuvm_core::profile::language::Key| match key.kind {
+        Kind::Tables(tables) if key.name == "quirk" => keys(tables),
+        Kind::Tables(tables) => [vec![key.name], keys(tables)].concat(),
+        _ => vec![key.name],
+    };
+    table.iter().flat_map(below).collect()
 }
 
 /// A mistake: what is changed in [`ENTRY`], the line and key that are named, and what is said.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use gpuvm_core::pci::{Bdf, GroupId};
-use gpuvm_core::plan::{Plan, is_vfio_driver};
+use gpuvm_core::plan::{Plan, Topic, Warning, is_vfio_driver};
 use gpuvm_core::reset::repair::{Climbed, Ladder};
 use gpuvm_core::reset::{Deed, Snapshot};
 use gpuvm_host::HostError;
@@ -157,4 +157,12 @@ fn come_to(device: &mut DeviceReport, own: Vec<Climbed>, evidence: Option<Box<Ev
     if was_sick || device.judgement.verdict.is_bad() {
         device.repair = own;
     }
+}
+
+/// Tells of a device that was repaired between two boots: how it comes back from the last one is in the report itself.
+pub(crate) fn between_boots(device: &DeviceReport) -> Option<Warning> {
+    let (before, climbed) = (device.before_repair.as_ref()?, device.repaired_by()?);
+    let (bdf, rung) = (device.bdf, climbed.rung);
+    let message = format!("between two boots {bdf} came back {}, and was repaired by {rung}", before.verdict);
+    Some(Warning { about: Topic::Reset, message })
 }

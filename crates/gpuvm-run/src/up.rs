@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use gpuvm_core::host_ops::HostOp;
 use gpuvm_core::lifecycle::{NotAgain, Outcome, Patience, Reboots};
 use gpuvm_core::pci::{Bdf, DriverName};
-use gpuvm_core::plan::{Owned, Ownership, Plan};
+use gpuvm_core::plan::{Owned, Ownership, Plan, Warning};
 use gpuvm_core::profile::{Serial, VmName};
 use gpuvm_core::reset::{Reading, RebootPolicy, Snapshot};
 use gpuvm_host::apply::{self, Host};
@@ -88,6 +88,8 @@ struct Session<'a> {
     /// How the devices came back, once that is known for good.
     judged: Option<Judged>,
     timings: Vec<Timing>,
+    /// What is to be known of boots before the last.
+    warnings: Vec<Warning>,
     /// What was said, if the guest ended badly.
     last_words: Option<LastWords>,
 }
@@ -153,6 +155,7 @@ pub(crate) async fn up_asked(
         reboots: 0,
         judged: None,
         timings: Vec::new(),
+        warnings: Vec::new(),
         last_words: None,
     };
     let outcome = session.live(requests, console, observer).await;
@@ -305,6 +308,7 @@ impl<'a> Session<'a> {
             }
         }
         judged.failures.iter().for_each(|error| observer.note(&Note(error.to_string())));
+        self.warnings.extend(judged.devices.iter().filter_map(repairing::between_boots));
         if let Some(signal) = requests.pending().await {
             observer.note(&Note(format!("{signal}: the guest is not started again")));
             self.judged = Some(judged);
@@ -336,8 +340,6 @@ impl<'a> Session<'a> {
         let log = &mut self.kernel_log;
         let mut judged =
             judging::after_run(root, places, &self.baselines, &mut |bdf| log.heard(bdf), resets, ran);
-        // Those since are gpuvm's own, and told as such.
-        log.take_resets();
         self.repair(&mut judged, observer);
         judged
     }
@@ -354,7 +356,6 @@ impl<'a> Session<'a> {
         judged.failures.extend(keep(&self.run.places.baselines(&self.run.plan.name), &self.baselines).err());
         // What the kernel has said of the repair is in its verdict.
         judged.devices.iter().for_each(|device| drop(self.kernel_log.heard(device.bdf)));
-        self.kernel_log.take_resets();
     }
 
     /// Brings a QEMU that was started to its end.
@@ -513,7 +514,7 @@ impl<'a> Session<'a> {
                 devices,
                 kernel_resets: self.kernel_resets,
                 not_given_back: left.iter().map(ToString::to_string).collect(),
-                warnings: self.run.plan.warnings.clone(),
+                warnings: self.run.plan.warnings.iter().cloned().chain(self.warnings).collect(),
                 timings: self.timings,
                 last_words: self.last_words,
                 left,

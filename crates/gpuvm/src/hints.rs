@@ -233,9 +233,8 @@ pub(crate) fn damaged_ledger() -> String {
 
 /// What to do about a mistake in a file of the host's own quirks.
 pub(crate) fn quirk_file(problem: &FileProblem) -> Option<String> {
-    let remedy = problem.hint.iter().cloned();
-    let aside = format!("put it right, or move {} away: nothing is planned on half a table", problem.file);
-    Some(remedy.chain([aside]).collect::<Vec<_>>().join("\n"))
+    let aside = || format!("put it right, or move {} away: nothing is planned on half a table", problem.file);
+    Some(problem.hint.clone().unwrap_or_else(aside))
 }
 
 /// What to do about somebody who uses a device.

@@ -232,8 +232,8 @@ impl Found<'_> {
             Effect::SticksInD3 => facts.platform.vfio.disable_idle_d3 == Some(true),
             // These are the kernel's and QEMU's own remedies, which hold by themselves.
             Effect::NoFlr | Effect::NoPmReset | Effect::QemuResets => true,
-            // It is of weight where the kernel refuses such resets, and that is told on its own.
-            Effect::NeedsBusReset => true,
+            // The first is of weight where the kernel refuses such resets, which is told on its own; the second once a device is lost.
+            Effect::NeedsBusReset | Effect::NeedsPowerCycle => true,
             _ => false,
         };
         self.quirk.effects.iter().copied().find(|effect| !heeded(effect))
