@@ -44,6 +44,7 @@ pub(super) fn repair() -> Outcome {
         tried(NVME, &[Rung::Hot])?;
         quarantined(None)?;
         // Kernel 6.12 gives it the number and the place that it had: others needn't.
+        eprintln!("{}", ended.told);
         eprintln!(
             "group {group} -> {}; {} -> {}",
             group_of(EDU)?,
@@ -138,8 +139,4 @@ fn group_of(bdf: &str) -> Result<String, String> {
 
 fn first(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
-}
-
-fn repairs_of(told: &str) -> String {
-    told.lines().filter(|line| line.contains("repair by")).collect::<Vec<_>>().join("\n")
 }
