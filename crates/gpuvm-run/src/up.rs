@@ -340,8 +340,6 @@ impl<'a> Session<'a> {
         let log = &mut self.kernel_log;
         let mut judged =
             judging::after_run(root, places, &self.baselines, &mut |bdf| log.heard(bdf), resets, ran);
-        // Those since are gpuvm's own, and told as such.
-        log.take_resets();
         self.repair(&mut judged, observer);
         judged
     }
@@ -358,7 +356,6 @@ impl<'a> Session<'a> {
         judged.failures.extend(keep(&self.run.places.baselines(&self.run.plan.name), &self.baselines).err());
         // What the kernel has said of the repair is in its verdict.
         judged.devices.iter().for_each(|device| drop(self.kernel_log.heard(device.bdf)));
-        self.kernel_log.take_resets();
     }
 
     /// Brings a QEMU that was started to its end.

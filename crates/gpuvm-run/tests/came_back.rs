@@ -373,6 +373,30 @@ async fn a_planned_reset_is_made_after_the_run_and_written_down_with_its_verdict
     bench.assert_given_back();
 }
 
+/// The kernel says the same of every reset, whoever wanted it.
+#[rstest]
+#[case::of_a_planned_one("Resetting", &[])]
+#[case::of_qemus("Leaving", &[100])]
+#[case::before_qemu("Preparing", &[])]
+#[tokio::test]
+async fn what_the_kernel_says_of_a_reset_is_told_as_qemus_only_if_it_is(
+    #[case] phase: &str,
+    #[case] told: &[u64],
+) {
+    let mut bench = Bench::new(&Script { after_cont: shutdown_after(50), ..Script::default() });
+    planned(&mut bench);
+    bench.kernel = kernel_that_resets(&bench.fake, || ResetOutcome::Done(ResetTold::default())).0;
+    bench.fake.says_now("the kernel's log begins").unwrap();
+    let mut observer = At::new(phase, 1, || {
+        bench.fake.says_at(1_000, "vfio-pci 0000:81:00.0: resetting").unwrap();
+        bench.fake.says_at(101_000, "vfio-pci 0000:81:00.0: reset done").unwrap();
+    });
+    let report = up(&bench.run(), &mut nobody(), None, &mut observer).await.unwrap();
+    assert_eq!(observer.seen, 1);
+    let resets = report.kernel_resets.get(&GPU.parse().unwrap()).map_or(&[][..], Vec::as_slice);
+    assert_eq!(resets, told);
+}
+
 /// The kernel's "no method worked" (ENOTTY).
 fn failed() -> ResetOutcome {
     ResetOutcome::Failed(ResetFailure {

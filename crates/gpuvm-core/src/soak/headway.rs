@@ -121,3 +121,137 @@ impl Headway {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::soak::{Begun, Cut, Cycle, Ended, Fault, Machine, OwnUse, Ready, StopOn};
+
+    fn settings(cycles: Option<u32>, seconds: Option<u64>) -> Settings {
+        Settings {
+            profile: "vm.toml".to_owned(),
+            profile_text: String::new(),
+            set: Vec::new(),
+            cycles,
+            seconds,
+            mix: "clean:1,kill:1".parse().unwrap(),
+            ready: Ready { expect: None, job: false, after_ms: 1, timeout_seconds: 1 },
+            poll: None,
+            stop_on: StopOn::Bad,
+            shutdown_timeout: None,
+        }
+    }
+
+    /// Makes the lines that letters stand for: h, f and b are cycles that are healthy, failed and bad, x is one that was cut short and X
+    /// one that has left something behind; B begins, D is done, T is out of time, S was stopped and I was interrupted.
+    fn headway(letters: &str) -> Headway {
+        let mut headway = Headway::default();
+        for letter in letters.chars() {
+            let number = headway.number() + 1;
+            let ended = |why| Line::Ended(Ended { at: 1, why });
+            headway.add(&match letter {
+                'B' => Line::Begun(Box::new(Begun {
+                    version: 1,
+                    at: 1,
+                    vm: "vm1".parse().unwrap(),
+                    done_before: headway.number(),
+                    settings: settings(None, None),
+                    machine: Machine::default(),
+                    devices: Vec::new(),
+                })),
+                'D' => ended(Why::Done),
+                'T' => ended(Why::Time),
+                'S' => ended(Why::Stopped { cycle: headway.number(), reason: String::new() }),
+                'I' => ended(Why::Interrupted { signal: "SIGINT".to_owned() }),
+                'x' | 'X' => Line::Cut(Cut {
+                    number,
+                    kind: CycleKind::Clean,
+                    at: 1,
+                    found: Vec::new(),
+                    left: if letter == 'X' { vec!["QEMU".to_owned()] } else { Vec::new() },
+                }),
+                letter => Line::Cycle(Box::new(cycle(number, letter))),
+            });
+        }
+        headway
+    }
+
+    fn cycle(number: u32, letter: char) -> Cycle {
+        let faults = match letter {
+            'f' => vec![Fault::Job { message: "no".to_owned() }],
+            'b' => vec![Fault::NotGivenBack { message: "a claim".to_owned() }],
+            _ => Vec::new(),
+        };
+        Cycle {
+            number,
+            kind: CycleKind::Clean,
+            at: 1,
+            ms: 1,
+            phases: Vec::new(),
+            outcome: None,
+            faults,
+            devices: Vec::new(),
+            job: None,
+            polled: None,
+            own: OwnUse::default(),
+        }
+    }
+
+    #[rstest]
+    #[case::the_first("B", Some(3), None, 0, Ok((1, CycleKind::Clean)))]
+    #[case::the_second("Bh", Some(3), None, 0, Ok((2, CycleKind::Kill)))]
+    #[case::after_one_that_was_cut_short("BxB", Some(3), None, 0, Ok((2, CycleKind::Kill)))]
+    #[case::the_last_is_over("Bhhh", Some(3), None, 0, Err(Why::Done))]
+    #[case::the_last_was_cut_short("Bhhx", Some(3), None, 0, Err(Why::Done))]
+    #[case::the_time_is_not_over("Bh", None, Some(60), 59, Ok((2, CycleKind::Kill)))]
+    #[case::the_time_is_over("Bh", None, Some(60), 60, Err(Why::Time))]
+    #[case::all_are_over_before_the_time("Bhhh", Some(3), Some(60), 59, Err(Why::Done))]
+    #[case::a_bad_one("Bhb", Some(3), None, 0, Err(Why::Stopped { cycle: 2, reason: "the host is not as it was: a claim".to_owned() }))]
+    #[case::one_that_left_something("BhX", Some(3), None, 0, Err(Why::Stopped { cycle: 2, reason: "QEMU".to_owned() }))]
+    #[case::a_failed_one("Bf", Some(3), None, 0, Ok((2, CycleKind::Kill)))]
+    #[case::three_failed_ones("Bfff", Some(9), None, 0, Err(Why::Stopped { cycle: 3, reason: "the guest's job failed: no".to_owned() }))]
+    #[case::three_of_which_two_were_before("BffSBf", Some(9), None, 0, Ok((4, CycleKind::Kill)))]
+    #[case::somebody_goes_on_after_a_bad_one("BbSB", Some(9), None, 0, Ok((2, CycleKind::Kill)))]
+    fn what_comes_next_is_read_off_the_lines(
+        #[case] letters: &str,
+        #[case] cycles: Option<u32>,
+        #[case] most: Option<u64>,
+        #[case] seconds: u64,
+        #[case] expected: Result<(u32, CycleKind), Why>,
+    ) {
+        let next = headway(letters).next(&settings(cycles, most), seconds);
+        let expected = match expected {
+            Ok((number, kind)) => Next::Cycle { number, kind },
+            Err(why) => Next::Over(why),
+        };
+        assert_eq!(next, expected);
+    }
+
+    #[test]
+    fn whoever_goes_on_after_a_stop_tries_again() {
+        let stopped = headway("BhbS");
+        assert_eq!(stopped.again().why(), None);
+        let (number, kind) = (3, CycleKind::Clean);
+        assert_eq!(stopped.again().next(&settings(Some(9), None), 0), Next::Cycle { number, kind });
+    }
+
+    #[rstest]
+    #[case::all_healthy("BhhD", Standing::Healthy)]
+    #[case::the_time_is_over("BhhT", Standing::Healthy)]
+    #[case::not_over("Bhh", Standing::NotHealthy)]
+    #[case::nothing_was_run("BT", Standing::NotHealthy)]
+    #[case::interrupted("BhhI", Standing::NotHealthy)]
+    #[case::interrupted_and_gone_on_with("BhIBhD", Standing::Healthy)]
+    #[case::one_was_cut_short_and_all_is_given_back("BhxBhD", Standing::Healthy)]
+    #[case::none_but_one_that_was_cut_short("BxD", Standing::NotHealthy)]
+    #[case::one_failed("BhfhD", Standing::NotHealthy)]
+    #[case::one_was_bad_and_is_mended("BhbSBhD", Standing::NotHealthy)]
+    #[case::the_last_is_bad("BhbS", Standing::Bad)]
+    #[case::interrupted_and_bad("BhbI", Standing::Bad)]
+    #[case::one_that_was_cut_short_left_something("BhXS", Standing::Bad)]
+    fn what_it_comes_to_is_read_off_the_lines(#[case] letters: &str, #[case] expected: Standing) {
+        assert_eq!(headway(letters).standing(), expected);
+    }
+}

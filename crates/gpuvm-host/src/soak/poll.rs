@@ -15,12 +15,19 @@ use gpuvm_core::soak::Polled;
 use gpuvm_sys::access::open_nonblocking;
 use gpuvm_sys::process::{Child, Signal, SpawnSpec, spawn};
 
-/// From one run's beginning to the next one's.
-const EVERY: Duration = Duration::from_secs(1);
-/// A run that takes longer hangs.
-pub const PATIENCE: Duration = Duration::from_secs(10);
-/// How long one that still runs at the end may take after each signal.
-const GRACE: Duration = Duration::from_secs(2);
+/// How long things may take.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    /// From one run's beginning to the next one's.
+    every: Duration,
+    /// A run that takes longer hangs.
+    patience: Duration,
+    /// How long one that still runs at the end may take after each signal.
+    grace: Duration,
+}
+
+const PACE: Pace =
+    Pace { every: Duration::from_secs(1), patience: Duration::from_secs(10), grace: Duration::from_secs(2) };
 /// How often its output is taken, and the end of the soak looked for, while it runs.
 const TICK: Duration = Duration::from_millis(50);
 /// The most that is kept of what one has said.
@@ -33,6 +40,7 @@ pub struct Poll {
     /// Its end is the sign to stop.
     stop: Sender<()>,
     thread: JoinHandle<Option<String>>,
+    patience: Duration,
 }
 
 /// What has come of it since it was last asked.
@@ -53,12 +61,16 @@ impl Poll {
     /// # Errors
     /// Returns that there can be no thread.
     pub fn start(command: &str) -> io::Result<Self> {
+        Self::at(PACE, command)
+    }
+
+    fn at(pace: Pace, command: &str) -> io::Result<Self> {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (stop, stopped) = mpsc::channel();
         let (command, shared) = (command.to_owned(), Arc::clone(&seen));
-        let poll = move || run(&command, &shared, &stopped);
+        let poll = move || Poller { command, pace, seen: shared, stopped }.run();
         let thread = std::thread::Builder::new().name("poll".to_owned()).spawn(poll)?;
-        Ok(Self { seen, stop, thread })
+        Ok(Self { seen, stop, thread, patience: pace.patience })
     }
 
     /// Returns what has come of it since this was last asked, and what is to be told of it once.
@@ -68,7 +80,7 @@ impl Poll {
         if let Some(since) = seen.since {
             let so_far = since.elapsed();
             polled.longest_ms = polled.longest_ms.max(millis(so_far));
-            polled.hangs = so_far > PATIENCE;
+            polled.hangs = so_far > self.patience;
         }
         (polled, std::mem::take(&mut seen.told))
     }
@@ -90,39 +102,90 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Runs the command until the soak is over. Returns what is left of it then.
-fn run(command: &str, seen: &Mutex<Seen>, stopped: &Receiver<()>) -> Option<String> {
-    loop {
-        let begun = Instant::now();
-        lock(seen).since = Some(begun);
-        let left = match Running::start(command) {
-            Ok(mut running) => running.watch(command, begun, seen, stopped),
-            Err(error) => {
-                let mut seen = lock(seen);
-                seen.polled.runs += 1;
-                failed(&mut seen, &format!("it can't be started: {error}"), command);
-                Watched::Over
-            }
-        };
-        lock(seen).since = None;
-        match left {
-            Watched::Stopped(left) => return left,
-            Watched::Over => {}
-        }
-        match stopped.recv_timeout(EVERY.saturating_sub(begun.elapsed())) {
-            Err(RecvTimeoutError::Timeout) => {}
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => return None,
-        }
-    }
+/// What runs the command, in the thread.
+struct Poller {
+    command: String,
+    pace: Pace,
+    seen: Arc<Mutex<Seen>>,
+    stopped: Receiver<()>,
 }
 
-fn failed(seen: &mut Seen, why: &str, command: &str) {
-    seen.polled.failed += 1;
-    if seen.known.as_deref() != Some(why) {
-        seen.told.push(format!("poll `{command}`: {why}"));
-        seen.known = Some(why.to_owned());
+impl Poller {
+    /// Runs the command until the soak is over. Returns what is left of it then.
+    fn run(self) -> Option<String> {
+        loop {
+            let begun = Instant::now();
+            lock(&self.seen).since = Some(begun);
+            let watched = match Running::start(&self.command) {
+                Ok(mut running) => self.watch(&mut running, begun),
+                Err(error) => {
+                    self.over(begun, Some(&format!("it can't be started: {error}")));
+                    Watched::Over
+                }
+            };
+            lock(&self.seen).since = None;
+            if let Watched::Stopped(left) = watched {
+                return left;
+            }
+            match self.stopped.recv_timeout(self.pace.every.saturating_sub(begun.elapsed())) {
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(()) | Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        }
     }
-    seen.polled.said = Some(why.to_owned());
+
+    /// Waits for a run's end or for that of the soak. While the soak runs it is never killed: what hangs is to be seen.
+    fn watch(&self, running: &mut Running, begun: Instant) -> Watched {
+        let mut hung = false;
+        loop {
+            let ended = running.child.wait_deadline(TICK);
+            running.listen();
+            match ended {
+                Ok(None) => {}
+                Ok(Some(status)) => {
+                    self.over(begun, (!status.success()).then(|| running.why(status)).as_deref());
+                    if hung {
+                        self.tell(&format!("came back after {} s", begun.elapsed().as_secs()));
+                    }
+                    return Watched::Over;
+                }
+                Err(error) => {
+                    self.over(begun, Some(&format!("it can't be waited for: {error}")));
+                    return Watched::Over;
+                }
+            }
+            if !hung && begun.elapsed() > self.pace.patience {
+                hung = true;
+                let (pid, seconds) = (running.child.pid(), self.pace.patience.as_secs());
+                let state = crate::process::describe(pid);
+                self.tell(&format!(
+                    "hangs for more than {seconds} s (process {pid}, {state}); it is waited for, and not run again meanwhile"
+                ));
+            }
+            if !matches!(self.stopped.try_recv(), Err(mpsc::TryRecvError::Empty)) {
+                return Watched::Stopped(running.end(self.pace.grace));
+            }
+        }
+    }
+
+    /// Takes down a run that is over, and why it failed.
+    fn over(&self, begun: Instant, why: Option<&str>) {
+        let mut seen = lock(&self.seen);
+        seen.polled.runs += 1;
+        seen.polled.longest_ms = seen.polled.longest_ms.max(millis(begun.elapsed()));
+        let Some(why) = why else { return };
+        seen.polled.failed += 1;
+        seen.polled.said = Some(why.to_owned());
+        if seen.known.as_deref() != Some(why) {
+            seen.known = Some(why.to_owned());
+            drop(seen);
+            self.tell(&format!("failed: {why}"));
+        }
+    }
+
+    fn tell(&self, what: &str) {
+        lock(&self.seen).told.push(format!("poll `{}` {what}", self.command));
+    }
 }
 
 /// How the watching of a run ended.
@@ -159,54 +222,6 @@ impl Running {
         Ok(Self { child, output, said: Vec::new() })
     }
 
-    /// Waits for its end or for that of the soak. While the soak runs it is never killed: what hangs is to be seen.
-    fn watch(
-        &mut self,
-        command: &str,
-        begun: Instant,
-        seen: &Mutex<Seen>,
-        stopped: &Receiver<()>,
-    ) -> Watched {
-        let mut hung = false;
-        loop {
-            match self.child.wait_deadline(TICK) {
-                Ok(None) => {}
-                Ok(Some(status)) => {
-                    self.listen();
-                    let mut seen = lock(seen);
-                    seen.polled.runs += 1;
-                    seen.polled.longest_ms = seen.polled.longest_ms.max(millis(begun.elapsed()));
-                    if !status.success() {
-                        failed(&mut seen, &self.why(status), command);
-                    }
-                    if hung {
-                        let seconds = begun.elapsed().as_secs();
-                        seen.told.push(format!("poll `{command}` came back after {seconds} s"));
-                    }
-                    return Watched::Over;
-                }
-                Err(error) => {
-                    failed(&mut lock(seen), &format!("it can't be waited for: {error}"), command);
-                    return Watched::Over;
-                }
-            }
-            self.listen();
-            if !hung && begun.elapsed() > PATIENCE {
-                hung = true;
-                let state = crate::process::describe(self.child.pid());
-                lock(seen).told.push(format!(
-                    "poll `{command}` hangs for more than {} s (process {}, {state}); it is waited for, and not run again \
-                     meanwhile",
-                    PATIENCE.as_secs(),
-                    self.child.pid()
-                ));
-            }
-            if !matches!(stopped.try_recv(), Err(mpsc::TryRecvError::Empty)) {
-                return Watched::Stopped(self.end());
-            }
-        }
-    }
-
     /// Takes what it has said, and keeps the end of it.
     fn listen(&mut self) {
         let mut part = [0; 4096];
@@ -234,11 +249,11 @@ impl Running {
     }
 
     /// Ends it with all that it has started. Returns what is left.
-    fn end(&mut self) -> Option<String> {
+    fn end(&mut self, grace: Duration) -> Option<String> {
         for signal in [Signal::SIGTERM, Signal::SIGKILL] {
             // One that has just ended needs none.
             self.child.kill_group(signal).ok();
-            if let Ok(Some(_)) = self.child.wait_deadline(GRACE) {
+            if let Ok(Some(_)) = self.child.wait_deadline(grace) {
                 return None;
             }
         }
@@ -249,3 +264,6 @@ impl Running {
         ))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -92,7 +92,8 @@ impl Record {
         let Written { lines, whole, torn } =
             read(folder)?.unwrap_or(Written { lines: Vec::new(), whole: 0, torn: 0 });
         let file = File::options().append(true).open(&path).map_err(HostError::file("open", &path))?;
-        if torn > 0 {
+        // What has no line at all may be something else.
+        if torn > 0 && !lines.is_empty() {
             file.set_len(whole).and_then(|()| file.sync_all()).map_err(HostError::file("shorten", &path))?;
         }
         let note = fs::read_to_string(folder.join(RUNNING)).ok();
@@ -188,16 +189,23 @@ fn hold(folder: &Path) -> Result<Holding, HostError> {
 /// # Errors
 /// Returns failures to read, and lines that make no sense; of the last one that is no failure.
 pub fn read(folder: &Path) -> Result<Option<Written>, HostError> {
-    let path = folder.join(RECORD);
-    let text = match fs::metadata(&path) {
+    read_file(&folder.join(RECORD))
+}
+
+/// The same, of a record that may lie anywhere under any name.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_file(path: &Path) -> Result<Option<Written>, HostError> {
+    let text = match fs::metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(HostError::file("read", &path)(error)),
+        Err(error) => return Err(HostError::file("read", path)(error)),
         Ok(file) if file.len() > RECORD_MAX => {
-            return Err(HostError::content(&path, "", format!("it is larger than {} MiB", RECORD_MAX >> 20)));
+            return Err(HostError::content(path, "", format!("it is larger than {} MiB", RECORD_MAX >> 20)));
         }
-        Ok(_) => fs::read(&path).map_err(HostError::file("read", &path))?,
+        Ok(_) => fs::read(path).map_err(HostError::file("read", path))?,
     };
-    parse(&path, &text).map(Some)
+    parse(path, &text).map(Some)
 }
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<Written, HostError> {
@@ -208,6 +216,8 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Written, HostError> {
         match soak::read(whole) {
             Ok(lines) => break lines,
             Err(BadRecord::Empty) => break Vec::new(),
+            // The first line never came to the disk, or this is something else.
+            Err(BadRecord::NoBeginning) if before.is_empty() => whole = before,
             // A crash may leave a line's end without what goes before it: those blocks never came to the disk.
             Err(BadRecord::Line { .. }) if whole.len() == end(bytes) && soak::read(before).is_ok() => {
                 whole = before

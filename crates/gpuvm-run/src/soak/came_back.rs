@@ -93,10 +93,11 @@ fn ends(lines: &[String]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use gpuvm_core::reset::Judgement;
+    use gpuvm_core::reset::{Check, Finding, Judgement, Verdict};
     use rstest::rstest;
 
     use super::*;
+    use crate::report::Evidence;
 
     #[test]
     fn resets_are_qemus_then_the_planned_one_then_those_of_the_repair() {
@@ -122,6 +123,41 @@ mod tests {
             (ResetWay::Gpuvm, None, 400, false),
         ];
         assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn a_repaired_device_is_told_with_its_verdicts_its_rungs_and_what_the_kernel_said() {
+        let bdf: Bdf = "0000:81:00.0".parse().unwrap();
+        let snapshot = Snapshot::of(bdf, "10de:2330".parse().unwrap(), &[0; 64]);
+        let finding = Finding {
+            check: Check::Bars,
+            weight: Some(Verdict::Impaired),
+            bdf,
+            register: "BAR 0".to_owned(),
+            before: None,
+            after: "0".to_owned(),
+            meaning: "it is lost".to_owned(),
+        };
+        let (sick, well) = (Judgement::new(vec![finding]), Judgement::new(Vec::new()));
+        let climbed = Climbed { rung: Rung::Hot, ms: 7, failure: None, judgement: well.clone() };
+        let heard = Some(Heard::Said(vec!["vfio-pci 0000:81:00.0: resetting".to_owned()]));
+        let evidence = Evidence { before: snapshot.clone(), after: snapshot, heard: heard.clone() };
+        let report = DeviceReport {
+            bdf,
+            judgement: well.clone(),
+            reset: None,
+            repair: vec![climbed.clone()],
+            before_repair: Some(sick.clone()),
+            evidence: Some(Box::new(evidence)),
+        };
+        let told = device_cycle(&report, &[], None);
+        assert_eq!(
+            (told.judgement, told.before_repair, told.repair),
+            (well.clone(), Some(sick), vec![climbed])
+        );
+        assert_eq!(told.kernel, heard.as_ref().unwrap().lines());
+        let healthy = DeviceReport { before_repair: None, repair: Vec::new(), ..report };
+        assert_eq!(device_cycle(&healthy, &[], None).kernel, [""; 0]);
     }
 
     #[rstest]

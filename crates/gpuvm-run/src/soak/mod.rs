@@ -237,6 +237,7 @@ impl Observer for Watched<'_> {
             report::Phase::Stopping { .. } => begins(Phase::Stop),
             report::Phase::Resetting { .. } => begins(Phase::Reset),
             report::Phase::Ended | report::Phase::Judging => begins(Phase::Judge),
+            report::Phase::Repairing { .. } => begins(Phase::Repair),
             report::Phase::GivingBack => begins(Phase::GiveBack),
             _ => {}
         }

@@ -127,6 +127,9 @@ fn host_errors() -> Vec<(&'static str, HostError)> {
         Locked {
             "locked" => { path: "/run/gpuvm/lock".into(), seconds: 10 }
         }
+        SoakRuns {
+            "soak-runs" => { what: "a soak of VM vm1".to_owned(), owner: "process 4711".to_owned() }
+        }
         Stale {
             "stale" => { bdf: bdf(), planned: "driver nvidia".into(), now: "driver vfio-pci".into() }
         }

@@ -49,7 +49,7 @@ pub(super) fn again(args: &RunArgs, profile_text: &str, was: Settings) -> Result
     let mut differ = Vec::new();
     let mut hold = |what: &str, now: Option<String>, was: String| {
         if let Some(now) = now.filter(|now| *now != was) {
-            differ.push(format!("{what} {was}, not {now}"));
+            differ.push(format!("{what} {was}, and now {now}"));
         }
     };
     let seconds = |time: Duration| format!("{} s", time.as_secs());
@@ -92,4 +92,73 @@ pub(super) fn again(args: &RunArgs, profile_text: &str, was: Settings) -> Result
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
+mod tests {
+    use clap::Parser;
+    use gpuvm_core::soak::StopOn;
+    use rstest::rstest;
+
+    use super::*;
+    use crate::cmd::soak::SoakArgs;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        soak: SoakArgs,
+    }
+
+    fn args(words: &str) -> RunArgs {
+        let words = ["soak", "vm.toml"].into_iter().chain(words.split_whitespace());
+        Line::try_parse_from(words).unwrap().soak.run
+    }
+
+    fn was() -> Settings {
+        asked(
+            &args("--cycles 9 --mix clean:2,kill:1 --expect up: --after 500ms --set cpu.count=2 --poll true"),
+            "text",
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn what_is_not_asked_for_is_as_the_help_says() {
+        let settings = asked(&args("--for 90s --job"), "text").unwrap();
+        let ready = Ready { expect: None, job: true, after_ms: 0, timeout_seconds: 300 };
+        assert_eq!((settings.ready, settings.seconds, settings.cycles), (ready, Some(90), None));
+        assert_eq!((settings.mix.to_string(), settings.stop_on), ("clean:1".to_owned(), StopOn::Bad));
+    }
+
+    #[rstest]
+    #[case::nothing("", |was: Settings| was)]
+    #[case::the_same("--cycles 9 --mix kill:1,clean:2 --after 500ms --expect up:", |was: Settings| was)]
+    #[case::more_cycles("--cycles 20", |was: Settings| Settings { cycles: Some(20), ..was })]
+    #[case::a_time_instead_of_cycles("--for 1h", |was: Settings| Settings { cycles: None, seconds: Some(3600), ..was })]
+    #[case::another_poll("--poll false", |was: Settings| Settings { poll: Some("false".to_owned()), ..was })]
+    #[case::another_stop("--stop-on degraded", |was: Settings| Settings { stop_on: StopOn::Degraded, ..was })]
+    #[case::another_patience("--shutdown-timeout 7", |was: Settings| Settings { shutdown_timeout: Some(7), ..was })]
+    fn a_soak_goes_on_as_it_was_begun_but_for_what_may_change(
+        #[case] words: &str,
+        #[case] expected: fn(Settings) -> Settings,
+    ) {
+        assert_eq!(again(&args(words), "text", was()).unwrap(), expected(was()));
+    }
+
+    #[rstest]
+    #[case::mix("--mix clean", "text", "--mix clean:2,kill:1, and now clean:1")]
+    #[case::expect("--expect login:", "text", "--expect `up:`, and now `login:`")]
+    #[case::job("--job", "text", "--job not given, and now given")]
+    #[case::after("--after 1s", "text", "--after 500 ms, and now 1000 ms")]
+    #[case::ready_timeout("--ready-timeout 1m", "text", "--ready-timeout 300 s, and now 60 s")]
+    #[case::set("--set cpu.count=4", "text", "--set cpu.count=2, and now cpu.count=4")]
+    #[case::text("", "another", "another text of the profile")]
+    fn what_would_make_other_cycles_is_refused(
+        #[case] words: &str,
+        #[case] text: &str,
+        #[case] expected: &str,
+    ) {
+        assert_eq!(again(&args(words), text, was()).unwrap_err(), [expected]);
+    }
 }
