@@ -109,18 +109,20 @@ pub(crate) fn repair(
 
 /// Leaves out of a ladder what wouldn't do: a device whose planned reset failed is to be reset, and being found anew is no reset.
 fn fitting(ladder: &Ladder, judged: &Judged) -> Ladder {
-    let not_reset = |device: &DeviceReport| {
-        let of_reset =
-            |finding: &Finding| finding.check == Check::Reset && finding.weight.is_some_and(Verdict::is_bad);
-        device.bdf == ladder.bdf && device.judgement.findings.iter().any(of_reset)
+    let of_reset =
+        |finding: &Finding| finding.check == Check::Reset && finding.weight.is_some_and(Verdict::is_bad);
+    let not_reset = |bdf: &Bdf| {
+        let mut devices = judged.devices.iter().filter(|device| device.bdf == *bdf);
+        devices.any(|device| device.judgement.findings.iter().any(of_reset))
     };
-    let mut ladder = ladder.clone();
-    if judged.devices.iter().any(not_reset) {
-        ladder.rungs.retain(|climb| climb.rung != Rung::Rescan);
-        let reason = "it was not reset as planned, and being found anew is no reset".to_owned();
-        ladder.left_out.push(Rejected { method: Rung::Rescan.to_string(), reason });
+    let mut fitting = ladder.clone();
+    // One that another of its card is tried by would be taken for its own.
+    fitting.rungs.retain(|climb| climb.rung != Rung::Rescan || !climb.functions.iter().any(not_reset));
+    if fitting.rungs.len() < ladder.rungs.len() {
+        let reason = "the card was not reset as planned, and being found anew is no reset".to_owned();
+        fitting.left_out.push(Rejected { method: Rung::Rescan.to_string(), reason });
     }
-    ladder
+    fitting
 }
 
 /// Says why no device can be touched now; nothing where they can be.

@@ -44,13 +44,10 @@ pub(super) fn repair() -> Outcome {
         tried(NVME, &[Rung::Hot])?;
         quarantined(None)?;
         // Kernel 6.12 gives it the number and the place that it had: others needn't.
-        eprintln!(
-            "group {group} -> {}; {} -> {}",
-            group_of(EDU)?,
-            first(&place),
-            first(&get(EDU, "resource")?)
-        );
-        Ok(())
+        // The kernel needn't give it the group and the place that it had, and this one does.
+        ensure(group_of(EDU)? == group && get(EDU, "resource")? == place, || {
+            format!("{EDU} is elsewhere now: group {:?}, {:?}", group_of(EDU), get(EDU, "resource"))
+        })
     })?;
     leaving_no_trace(|| {
         let ill = Illness { bdf: EDU, verdict: "impaired", finding: "BAR 0" };
@@ -134,12 +131,4 @@ fn group_of(bdf: &str) -> Result<String, String> {
     let path = attribute(bdf, "iommu_group");
     let link = fs::read_link(Path::new(&path)).map_err(doing(&path))?;
     Ok(link.file_name().unwrap_or_default().to_string_lossy().into_owned())
-}
-
-fn first(text: &str) -> &str {
-    text.lines().next().unwrap_or_default()
-}
-
-fn repairs_of(told: &str) -> String {
-    told.lines().filter(|line| line.contains("repair by")).collect::<Vec<_>>().join("\n")
 }
