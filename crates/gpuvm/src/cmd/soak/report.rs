@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use gpuvm_core::soak::{Line, report};
+use gpuvm_core::soak::{BadRecord, Line, report};
 use gpuvm_host::{HostError, lock, soak};
 
 use crate::cli::Cli;
@@ -57,7 +57,8 @@ pub(super) fn lines_of(path: &Path) -> Result<Vec<Line>, Failure> {
     };
     match soak::read_file(&file) {
         Ok(Some(written)) if !written.lines.is_empty() => Ok(written.lines),
-        Ok(Some(_)) => Err(no_record("it is empty".to_owned())),
+        Ok(Some(written)) if written.torn > 0 => Err(no_record(BadRecord::NoBeginning.to_string())),
+        Ok(Some(_)) => Err(no_record(BadRecord::Empty.to_string())),
         Ok(None) => Err(no_record("there is no such file".to_owned())),
         Err(HostError::Content { problem, .. }) => Err(no_record(problem)),
         Err(error) => Err(error.into()),
