@@ -49,6 +49,7 @@ fn soak(cli: &Cli, args: &RunArgs) -> Result<Exit, Failure> {
             runtime.map_err(|error| Failure::one(Exit::Internal, format!("start tokio: {error}"), None))?;
         runtime.block_on(cycles(cli, &mut begun, &mut progress))?;
     }
+    progress.clear();
     let (path, standing) = (report::write_of(begun.book.record.folder())?, begun.book.headway.standing());
     if !cli.json {
         summary::tell(&begun.book, &path);
