@@ -16,7 +16,7 @@ use super::sick::{LinkError, OffTheBus, found_anew, inject, load_injector, set, 
 use super::vm::{Ended, PROFILE, Vm, gpuvm};
 use super::{Outcome, doing, ensure};
 
-const EDU_PORT: &str = "0000:80:01.0";
+pub(super) const EDU_PORT: &str = "0000:80:01.0";
 /// A card that no scenario here hurts.
 const OTHER_GPU: &str = "0000:41:00.0";
 const NVME_PORT: &str = "0000:80:02.0";
@@ -31,11 +31,11 @@ const LINGERING: &str = "gpuvm-guest: lingering";
 
 /// What is expected of a sick device.
 #[derive(Debug, Clone, Copy)]
-struct Illness {
-    bdf: &'static str,
-    verdict: &'static str,
+pub(super) struct Illness {
+    pub(super) bdf: &'static str,
+    pub(super) verdict: &'static str,
     /// Words of what was found.
-    finding: &'static str,
+    pub(super) finding: &'static str,
 }
 
 /// Falls before its run: refused, remembered, and free again after a good reset.
@@ -300,7 +300,7 @@ fn cleared(bdf: &str) -> Outcome {
 }
 
 /// Checks who is in quarantine, and what for.
-fn quarantined(expected: Option<Illness>) -> Outcome {
+pub(super) fn quarantined(expected: Option<Illness>) -> Outcome {
     let output = within(&["quarantine", "--json"], SHORT)?;
     let text = String::from_utf8_lossy(&output.stdout);
     let told: Value = serde_json::from_str(&text).map_err(doing(&text))?;
@@ -320,7 +320,7 @@ fn quarantined(expected: Option<Illness>) -> Outcome {
 }
 
 /// Runs gpuvm, checks its exit code, and returns what it told.
-fn told(args: &[&str], code: i32) -> Result<String, String> {
+pub(super) fn told(args: &[&str], code: i32) -> Result<String, String> {
     told_within(args, code, SHORT)
 }
 
@@ -342,7 +342,7 @@ fn within(args: &[&str], limit: Duration) -> Result<Output, String> {
     Ok(output)
 }
 
-fn names(told: &str, what: &[&str]) -> Outcome {
+pub(super) fn names(told: &str, what: &[&str]) -> Outcome {
     let missing: Vec<_> = what.iter().filter(|name| !told.contains(**name)).collect();
     ensure(missing.is_empty(), || format!("{missing:?} isn't named in:\n{told}"))
 }

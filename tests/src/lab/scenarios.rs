@@ -71,6 +71,8 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("first-profile", super::init::first_profile),
     ("report", super::init::report),
     ("reset-policy", super::reset_policy::reset_policy),
+    ("soak", super::soak::soak),
+    ("soak-fault", super::soak::soak_fault),
 ];
 
 pub(super) const GPU: &str = "0000:81:00.0";
