@@ -37,6 +37,8 @@ fn tier3_slow_lab_host_survives_a_fallen_card() {
 #[case::gave_up("default", &["sick-gave-up"])]
 #[case::refused_reset("slow-link", &["refused-reset"])]
 #[case::slow_to_return("root-bus", &["slow-to-return"])]
+#[case::soak("default", &["soak"])]
+#[case::soak_fault("default", &["soak-fault"])]
 #[case::messages("default", &["messages"])]
 #[case::doctor("default", &["doctor-host", "doctor-card", "doctor-refusals", "doctor-boot", "doctor-errors"])]
 #[case::no_iommu("no-iommu", &["no-iommu", "messages-no-iommu", "doctor-no-iommu"])]

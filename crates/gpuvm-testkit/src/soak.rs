@@ -154,7 +154,6 @@ impl Made {
             found: vec![
                 "QEMU (process 4711) was still running: it was ended, and the host was given back".to_owned(),
             ],
-            left: Vec::new(),
         }));
         self.at_ms += 2_000;
         self

@@ -23,6 +23,7 @@ pub mod scenarios;
 mod shared;
 pub mod sick;
 pub mod snapshot;
+mod soak;
 pub mod two_gpus;
 pub mod uefi;
 pub mod vm;

@@ -72,6 +72,8 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("report", super::init::report),
     ("repair", super::repair::repair),
     ("reset-policy", super::reset_policy::reset_policy),
+    ("soak", super::soak::soak),
+    ("soak-fault", super::soak::soak_fault),
 ];
 
 pub(super) const GPU: &str = "0000:81:00.0";
