@@ -269,6 +269,8 @@ impl<'a> Session<'a> {
         observer: &mut dyn Observer,
     ) -> Result<Ended, Cause> {
         observer.phase(&Phase::Starting);
+        // Those before are none of this QEMU's, but gpuvm's own after the last one.
+        self.kernel_log.take_resets();
         let paths = self.paths();
         let (listeners, connections) = launch::sockets(&paths)?;
         let mut process = launch::spawn(&self.run.kernel.root, self.run.plan, &paths, listeners, which)?;
