@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::profile::{Profile, Sources, parse};
+use gpuvm_core::reset::quirks::FOLDER;
 use gpuvm_host::facts;
 use gpuvm_host::root::{HostRoot, list, read_text};
 use gpuvm_testkit::recorded::{Entry, Recording};
@@ -123,6 +124,7 @@ pub fn record(root: &HostRoot, scope: Scope, profiles: &[PathBuf]) -> Result<Rec
     recorder.interfaces()?;
     recorder.routes()?;
     recorder.firmware()?;
+    recorder.quirks()?;
     recorder.qemu();
     for file in files {
         recorder.size(&file.display().to_string());
@@ -156,6 +158,15 @@ impl Recorder<'_> {
             self.put(path, text);
         }
         Ok(())
+    }
+
+    /// Takes down what the host itself says of devices that don't do as they should.
+    fn quirks(&mut self) -> Result<()> {
+        let files = self.list(FOLDER)?;
+        files
+            .iter()
+            .filter(|name| name.ends_with(".toml"))
+            .try_for_each(|name| self.text(&format!("{FOLDER}/{name}")))
     }
 
     fn put(&mut self, path: &str, mut text: String) {
@@ -286,6 +297,8 @@ impl Recorder<'_> {
             self.recording.insert(&real, Entry::Folder);
             self.link(&path);
             self.attributes(&real, &DEVICE);
+            // Nobody can read it: that it is there is what counts.
+            self.size(&format!("{real}/reset_subordinate"));
             for link in ["driver", "iommu_group", "physfn"] {
                 self.link(&format!("{real}/{link}"));
             }

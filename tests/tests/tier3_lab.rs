@@ -33,6 +33,7 @@ fn tier3_slow_lab_host_survives_a_fallen_card() {
 #[case::reset_policy("default", &["reset-policy"])]
 #[case::reset("default", &["reset"])]
 #[case::sick("default", &["sick-before-start", "sick-at-greeting", "sick-while-running", "sick-during-down", "sick-after-exit", "link-error"])]
+#[case::repair("default", &["repair"])]
 #[case::gave_up("default", &["sick-gave-up"])]
 #[case::refused_reset("slow-link", &["refused-reset"])]
 #[case::slow_to_return("root-bus", &["slow-to-return"])]

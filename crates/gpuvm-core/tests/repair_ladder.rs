@@ -65,6 +65,14 @@ fn why_not(ladder: &Ladder, rung: Rung) -> &str {
     found.map_or("", |rejected| rejected.reason.as_str())
 }
 
+/// A card below a port that marks what is below it.
+fn below_gb10() -> HostFacts {
+    let mut facts = card(VFIO);
+    facts.ports.insert(bdf(PORT[0]), "10de:22ce".parse().unwrap());
+    facts.kernel.release = "6.12.117".to_owned();
+    facts
+}
+
 /// A card on a bus with a bridge that has one more device below.
 fn beside_a_bridge(below: Option<&'static str>) -> HostFacts {
     host(&[
@@ -84,6 +92,10 @@ fn beside_a_bridge(below: Option<&'static str>) -> HostFacts {
 #[case::a_bridge_whose_devices_are_in_hand(beside_a_bridge(VFIO), RepairPolicy::Rescan, &["subordinate", "rescan"])]
 #[case::a_bridge_with_a_foreign_device(beside_a_bridge(Some("e1000")), RepairPolicy::Rescan, &["rescan"])]
 #[case::on_a_root_bus(host(&[(CARD, &[], VFIO, 7)]), RepairPolicy::Rescan, &["rescan"])]
+#[case::marked_by_the_kernel(
+    changed(card(VFIO), "41:00.1", |device| device.id = "10de:2342".parse().unwrap()), RepairPolicy::Rescan, &["rescan"]
+)]
+#[case::below_a_marked_port(below_gb10(), RepairPolicy::Rescan, &["rescan"])]
 #[case::in_a_slot_of_the_chipset(
     host(&[(CARD, &[], VFIO, 7), ("41:00.3", &[], Some("i801_smbus"), 7)]), RepairPolicy::Rescan, &[]
 )]
@@ -130,6 +142,12 @@ fn a_device_has_the_rungs_that_reach_nothing_but_what_is_in_hand(
     RepairPolicy::Rescan,
     Rung::Subordinate,
     "it resets everything below 0000:00:01.0, and 0000:42:00.0 is on e1000, not on a vfio driver"
+)]
+#[case::marked_port_subordinate(
+    below_gb10(),
+    RepairPolicy::Rescan,
+    Rung::Subordinate,
+    "of 0000:00:01.0: what is below this root port of a GB10 is not to be reset by its bus, and the kernel makes no such reset (gb10-root-port, by the kernel's source)"
 )]
 #[case::bridge_hot(
     beside_a_bridge(VFIO),

@@ -41,6 +41,13 @@ pub enum Event<'a> {
         /// The rung.
         rung: Rung,
     },
+    /// One of them is as the rung has left it.
+    Climbed {
+        /// The function.
+        bdf: Bdf,
+        /// What came of the rung for it.
+        climbed: &'a Climbed,
+    },
 }
 
 /// What came of a repair.
@@ -102,6 +109,9 @@ pub fn repair(
             told(Event::Judging { rung });
             for bdf in known {
                 let helped = repaired.look(host, bdf, sick.get(&bdf), &mut log, (rung, ms, failure.clone()));
+                if let Some((bdf, climbed)) = repaired.climbed.last() {
+                    told(Event::Climbed { bdf: *bdf, climbed });
+                }
                 if helped {
                     ill.remove(&bdf)
                 } else {

@@ -43,6 +43,57 @@ fn scope_is_the_slot_and_the_groups_and_nothing_else() {
     assert_eq!(facts.groups.len(), 2);
 }
 
+/// A whole entry of the host's own.
+fn quirk(name: &str, behaviour: &str) -> String {
+    format!(
+        "[[quirk]]\nname = \"{name}\"\nvendor = \"10de\"\ndevices = [\"2330\"]\nbehaviour = \"{behaviour}\"\neffects = []\n\
+         advice = \"wait\"\nsource = \"us\"\nconfidence = \"one-report\"\n"
+    )
+}
+
+#[test]
+fn quirks_of_the_host_are_read_by_the_names_of_their_files() {
+    let host = FakeHost::new();
+    host.device(&gpu("0000:81:00.0", 7, 1));
+    assert!(read(&host, &["0000:81:00.0"]).quirks.is_empty());
+    let folder = "/etc/gpuvm/quirks.d";
+    host.file(&format!("{folder}/20-b.toml"), quirk("mine", "it is late"));
+    host.file(&format!("{folder}/10-a.toml"), quirk("mine", "it is early"));
+    host.file(&format!("{folder}/30-c.toml.off"), "[[");
+    let facts = read(&host, &["0000:81:00.0"]);
+    let said: Vec<&str> = facts.quirks.entries.iter().map(|quirk| quirk.behaviour.as_str()).collect();
+    assert_eq!(said, ["it is late"]);
+    assert_eq!(facts.quirks.entries[0].file.as_deref(), Some("/etc/gpuvm/quirks.d/20-b.toml"));
+    let found = gpuvm_core::reset::quirks_of("0000:81:00.0".parse().unwrap(), &facts);
+    assert!(found.iter().any(|found| found.quirk.name == "mine"));
+    host.file(&format!("{folder}/30-c.toml"), "[[");
+    let problems = read(&host, &["0000:81:00.0"]).quirks.problems;
+    assert!(problems.iter().all(|problem| problem.file.ends_with("30-c.toml")), "{problems:?}");
+    assert!(!problems.is_empty());
+}
+
+/// A plan looks at no bridge, and still has to know which of them mark what is below.
+#[test]
+fn of_the_port_right_above_a_device_its_ids_are_read() {
+    let host = FakeHost::new();
+    let port = Some("0000:80:01.0");
+    host.device(&FakeDevice {
+        id: (0x10de, 0x22ce),
+        class: 0x06_0400,
+        driver: None,
+        ..gpu("0000:80:01.0", 6, 1)
+    });
+    host.device(&FakeDevice { port, ..gpu("0000:81:00.0", 7, 1) });
+    let asked = read(&host, &["0000:81:00.0"]);
+    let above: Vec<String> = asked.ports.iter().map(|(bdf, id)| format!("{bdf} {id}")).collect();
+    assert_eq!(above, ["0000:80:01.0 10de:22ce"]);
+    let all = facts::survey(&host.root(), &Scope::All, Depth::Sysfs, None).unwrap();
+    assert!(all.ports.is_empty(), "it is among the devices");
+    let asked = [&"0000:81:00.0".parse().unwrap()].into_iter().copied().collect();
+    let narrowed = facts::narrow(all, &Scope::Devices(asked), Depth::Sysfs);
+    assert_eq!(narrowed.ports.len(), 1);
+}
+
 /// A reset of the bus is of all that is on it, in whichever slot and group; a virtual function there goes by another bus.
 #[test]
 fn scope_takes_in_what_shares_a_bus_below_a_port() {

@@ -13,7 +13,7 @@ use gpuvm_host::journal::{OpState, Record};
 use gpuvm_host::orphans::check;
 use gpuvm_host::places::Places;
 use gpuvm_host::reservation::{self, Reservation};
-use gpuvm_testkit::fake_host::{FakeHost, gpu};
+use gpuvm_testkit::fake_host::{FakeDevice, FakeHost, gpu};
 use rstest::rstest;
 
 /// A process of this name that has a file open until its standard input ends.
@@ -77,4 +77,53 @@ fn a_write_that_nobody_had_time_to_note_is_among_those_in_flight_once_somebody_h
     writer.wait().unwrap();
     assert!(without.is_empty() && with == [(bdf, pid)].into(), "{without:?}, {with:?}");
     assert!(in_flight().is_empty());
+}
+
+/// The kernel takes the attribute away first, and the device's place when it has let go of it.
+#[rstest]
+#[case::of_this_device("0000:81:00.0", Gone::Attribute, Some("0000:80:01.0"), true)]
+#[case::of_this_device_whose_place_is_gone("0000:81:00.0", Gone::Place, Some("0000:80:01.0"), true)]
+#[case::of_this_device_on_a_root_bus("0000:81:00.0", Gone::Place, None, true)]
+#[case::of_the_cards_other_function("0000:81:00.1", Gone::Attribute, Some("0000:80:01.0"), false)]
+fn a_removal_is_finished_once_nobody_removes_its_device(
+    #[case] removed: &str,
+    #[case] gone: Gone,
+    #[case] port: Option<&'static str>,
+    #[case] waits: bool,
+) {
+    let fake = FakeHost::new();
+    for at in ["0000:81:00.0", "0000:81:00.1"] {
+        fake.device(&FakeDevice { port, ..gpu(at, 7, 1) });
+    }
+    let device = format!("/sys/bus/pci/devices/{removed}");
+    let place = std::fs::canonicalize(fake.path(&device)).unwrap();
+    let mut writer = writer(&place.join("remove"), "1");
+    match gone {
+        Gone::Attribute => std::fs::remove_file(place.join("remove")).unwrap(),
+        Gone::Place => {
+            fake.remove(&device);
+            std::fs::remove_dir_all(&place).unwrap();
+        }
+    }
+    let (bdf, port) = ("0000:81:00.0".parse().unwrap(), port.map(|port| port.parse().unwrap()));
+    let record = Record { seq: 0, op: HostOp::Remove { bdf, port }, saved: None, state: OpState::Intent };
+    let found = check(&fake.root(), std::slice::from_ref(&record));
+    let places = Places::below(&fake.prefix());
+    reservation::update(&places, &Reservation::of_bind(bdf, "boot", Vec::new(), vec![bdf])).unwrap();
+    let in_flight = reservation::in_flight(&fake.root(), &places, "boot").unwrap();
+    drop(writer.stdin.take());
+    let pid = i32::try_from(writer.id()).unwrap();
+    writer.wait().unwrap();
+    assert_eq!(in_flight, [(removed.parse().unwrap(), pid)].into());
+    match found {
+        Err(HostError::InFlight { pid: found, .. }) => assert!(waits && found == pid, "{found}, not {pid}"),
+        other => assert!(!waits && other.is_ok(), "{other:?}"),
+    }
+}
+
+/// How far the kernel has come with removing a device.
+#[derive(Debug, Clone, Copy)]
+enum Gone {
+    Attribute,
+    Place,
 }

@@ -9,8 +9,8 @@ use std::fs;
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::{self, InUse, MethodChoice, Refusal, ResetJob, Target};
 use gpuvm_core::profile::VmName;
-use gpuvm_core::reset::repair::RepairPolicy;
-use gpuvm_core::reset::{Check, Deed, Entry, Method, Verdict};
+use gpuvm_core::reset::repair::{RepairPolicy, Rung};
+use gpuvm_core::reset::{Check, Deed, Entry, Method, Verdict, quarantine};
 use gpuvm_host::HostError;
 use gpuvm_host::bound::{self, BindError, Cleaned};
 use gpuvm_host::errno::{EACCES, EINVAL, ENOTTY};
@@ -19,7 +19,7 @@ use gpuvm_host::process::ProcessId;
 use gpuvm_host::reservation::{self, Owner, Reservation};
 use gpuvm_host::reset::{Event, Report, run};
 use gpuvm_host::{facts, ledger, snapshot};
-use gpuvm_testkit::fake_host::{FakeDevice, FakeHost, Fault, Snapshot, gpu, nvme};
+use gpuvm_testkit::fake_host::{Cure, FakeDevice, FakeHost, Fault, Snapshot, gpu, nvme};
 use rstest::rstest;
 
 const PORT: &str = "0000:80:03.1";
@@ -63,9 +63,18 @@ impl Bench {
     }
 
     fn plan(&self, target: &str, method: &str) -> Result<ResetJob, Vec<Refusal>> {
+        self.plan_repair(target, method, RepairPolicy::Never)
+    }
+
+    fn plan_repair(
+        &self,
+        target: &str,
+        method: &str,
+        repair: RepairPolicy,
+    ) -> Result<ResetJob, Vec<Refusal>> {
         let mut facts = facts::read_for_reset(&self.fake.root(), &BTreeSet::from([bdf(target)])).unwrap();
         facts.bound = bound::bound(&self.places, &self.boot_id()).unwrap();
-        plan::reset(&[Target::Function(bdf(target))], method.parse().unwrap(), RepairPolicy::Never, &facts)
+        plan::reset(&[Target::Function(bdf(target))], method.parse().unwrap(), repair, &facts)
     }
 
     fn reset_by(&self, job: &ResetJob) -> Result<Report, BindError> {
@@ -440,4 +449,102 @@ fn choices_of_methods_are_the_kernels_names_and_two_more() {
     assert_eq!("hot".parse(), Ok(MethodChoice::Only(Method::Hot)));
     assert_eq!("af_flr".parse(), Ok(MethodChoice::Only(Method::AfFlr)));
     assert!("FLR".parse::<MethodChoice>().is_err());
+}
+
+/// A card of two functions below a port, each of which answers where the kernel has placed it.
+fn placed() -> Bench {
+    let fake = FakeHost::new();
+    let card = FakeDevice { port: Some(PORT), ..gpu(GPU, 7, 1) };
+    fake.device(&FakeDevice { class: 0x04_0300, driver: Some("snd_hda_intel"), ..card.clone() }.at(AUDIO, 7));
+    fake.device(&card);
+    for bdf in [GPU, AUDIO] {
+        // A bus reset that never was one isn't put back when the device is found anew.
+        fake.file(&format!("/sys/bus/pci/devices/{bdf}/reset_method"), "flr\n");
+        fake.file(&format!("/fake-kernel/reset-methods/{bdf}"), "flr\n");
+    }
+    let (places, before) = (Places::below(&fake.prefix()), fake.snapshot().unwrap().of_host());
+    Bench { fake, places, before }
+}
+
+fn climbed(report: &Report) -> Vec<Rung> {
+    report.functions[0].repair.iter().map(|climbed| climbed.rung).collect()
+}
+
+#[rstest]
+#[case::by_hot(Rung::Hot)]
+#[case::by_subordinate(Rung::Subordinate)]
+#[case::by_rescan(Rung::Rescan)]
+fn what_a_reset_leaves_sick_is_repaired_by_the_mildest_rung_and_given_back(#[case] rung: Rung) {
+    let bench = placed();
+    bench.fake.sicken(GPU, Cure::By(rung));
+    let report = bench.reset_by(&bench.plan_repair(GPU, "flr", RepairPolicy::Rescan).unwrap()).unwrap();
+    assert!(report.is_good(), "{report:?}");
+    assert_eq!(methods(&report), [(Method::Flr, true)]);
+    let tried: Vec<Rung> = Rung::ALL.into_iter().filter(|other| *other <= rung).collect();
+    assert_eq!(climbed(&report), tried);
+    let function = &report.functions[0];
+    assert_eq!(function.before_repair.as_ref().unwrap().verdict, Verdict::Impaired);
+    assert_eq!(function.repaired_by().unwrap().rung, rung);
+    let history = bench.history(GPU);
+    assert_eq!((history.len(), quarantine(&history)), (1 + tried.len(), None), "{history:?}");
+    assert_eq!(bench.history(AUDIO).len(), tried.len(), "what a rung reaches is judged too");
+    assert_eq!(bench.before.differences(&bench.fake.snapshot().unwrap().of_host()), [""; 0]);
+    assert!(reservation::all(&bench.places, &bench.boot_id()).unwrap().is_empty());
+}
+
+#[rstest]
+#[case::no_rung_helps(Cure::Nothing, RepairPolicy::Rescan, &Rung::ALL)]
+#[case::the_helpful_one_is_not_asked_for(Cure::By(Rung::Rescan), RepairPolicy::Hot, &[Rung::Hot])]
+#[case::none_is_asked_for(Cure::By(Rung::Hot), RepairPolicy::Never, &[])]
+fn what_stays_sick_stays_in_quarantine_and_on_vfio(
+    #[case] cure: Cure,
+    #[case] repair: RepairPolicy,
+    #[case] tried: &[Rung],
+) {
+    let bench = placed();
+    bench.fake.sicken(GPU, cure);
+    let report = bench.reset_by(&bench.plan_repair(GPU, "flr", repair).unwrap()).unwrap();
+    assert!(!report.is_good());
+    assert_eq!(climbed(&report), tried);
+    assert_eq!(report.functions[0].before_repair.is_some(), repair != RepairPolicy::Never);
+    assert_eq!(report.functions[0].repaired_by(), None);
+    assert!(report.staying.contains(&bdf(GPU)), "{report:?}");
+    assert_eq!(bench.fake.driver(GPU).unwrap().as_deref(), Some("vfio-pci"));
+    assert!(quarantine(&bench.history(GPU)).is_some());
+}
+
+#[test]
+fn what_is_well_after_its_reset_is_not_repaired() {
+    let bench = placed();
+    let report = bench.reset_by(&bench.plan_repair(GPU, "flr", RepairPolicy::Rescan).unwrap()).unwrap();
+    assert!(report.is_good() && climbed(&report).is_empty(), "{report:?}");
+    assert!(report.functions[0].before_repair.is_none());
+}
+
+#[test]
+fn what_has_no_reset_is_repaired_instead() {
+    let bench = placed();
+    for name in ["reset_method", "reset"] {
+        fs::remove_file(bench.fake.path(&format!("/sys/bus/pci/devices/{GPU}/{name}"))).ok();
+    }
+    fs::remove_file(bench.fake.path(&format!("/fake-kernel/reset-methods/{GPU}"))).ok();
+    bench.fake.sicken(GPU, Cure::By(Rung::Rescan));
+    assert!(bench.plan(GPU, "flr").is_err());
+    let report = bench.reset_by(&bench.plan_repair(GPU, "flr", RepairPolicy::Rescan).unwrap()).unwrap();
+    assert!(report.is_good() && report.attempts.is_empty(), "{report:?}");
+    assert_eq!(climbed(&report), Rung::ALL);
+}
+
+#[test]
+fn a_rung_that_hangs_keeps_the_reservation_and_nothing_else_is_tried() {
+    let bench = placed();
+    bench.fake.sicken(GPU, Cure::By(Rung::Rescan));
+    let job = bench.plan_repair(GPU, "flr", RepairPolicy::Rescan).unwrap();
+    bench.fake.fault(&format!("/sys/bus/pci/devices/{PORT}/reset_subordinate"), Fault::Hang);
+    let report = bench.reset_by(&job).unwrap();
+    assert!(!report.is_good());
+    assert_eq!(climbed(&report), [Rung::Hot, Rung::Subordinate]);
+    assert!(report.left.iter().any(|error| matches!(error, HostError::InFlight { .. })), "{:?}", report.left);
+    let held = reservation::all(&bench.places, &bench.boot_id()).unwrap();
+    assert_eq!(held[0].in_flight.len(), 1, "{held:?}");
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use gpuvm_core::pci::{Bdf, GroupId};
-use gpuvm_core::plan::{Plan, is_vfio_driver};
-use gpuvm_core::reset::repair::{Climbed, Ladder};
-use gpuvm_core::reset::{Deed, Snapshot};
+use gpuvm_core::plan::{Plan, Topic, Warning, is_vfio_driver};
+use gpuvm_core::reset::repair::{Climbed, Ladder, Rung};
+use gpuvm_core::reset::{Check, Deed, Finding, Rejected, Snapshot, Verdict};
 use gpuvm_host::HostError;
 use gpuvm_host::apply::Host;
 use gpuvm_host::journal::Journal;
@@ -65,9 +65,9 @@ pub(crate) fn repair(
     let ladders = match in_the_way(host, judged) {
         Some(why) => {
             observer.note(&Note(format!("nothing is repaired: {why}")));
-            &[]
+            Vec::new()
         }
-        None => &plan.ladders[..],
+        None => plan.ladders.iter().map(|ladder| fitting(ladder, judged)).collect(),
     };
     for Ladder { bdf, left_out, .. } in
         ladders.iter().filter(|l| l.rungs.is_empty() && sick.contains_key(&l.bdf))
@@ -80,13 +80,11 @@ pub(crate) fn repair(
     let mut told = |event: Event<'_>| match event {
         Event::Climbing { bdf, climb, .. } => observer.phase(&Phase::Repairing { bdf, rung: climb.rung }),
         Event::Judging { .. } => observer.phase(&Phase::Judging),
+        Event::Climbed { bdf, climbed } => observer.note(&Note(format!("{bdf}: {climbed}"))),
     };
     // Every rung has a deadline, and a rung that is cut short leaves no verdict: nobody's signal stops it.
-    let repaired = repair::repair(host, journal, ladders, &sick, &|| false, &mut told);
+    let repaired = repair::repair(host, journal, &ladders, &sick, &|| false, &mut told);
     let took = (!repaired.climbed.is_empty()).then(|| begun.elapsed());
-    for (bdf, climbed) in &repaired.climbed {
-        observer.note(&Note(format!("{bdf}: {climbed}")));
-    }
     judged.failures.extend(write_down(host, &repaired));
     let baselines = sick.iter().filter_map(|(bdf, sick)| {
         Some((*bdf, repaired.helped(*bdf)?.yardstick(host.baselines.get(bdf)?, Some(sick))))
@@ -107,6 +105,24 @@ pub(crate) fn repair(
     let Repaired { in_flight, left, groups, .. } = repaired;
     judged.failures.extend(in_flight.into_iter().chain(left));
     Mended { took, baselines, groups }
+}
+
+/// Leaves out of a ladder what wouldn't do: a device whose planned reset failed is to be reset, and being found anew is no reset.
+fn fitting(ladder: &Ladder, judged: &Judged) -> Ladder {
+    let of_reset =
+        |finding: &Finding| finding.check == Check::Reset && finding.weight.is_some_and(Verdict::is_bad);
+    let not_reset = |bdf: &Bdf| {
+        let mut devices = judged.devices.iter().filter(|device| device.bdf == *bdf);
+        devices.any(|device| device.judgement.findings.iter().any(of_reset))
+    };
+    let mut fitting = ladder.clone();
+    // One that another of its card is tried by would be taken for its own.
+    fitting.rungs.retain(|climb| climb.rung != Rung::Rescan || !climb.functions.iter().any(not_reset));
+    if fitting.rungs.len() < ladder.rungs.len() {
+        let reason = "the card was not reset as planned, and being found anew is no reset".to_owned();
+        fitting.left_out.push(Rejected { method: Rung::Rescan.to_string(), reason });
+    }
+    fitting
 }
 
 /// Says why no device can be touched now; nothing where they can be.
@@ -157,4 +173,12 @@ fn come_to(device: &mut DeviceReport, own: Vec<Climbed>, evidence: Option<Box<Ev
     if was_sick || device.judgement.verdict.is_bad() {
         device.repair = own;
     }
+}
+
+/// Tells of a device that was repaired between two boots: how it comes back from the last one is in the report itself.
+pub(crate) fn between_boots(device: &DeviceReport) -> Option<Warning> {
+    let (before, climbed) = (device.before_repair.as_ref()?, device.repaired_by()?);
+    let (bdf, rung) = (device.bdf, climbed.rung);
+    let message = format!("between two boots {bdf} came back {}, and was repaired by {rung}", before.verdict);
+    Some(Warning { about: Topic::Reset, message })
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use gpuvm_core::host_ops::HostOp;
 use gpuvm_core::lifecycle::{NotAgain, Outcome, Patience, Reboots};
 use gpuvm_core::pci::{Bdf, DriverName};
-use gpuvm_core::plan::{Owned, Ownership, Plan};
+use gpuvm_core::plan::{Owned, Ownership, Plan, Warning};
 use gpuvm_core::profile::{Serial, VmName};
 use gpuvm_core::reset::{Reading, RebootPolicy, Snapshot};
 use gpuvm_host::apply::{self, Host};
@@ -88,6 +88,8 @@ struct Session<'a> {
     /// How the devices came back, once that is known for good.
     judged: Option<Judged>,
     timings: Vec<Timing>,
+    /// What is to be known of boots before the last.
+    warnings: Vec<Warning>,
     /// What was said, if the guest ended badly.
     last_words: Option<LastWords>,
 }
@@ -153,6 +155,7 @@ pub(crate) async fn up_asked(
         reboots: 0,
         judged: None,
         timings: Vec::new(),
+        warnings: Vec::new(),
         last_words: None,
     };
     let outcome = session.live(requests, console, observer).await;
@@ -266,8 +269,6 @@ impl<'a> Session<'a> {
         observer: &mut dyn Observer,
     ) -> Result<Ended, Cause> {
         observer.phase(&Phase::Starting);
-        // Those before are none of this QEMU's, but gpuvm's own after the last one.
-        self.kernel_log.take_resets();
         let paths = self.paths();
         let (listeners, connections) = launch::sockets(&paths)?;
         let mut process = launch::spawn(&self.run.kernel.root, self.run.plan, &paths, listeners, which)?;
@@ -307,6 +308,7 @@ impl<'a> Session<'a> {
             }
         }
         judged.failures.iter().for_each(|error| observer.note(&Note(error.to_string())));
+        self.warnings.extend(judged.devices.iter().filter_map(repairing::between_boots));
         if let Some(signal) = requests.pending().await {
             observer.note(&Note(format!("{signal}: the guest is not started again")));
             self.judged = Some(judged);
@@ -512,7 +514,7 @@ impl<'a> Session<'a> {
                 devices,
                 kernel_resets: self.kernel_resets,
                 not_given_back: left.iter().map(ToString::to_string).collect(),
-                warnings: self.run.plan.warnings.clone(),
+                warnings: self.run.plan.warnings.iter().cloned().chain(self.warnings).collect(),
                 timings: self.timings,
                 last_words: self.last_words,
                 left,

@@ -21,6 +21,7 @@ fn facts(name: &str) -> HostFacts {
 #[case::pm_without_the_rest_of_the_card("desktop", "0000:01:00.3", &["0000:01:00.3"], &["pm"])]
 #[case::flr_and_a_bus_that_never_was("acs_override", "0000:05:00.0", &["0000:05:00.0", "0000:05:00.1"], &["flr", "hot"])]
 #[case::gpu_alone_behind_a_switch("hgx_h100", "0000:1b:00.0", &["0000:1b:00.0"], &["flr", "bus", "hot"])]
+#[case::gpu_that_the_kernel_never_resets_by_its_bus("known_quirks", "0000:41:00.0", &["0000:41:00.0"], &["flr"])]
 #[case::virtual_function("sriov", "0000:3b:01.0", &["0000:3b:01.0"], &["flr"])]
 fn a_device_is_reset_by_what_its_host_lets_it(
     #[case] host: &str,
@@ -55,6 +56,7 @@ fn each_host_is_read_without_anything_left_unread() {
 #[case("desktop", 15, 7, 1, 16)]
 #[case("domain32", 7, 3, 1, 36)]
 #[case("hgx_h100", 91, 90, 2, 224)]
+#[case("known_quirks", 19, 13, 1, 128)]
 #[case("memoryless", 4, 4, 3, 72)]
 #[case("mi300x", 64, 55, 2, 256)]
 #[case("nps4", 49, 40, 8, 256)]

@@ -61,6 +61,12 @@ pub(crate) fn record_there(profile: &ProfileArgs, folder: &Path) -> String {
     format!("go on with it: gpuvm soak {profile} --resume --out {folder}; or name another folder")
 }
 
+/// What to do about a file that is no record.
+pub(crate) fn no_record() -> String {
+    "name the folder of a soak, or the record.jsonl in it; gpuvm keeps them in /var/log/gpuvm/VM/soak"
+        .to_owned()
+}
+
 /// What to do where there is no soak to go on with.
 pub(crate) fn no_soak() -> String {
     "name its folder by --out, or begin one: the same command without --resume".to_owned()
@@ -227,9 +233,8 @@ pub(crate) fn damaged_ledger() -> String {
 
 /// What to do about a mistake in a file of the host's own quirks.
 pub(crate) fn quirk_file(problem: &FileProblem) -> Option<String> {
-    let remedy = problem.hint.iter().cloned();
-    let aside = format!("put it right, or move {} away: nothing is planned on half a table", problem.file);
-    Some(remedy.chain([aside]).collect::<Vec<_>>().join("\n"))
+    let aside = || format!("put it right, or move {} away: nothing is planned on half a table", problem.file);
+    Some(problem.hint.clone().unwrap_or_else(aside))
 }
 
 /// What to do about somebody who uses a device.

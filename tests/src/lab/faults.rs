@@ -26,8 +26,8 @@ const EARLY_PORT: &str = "0000:00:05.0";
 /// How long a card is away.
 const AWAY: Duration = Duration::from_millis(2500);
 /// What no look, reset or refusal takes, unless the kernel waits for a card.
-const SHORT: Duration = Duration::from_secs(60);
-const LINGERING: &str = "gpuvm-guest: lingering";
+pub(super) const SHORT: Duration = Duration::from_secs(60);
+pub(super) const LINGERING: &str = "gpuvm-guest: lingering";
 
 /// What is expected of a sick device.
 #[derive(Debug, Clone, Copy)]
@@ -241,10 +241,16 @@ pub(super) fn slow_to_return() -> Outcome {
     })
 }
 
-fn start(devices: &[&str]) -> Result<Vm, String> {
+pub(super) fn start(devices: &[&str]) -> Result<Vm, String> {
+    start_with("gpuvm.linger=300", devices, &[])
+}
+
+/// Starts a small guest with words of its own, with devices and settings.
+pub(super) fn start_with(words: &str, devices: &[&str], settings: &[&str]) -> Result<Vm, String> {
     let listed: Vec<String> = devices.iter().map(|bdf| format!("{{bdf = \"{bdf}\"}}")).collect();
     let set = format!("device=[{}]", listed.join(", "));
-    Vm::start_with("gpuvm.linger=300", &[&set, "memory.size=256M", "cpu.count=1"])
+    let small = [&set, "memory.size=256M", "cpu.count=1"];
+    Vm::start_with(words, &[&small[..], settings].concat())
 }
 
 /// Checks how gpuvm ended, what it told, and that the device is kept.
@@ -285,7 +291,7 @@ fn way_out(ill: Illness, registers: Registers) -> Outcome {
 }
 
 /// Checks that `up` and `bind` refuse a device in quarantine that nobody has, with what was found.
-fn still_refused(bdf: &str) -> Outcome {
+pub(super) fn still_refused(bdf: &str) -> Outcome {
     let set = format!("device=[{{bdf=\"{bdf}\"}}]");
     names(&told(&["up", PROFILE, "--set", &set], 69)?, &[bdf, "quarantine"])?;
     names(&told(&["bind", bdf], 69)?, &[bdf, "quarantine"])
@@ -348,7 +354,7 @@ pub(super) fn names(told: &str, what: &[&str]) -> Outcome {
 }
 
 /// Waits for gpuvm's QEMU to appear.
-fn qemu(limit: Duration) -> Result<Pid, String> {
+pub(super) fn qemu(limit: Duration) -> Result<Pid, String> {
     let begun = Instant::now();
     loop {
         for name in super::snapshot::names(Path::new("/proc")) {
@@ -365,7 +371,7 @@ fn qemu(limit: Duration) -> Result<Pid, String> {
 }
 
 /// Tells whether a process has let go of all that it had: gone, or a zombie whose threads are gone.
-fn is_gone(pid: Pid) -> bool {
+pub(super) fn is_gone(pid: Pid) -> bool {
     let threads = super::snapshot::names(Path::new(&format!("/proc/{pid}/task")));
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());

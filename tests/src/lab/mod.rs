@@ -16,6 +16,7 @@ mod messages;
 pub mod placement;
 pub mod recordings;
 mod relaunch;
+mod repair;
 mod reset;
 mod reset_policy;
 pub mod scenarios;

@@ -70,6 +70,7 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("slow-to-return", super::faults::slow_to_return),
     ("first-profile", super::init::first_profile),
     ("report", super::init::report),
+    ("repair", super::repair::repair),
     ("reset-policy", super::reset_policy::reset_policy),
     ("soak", super::soak::soak),
     ("soak-fault", super::soak::soak_fault),

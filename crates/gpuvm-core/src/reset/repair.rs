@@ -84,7 +84,6 @@ pub enum RepairPolicy {
 
 impl RepairPolicy {
     /// Tells whether none may be tried.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
     pub fn is_never(&self) -> bool {
         *self == Self::Never
     }

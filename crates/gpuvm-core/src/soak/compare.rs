@@ -173,16 +173,22 @@ fn worse_verdicts(a: &Tally, b: &Tally) -> Vec<String> {
     let at_least = |tally: &Tally, verdict: CycleVerdict| -> u64 {
         tally.verdicts.range(verdict..).map(|(_, count)| u64::from(*count)).sum()
     };
-    let worse = |verdict: CycleVerdict| {
+    use CycleVerdict::{Bad, Degraded, Failed, Repaired};
+    let (mut worse, mut told) = (Vec::new(), 0);
+    for verdict in [Bad, Failed, Repaired, Degraded] {
         let (of_a, of_b) = (at_least(a, verdict), at_least(b, verdict));
         let allowed = (of_a * u64::from(b.done())).div_ceil(u64::from(a.done()));
-        let or_worse = if verdict == CycleVerdict::Bad { "" } else { " or worse" };
-        (of_b > allowed).then(|| {
-            format!("{of_b} of {} cycles are {verdict}{or_worse} instead of {of_a} of {}", b.done(), a.done())
-        })
-    };
-    use CycleVerdict::{Bad, Degraded, Failed, Repaired};
-    [Bad, Failed, Repaired, Degraded].into_iter().filter_map(worse).collect()
+        // What is told of the bad ones isn't told of them again as of failed ones.
+        if of_b > allowed && of_b > told {
+            let or_worse = if verdict == Bad { "" } else { " or worse" };
+            let (all_a, all_b) = (a.done(), b.done());
+            let text =
+                format!("{of_b} of {all_b} cycles came out {verdict}{or_worse} instead of {of_a} of {all_a}");
+            worse.push(text);
+            told = of_b;
+        }
+    }
+    worse
 }
 
 /// Returns what was found in one and not in the other, whichever the cycles and the values were.

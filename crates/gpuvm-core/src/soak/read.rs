@@ -1,8 +1,10 @@
 //! Reads a record's text.
 
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use thiserror::Error;
 
-use super::{Line, VERSION};
+use super::{Begun, Cut, Cycle, Ended, Line, VERSION};
 
 /// Why a text is no record.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -64,14 +66,24 @@ fn read_line(number: usize, text: &[u8]) -> Result<Line, BadRecord> {
         }
         // A line of a kind that is known, and that isn't what it should be, is not of a newer gpuvm but damaged.
         Line::Newer(fields) => match fields.get("line").and_then(|name| name.as_str()) {
-            Some(name @ ("begun" | "cycle" | "cut" | "ended")) => {
-                Err(bad(format!("it isn't what a line `{name}` is")))
-            }
+            Some("begun") => Err(bad(problem::<Begun>("begun", fields))),
+            Some("cycle") => Err(bad(problem::<Cycle>("cycle", fields))),
+            Some("cut") => Err(bad(problem::<Cut>("cut", fields))),
+            Some("ended") => Err(bad(problem::<Ended>("ended", fields))),
             Some(_) => Ok(line),
             None => Err(bad("it has no `line` that says what it is".to_owned())),
         },
         _ => Ok(line),
     }
+}
+
+/// Says why a line isn't what it calls itself.
+fn problem<T: DeserializeOwned>(name: &str, fields: &Map<String, Value>) -> String {
+    let error = serde_json::from_value::<T>(Value::Object(fields.clone())).err();
+    format!(
+        "it isn't what a line `{name}` is{}",
+        error.map_or_else(String::new, |error| format!(": {error}"))
+    )
 }
 
 #[cfg(test)]
@@ -107,7 +119,7 @@ mod tests {
     #[case::json_of_another_kind("[1,2]\n", "line 1: a record begins with")]
     #[case::no_beginning(&format!("{ENDED}\n"), "line 1: a record begins with")]
     #[case::damaged(&format!("{}\nx\n{ENDED}\n", begun()), "line 2: expected value")]
-    #[case::damaged_cycle(&format!("{}\n{{\"line\":\"cycle\"}}\n", begun()), "line 2: it isn't what a line `cycle` is")]
+    #[case::damaged_cycle(&format!("{}\n{{\"line\":\"cycle\"}}\n", begun()), "line 2: it isn't what a line `cycle` is: missing field")]
     #[case::no_line(&format!("{}\n{{\"at\":1}}\n", begun()), "line 2: it has no `line`")]
     #[case::newer(&begun().replace("\"version\":1", "\"version\":2"), "line 1: it is of version 2")]
     fn what_is_no_record_is_told_with_its_line(#[case] text: &str, #[case] expected: &str) {

@@ -37,6 +37,7 @@ pub(super) fn mend(
     let mut event = |event: repair::Event<'_>| match event {
         repair::Event::Climbing { bdf, climb, deadline } => told(Event::Repairing { bdf, climb, deadline }),
         repair::Event::Judging { .. } => told(Event::Judging),
+        repair::Event::Climbed { bdf, climbed } => told(Event::Climbed { bdf, climbed }),
     };
     let of_host = (kernel, places, boot_id.as_str());
     let repaired = match repair_alone(of_host, before, &job.ladders, &sick, stop, &mut event) {

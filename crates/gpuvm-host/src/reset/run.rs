@@ -53,6 +53,13 @@ pub enum Event<'a> {
         /// How long it may take.
         deadline: Duration,
     },
+    /// A function is as a rung has left it.
+    Climbed {
+        /// The function.
+        bdf: Bdf,
+        /// What came of the rung for it.
+        climbed: &'a Climbed,
+    },
 }
 
 /// Who is told.

@@ -18,7 +18,7 @@ use crate::process::ProcessId;
 use crate::root::list;
 
 pub use poll::Poll;
-pub use record::{RECORD, Record, Resumed, Written, read};
+pub use record::{RECORD, Record, Resumed, Written, read, read_file};
 
 /// The most that is kept of one console.
 const CONSOLE_MAX: u64 = 256 << 10;

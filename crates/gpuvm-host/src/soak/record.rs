@@ -189,16 +189,23 @@ fn hold(folder: &Path) -> Result<Holding, HostError> {
 /// # Errors
 /// Returns failures to read, and lines that make no sense; of the last one that is no failure.
 pub fn read(folder: &Path) -> Result<Option<Written>, HostError> {
-    let path = folder.join(RECORD);
-    let text = match fs::metadata(&path) {
+    read_file(&folder.join(RECORD))
+}
+
+/// The same, of a record that may lie anywhere under any name.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_file(path: &Path) -> Result<Option<Written>, HostError> {
+    let text = match fs::metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(HostError::file("read", &path)(error)),
+        Err(error) => return Err(HostError::file("read", path)(error)),
         Ok(file) if file.len() > RECORD_MAX => {
-            return Err(HostError::content(&path, "", format!("it is larger than {} MiB", RECORD_MAX >> 20)));
+            return Err(HostError::content(path, "", format!("it is larger than {} MiB", RECORD_MAX >> 20)));
         }
-        Ok(_) => fs::read(&path).map_err(HostError::file("read", &path))?,
+        Ok(_) => fs::read(path).map_err(HostError::file("read", path))?,
     };
-    parse(&path, &text).map(Some)
+    parse(path, &text).map(Some)
 }
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<Written, HostError> {

@@ -19,6 +19,8 @@ use gpuvm_testkit::fake_qemu::{Action, Recording, Script, TimedAction};
 pub(crate) const GPU: &str = "0000:81:00.0";
 pub(crate) const AUDIO: &str = "0000:81:00.1";
 
+pub(crate) const PORT: &str = "0000:80:03.1";
+
 pub(crate) struct Bench {
     pub(crate) fake: FakeHost,
     pub(crate) kernel: Kernel,
@@ -53,15 +55,29 @@ impl Bench {
     }
 
     pub(crate) fn with_profile(script: &Script, cpu: &str) -> Self {
+        Self::with(script, None, "", cpu)
+    }
+
+    /// Makes the card below a port, by which its bus can be reset, with keys of the profile's own.
+    pub(crate) fn below_port(script: &Script, keys: &str) -> Self {
+        Self::with(script, Some(PORT), keys, "pin = \"off\"")
+    }
+
+    fn with(script: &Script, port: Option<&'static str>, keys: &str, cpu: &str) -> Self {
         let fake = FakeHost::new();
-        fake.device(&gpu(GPU, 7, 1));
-        fake.device(&FakeDevice { class: 0x04_0300, driver: Some("snd_hda_intel"), ..gpu(AUDIO, 7, 1) });
+        fake.device(&FakeDevice { port, ..gpu(GPU, 7, 1) });
+        fake.device(&FakeDevice {
+            port,
+            class: 0x04_0300,
+            driver: Some("snd_hda_intel"),
+            ..gpu(AUDIO, 7, 1)
+        });
         let list: Vec<String> = cpus().iter().map(ToString::to_string).collect();
         fake.cpus(&list.join(","));
         fake.node(1, &list.join(","), 64 << 20);
         let record = fake.fake_qemu(script);
         let text = format!(
-            "version = 1\nname = \"vm\"\nfirmware = \"bios\"\n[memory]\nsize = \"64M\"\nhugepages = \"2M\"\n\
+            "version = 1\nname = \"vm\"\nfirmware = \"bios\"\n{keys}\n[memory]\nsize = \"64M\"\nhugepages = \"2M\"\n\
              [cpu]\ncount = 1\n{cpu}\n[[device]]\nbdf = \"{GPU}\"\n"
         );
         let profile = parse(&Sources::new("vm.toml", text), Path::new("/")).unwrap();

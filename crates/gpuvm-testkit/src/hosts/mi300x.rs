@@ -69,7 +69,7 @@ fn gpu_complex(index: u32, bus: u8, node: i32) -> RootComplex {
 }
 
 /// MI300X. The sizes of the smaller registers, the reset methods and the number of virtual functions are assumed.
-fn accelerator(at: &str) -> Function {
+pub(super) fn accelerator(at: &str) -> Function {
     endpoint(at, (0x1002, 0x74a1), 0x12_0000)
         .card((0x1002, 0x74a1), 0)
         .driver("amdgpu")

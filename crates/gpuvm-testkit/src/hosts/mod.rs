@@ -7,6 +7,7 @@ mod acs_override;
 mod desktop;
 mod domain32;
 mod hgx_h100;
+mod known_quirks;
 mod memoryless;
 mod mi300x;
 mod nps4;
@@ -26,6 +27,7 @@ pub use acs_override::acs_override;
 pub use desktop::desktop;
 pub use domain32::domain32;
 pub use hgx_h100::hgx_h100;
+pub use known_quirks::known_quirks;
 pub use memoryless::memoryless;
 pub use mi300x::mi300x;
 pub use nps4::nps4;
@@ -43,6 +45,7 @@ pub const ALL: &[(&str, MakeHost)] = &[
     ("desktop", desktop),
     ("domain32", domain32),
     ("hgx_h100", hgx_h100),
+    ("known_quirks", known_quirks),
     ("memoryless", memoryless),
     ("mi300x", mi300x),
     ("nps4", nps4),

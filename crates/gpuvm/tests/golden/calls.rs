@@ -24,14 +24,16 @@ const VERBS: &[&str] = &[
     "explain",
     "quarantine",
     "soak",
+    "soak report",
+    "soak compare",
 ];
 
 #[test]
 fn help_is_as_it_was() {
     let case = |verb: &str| {
-        let args: Vec<&str> = [verb, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
-        let name = if verb.is_empty() { "gpuvm" } else { verb };
-        (name.to_owned(), transcript(&gpuvm(&args), "\0"))
+        let args: Vec<&str> = verb.split_whitespace().chain(["--help"]).collect();
+        let name = if verb.is_empty() { "gpuvm".to_owned() } else { verb.replace(' ', "-") };
+        (name, transcript(&gpuvm(&args), "\0"))
     };
     compare("help", VERBS.iter().copied().map(case));
 }
@@ -40,6 +42,31 @@ fn help_is_as_it_was() {
 fn the_schema_is_as_it_was() {
     compare("schema", [("profile".to_owned(), transcript(&gpuvm(&["schema"]), "\0"))]);
 }
+
+/// Wrong calls that need no file of their own.
+const PLAIN: &[(&str, i32, &[&str])] = &[
+    ("no-verb", 64, &[]),
+    ("unknown-verb", 64, &["upp"]),
+    ("no-profile", 64, &["plan"]),
+    ("no-message", 64, &["explain"]),
+    ("cleanup-of-no-name", 64, &["cleanup", "../x"]),
+    ("bind-nothing", 64, &["bind"]),
+    ("bind-a-word", 64, &["bind", "nvidia"]),
+    ("devices-all-of-one", 64, &["devices", "--all", "81:00.0"]),
+    ("devices-history-of-all", 64, &["devices", "--history"]),
+    ("quarantine-clear-nothing", 64, &["quarantine", "clear"]),
+    ("soak-never-ready", 64, &["soak", DEV, "--cycles", "3"]),
+    ("soak-never-over", 64, &["soak", DEV, "--after", "1s"]),
+    ("soak-of-a-wrong-expression", 64, &["soak", DEV, "--cycles", "3", "--expect", "up("]),
+    ("soak-of-a-wrong-mix", 64, &["soak", DEV, "--cycles", "3", "--after", "1s", "--mix", "clean:8,crash:1"]),
+    ("soak-of-no-cycles", 64, &["soak", DEV, "--cycles", "0", "--after", "1s"]),
+    ("soak-of-no-time", 64, &["soak", DEV, "--for", "500ms", "--after", "1s"]),
+    ("soak-of-a-number-for-a-time", 64, &["soak", DEV, "--for", "8", "--after", "1s"]),
+    ("soak-stop-on-a-word", 64, &["soak", DEV, "--cycles", "3", "--job", "--stop-on", "warning"]),
+    ("soak-of-a-wrong-profile", 78, &["soak", DEV, "--cycles", "3", "--job", "--set", "memory.sice=1G"]),
+];
+
+const DEV: &str = "profiles/dev.toml";
 
 /// Wrong command lines, and files that are no profiles.
 #[test]
@@ -53,13 +80,9 @@ fn each_wrong_call_is_refused_as_it_was() {
     fs::write(&newer, "{\"gpuvm-facts\": 7, \"gpuvm\": \"9.0.0\", \"facts\": {}}").unwrap();
     fs::write(&latin1, b"name = \"\xe9\"\n").unwrap();
     std::os::unix::fs::symlink(crate::shared::hosts::NOT_READABLE, &denied).unwrap();
-    let dev = "profiles/dev.toml";
+    let dev = DEV;
     let cases: &[(&str, i32, &[&str])] = &[
-        ("no-verb", 64, &[]),
-        ("unknown-verb", 64, &["upp"]),
         ("unknown-option", 64, &["plan", "--strict", dev]),
-        ("no-profile", 64, &["plan"]),
-        ("no-message", 64, &["explain"]),
         ("two-profiles", 64, &["check", dev, dev]),
         ("set-without-value", 64, &["plan", "x.toml", "--set", "name"]),
         ("set-without-key", 64, &["plan", "x.toml", "--set", "=1"]),
@@ -71,37 +94,18 @@ fn each_wrong_call_is_refused_as_it_was() {
         ("profile-not-utf8", 78, &["check", &latin1]),
         ("profile-unreadable", 77, &["check", &denied]),
         ("shutdown-timeout-of-a-word", 64, &["up", dev, "--shutdown-timeout", "soon"]),
-        ("cleanup-of-no-name", 64, &["cleanup", "../x"]),
-        ("bind-nothing", 64, &["bind"]),
-        ("bind-a-word", 64, &["bind", "nvidia"]),
         ("bind-on-a-recorded-host", 64, &["bind", "--host-root", &host, "81:00.0"]),
         ("unbind-on-a-recorded-host", 64, &["unbind", "--host-root", &host, "81:00.0"]),
         ("doctor-of-a-profile-and-a-device", 64, &["doctor", dev, "0000:81:00.0"]),
         ("doctor-of-a-wrong-profile", 78, &["doctor", dev, "--set", "memory.sice=1G"]),
-        ("devices-all-of-one", 64, &["devices", "--all", "81:00.0"]),
-        ("devices-history-of-all", 64, &["devices", "--history"]),
         ("devices-history-of-a-profile", 64, &["devices", "--history", dev]),
         ("devices-history-on-facts", 64, &["devices", "--history", "--facts", &other, "81:00.0"]),
         ("quarantine-on-a-recorded-host", 64, &["quarantine", "--host-root", &host]),
-        ("quarantine-clear-nothing", 64, &["quarantine", "clear"]),
         (
             "quarantine-clear-on-a-recorded-host",
             64,
             &["quarantine", "--host-root", &host, "clear", "81:00.0"],
         ),
-        ("soak-never-ready", 64, &["soak", dev, "--cycles", "3"]),
-        ("soak-never-over", 64, &["soak", dev, "--after", "1s"]),
-        ("soak-of-a-wrong-expression", 64, &["soak", dev, "--cycles", "3", "--expect", "up("]),
-        (
-            "soak-of-a-wrong-mix",
-            64,
-            &["soak", dev, "--cycles", "3", "--after", "1s", "--mix", "clean:8,crash:1"],
-        ),
-        ("soak-of-no-cycles", 64, &["soak", dev, "--cycles", "0", "--after", "1s"]),
-        ("soak-of-no-time", 64, &["soak", dev, "--for", "500ms", "--after", "1s"]),
-        ("soak-of-a-number-for-a-time", 64, &["soak", dev, "--for", "8", "--after", "1s"]),
-        ("soak-stop-on-a-word", 64, &["soak", dev, "--cycles", "3", "--job", "--stop-on", "warning"]),
-        ("soak-of-a-wrong-profile", 78, &["soak", dev, "--cycles", "3", "--job", "--set", "memory.sice=1G"]),
         ("soak-on-a-recorded-host", 64, &["soak", "--host-root", &host, dev, "--cycles", "3", "--job"]),
         ("soak-resume-nothing", 64, &["soak", dev, "--prefix", &host, "--resume"]),
         (
@@ -123,7 +127,7 @@ fn each_wrong_call_is_refused_as_it_was() {
         assert_eq!(output.status.code(), Some(*code), "{name}: {output:?}");
         ((*name).to_owned(), transcript(&output, &folder.path().display().to_string()))
     };
-    compare("calls", cases.iter().map(case));
+    compare("calls", cases.iter().chain(PLAIN).map(case));
 }
 
 /// The records of binds can't be read: what became of a VM's remains is told all the same.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use gpuvm_testkit::fake_host::FakeHost;
-use gpuvm_testkit::recorded;
+use gpuvm_testkit::{hosts, recorded};
 use serde_json::Value;
 
 use crate::shared::golden::compare;
@@ -58,6 +58,43 @@ fn doctor(root: &Path, words: &[&str]) -> String {
     transcript(&gpuvm(&[&["doctor", "--host-root", root], words].concat()), root)
 }
 
+/// What is known of the devices of a host, as its table has it and as the host's own files have.
+fn known_quirks() -> Vec<(String, String)> {
+    let host = hosts::known_quirks();
+    let ask = |words: &[&str]| doctor(&host.path("/"), words);
+    let cards = ask(&["0000:41:00.0", "0000:61:00.0", "0000:81:00.0"]);
+    host.file("/etc/gpuvm/quirks.d/10-ours.toml", OWN_QUIRKS);
+    let own = ask(&["0000:61:00.0", "--all"]);
+    host.file("/etc/gpuvm/quirks.d/20-wrong.toml", "[[quirk]]\nnam = \"mine\"\n");
+    let wrong = ask(&["0000:61:00.0"]);
+    let named = |name: &str, transcript| (format!("known-quirks{name}"), transcript);
+    vec![named("", cards), named("-of-the-host-itself", own), named("-that-cant-be-read", wrong)]
+}
+
+/// One entry that says otherwise, and one of a device that nobody else has an entry for.
+const OWN_QUIRKS: &str = r#"
+[[quirk]]
+name = "rtx-5090-flr"
+vendor = "10de"
+devices = ["2b85"]
+behaviour = "ours went through 400 cycles of `gpuvm soak`"
+effects = []
+advice = "nothing is to be done"
+source = "soak of 20 November 2026"
+confidence = "one-report"
+
+[[quirk]]
+name = "our-audio"
+vendor = "10de"
+devices = ["22e8"]
+subsystem = "10de:2057"
+behaviour = "it sticks in D3 when the room is cold"
+effects = ["sticks-in-d3"]
+advice = "keep it awake"
+source = "seen twice"
+confidence = "one-report"
+"#;
+
 #[test]
 fn examinations_are_as_they_were() {
     let case = |(name, code, change, words): &Case| {
@@ -77,7 +114,7 @@ fn examinations_are_as_they_were() {
         }
         (format!("recorded-{name}"), doctor(host.path(), &[]))
     });
-    compare("doctor", CASES.iter().map(case).chain(recorded));
+    compare("doctor", CASES.iter().map(case).chain(recorded).chain(known_quirks()));
 }
 
 /// The document holds what it promises: each count is that of the checks, and it is fit if none failed.

@@ -37,6 +37,10 @@ const ASKED: &[(&str, &str, &[&str])] = &[
     ("of-a-profile-whose-devices-are-elsewhere", "workstation", &["devices", "profiles/two-gpus.toml"]),
 ];
 
+/// Two mistakes.
+const WRONG_QUIRKS: &str = "[[quirk]]\nname = \"mine\"\nvendr = \"10de\"\nbehaviour = \"it hangs\"\neffects = [\"explodes\"]\n\
+                            advice = \"wait\"\nsource = \"us\"\nconfidence = \"one-report\"\n";
+
 /// A profile may describe its devices: those that fit are listed, as if it named them.
 #[test]
 fn devices_of_a_profile_are_those_that_it_describes() {
@@ -75,6 +79,13 @@ fn devices_are_listed_as_they_were() {
     let ask = |words: &[&str]| run(&host.path("/"), words);
     cases.push(("sriov-all".to_owned(), ask(&["devices", "--all"])));
     cases.push(("sriov-physical-function".to_owned(), ask(&["devices", "3b:00.0"])));
+    let host = named(hosts::known_quirks);
+    let ask = |words: &[&str]| run(&host.path("/"), words);
+    cases.push(("known-quirks-of-the-kernel".to_owned(), ask(&["devices", "41:00.0"])));
+    cases.push(("known-quirks-reported".to_owned(), ask(&["devices", "61:00.0"])));
+    cases.push(("known-quirks-json".to_owned(), ask(&["devices", "81:00.0", "--json"])));
+    host.file("/etc/gpuvm/quirks.d/10-wrong.toml", WRONG_QUIRKS);
+    cases.push(("known-quirks-that-cant-be-read".to_owned(), ask(&["devices"])));
     compare("devices", cases);
 }
 

@@ -20,6 +20,7 @@ mod reset;
 #[path = "../shared/mod.rs"]
 mod shared;
 mod soak;
+mod soak_odd;
 
 use std::fs;
 use std::path::Path;
@@ -82,6 +83,7 @@ const FOLDERS: &[&str] = &[
     "refusals",
     "reset",
     "schema",
+    "soak-compare",
     "soak-report",
     "topology",
     "topology-svg",

@@ -47,13 +47,19 @@ fn reset(method: &str, ms: u64, failure: Option<&str>, judgement: &Value) -> Val
     json!({ "deed": "reset", "method": method, "ms": ms, "failure": failure, "judgement": judgement })
 }
 
+fn repair(rung: &str, ms: u64, failure: Option<&str>, judgement: &Value) -> Value {
+    json!({ "deed": "repair", "rung": rung, "ms": ms, "failure": failure, "judgement": judgement })
+}
+
 /// Addresses that no machine has which runs this.
 const RESET: &str = "00fe:41:00.0";
 const SICK: &str = "00fe:81:00.0";
 const DAMAGED: &str = "00fe:82:00.0";
 const WELL: &str = "00fe:83:00.0";
+const REPAIRED: &str = "00fe:85:00.0";
 
-/// A ledger of one card that was reset and came back well, one that is sick, one whose file is damaged, and one that is well.
+/// A ledger of one card that was reset and came back well, one that is sick, one whose file is damaged, one that is well,
+/// and one that was sick and was repaired.
 fn written(prefix: &Path) {
     let serial = Some(0x0015_17ff_ffaa_bbcc);
     let powered_off = json!({ "kind": "powered-off" });
@@ -91,6 +97,21 @@ fn written(prefix: &Path) {
             entry(WELL, None, 3, json!({ "deed": "soak", "hours": 72 })),
         ],
     );
+    ledger(
+        prefix,
+        "1234-1111.none.none.00fe-85-00-0.jsonl",
+        &[
+            entry(REPAIRED, None, 7, run(&powered_off, 9000, &dead(REPAIRED))),
+            entry(REPAIRED, None, 8, repair("hot", 118, None, &dead(REPAIRED))),
+            entry(
+                REPAIRED,
+                None,
+                9,
+                repair("subordinate", 1100, Some("ENOTTY: Inappropriate ioctl for device"), &dead(REPAIRED)),
+            ),
+            entry(REPAIRED, None, 10, repair("rescan", 264, None, &well())),
+        ],
+    );
     let torn = fs::read_to_string(&path).unwrap() + "{\"at\":18000";
     fs::write(path, torn).unwrap();
 }
@@ -103,6 +124,9 @@ const CASES: &[(&str, i32, &[&str])] = &[
     ("history-of-a-sick-card", 0, &["devices", SICK, "--history"]),
     ("history-of-a-damaged-file", 0, &["devices", DAMAGED, "--history"]),
     ("history-of-a-file-cut-short", 0, &["devices", WELL, "--history"]),
+    ("history-of-a-repaired-card", 0, &["devices", REPAIRED, "--history"]),
+    ("history-of-a-repaired-card-json", 0, &["devices", REPAIRED, "--history", "--json"]),
+    ("clear-of-a-repaired-card", 0, &["quarantine", "clear", REPAIRED]),
     ("history-of-what-never-was", 78, &["devices", "00fe:84:00.0", "--history"]),
     ("clear-after-a-good-reset", 0, &["quarantine", "clear", RESET]),
     ("clear-without-a-reset", 69, &["quarantine", "clear", SICK]),

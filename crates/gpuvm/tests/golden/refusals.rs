@@ -42,6 +42,17 @@ const DEVICES: &[Unfit] = &[
         SAME,
         &[r#"device=[{bdf="82:00.0", guest-address="1c.0"}, {select={slot="83:00"}, guest-address="1c.0"}]"#],
     ),
+    (
+        "quirks-of-the-host-that-cant-be-read",
+        78,
+        |host| {
+            host.file("/etc/gpuvm/quirks.d/10-ours.toml", "[[quirk]]\nname = \"ours\"\nvendr = \"10de\"\n");
+            host.file("/etc/gpuvm/quirks.d/20-ours.toml", "[[quirk]\n");
+            host.file("/etc/gpuvm/quirks.d/README", "not looked at");
+            host
+        },
+        &[],
+    ),
     ("bridge", 78, SAME, &[r#"device=[{bdf="0000:03:00.0"}]"#]),
     ("foreign-member", 69, SAME, &[r#"device=[{bdf="0000:04:01.0"}]"#]),
     (

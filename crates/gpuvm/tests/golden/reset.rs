@@ -1,7 +1,7 @@
 //! How `reset` would reset the devices of a host in files, and what it refuses.
 
 use gpuvm_testkit::fake_host::FakeHost;
-use gpuvm_testkit::recorded;
+use gpuvm_testkit::{hosts, recorded};
 
 use crate::refusals::{card_node, changed, opened};
 use crate::shared::golden::compare;
@@ -40,6 +40,12 @@ const RECORDED: &[Case] = &[
     ("a-bridge", 78, &["reset", "03:00.0"]),
 ];
 
+/// On a host whose cards are known.
+const KNOWN: &[Case] = &[
+    ("what-the-kernel-never-resets-by-its-bus", 69, &["reset", "--method", "hot", "41:00.0"]),
+    ("what-somebody-has-lost-by-a-reset", 0, &["reset", "81:00.0"]),
+];
+
 /// On a host that is made up, and somebody is at its devices.
 const IN_USE: &[(Case, Change)] = &[
     (("what-is-on-vfio", 0, &["reset", "82:00.0"]), bound),
@@ -66,7 +72,9 @@ fn each_reset_is_planned_as_it_was() {
         let host = change(lab());
         told(case, &host.path("/").display().to_string())
     });
-    compare("reset", recorded.chain(in_use));
+    let host = hosts::known_quirks();
+    let known = KNOWN.iter().map(|case| told(case, &host.path("/").display().to_string()));
+    compare("reset", recorded.chain(in_use).chain(known));
 }
 
 fn told((name, code, words): &Case, root: &str) -> (String, String) {

@@ -1,13 +1,16 @@
 //! What is drawn from a soak's record: the report and the comparison, of made records.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 
 use gpuvm_core::reset::{Judgement, Verdict};
 use gpuvm_core::soak::{self, Cycle, CycleKind, Fault, Line, Phase, Why, report};
 use gpuvm_testkit::soak::{Made, climbed, correctable, fallen, last_words};
 use roxmltree::{Document, Node, ParsingOptions};
 
-use crate::shared::golden::compare_as;
+use crate::shared::golden::{compare, compare_as};
+use crate::{gpuvm, transcript};
 
 fn all_healthy(cycles: u32) -> Vec<Line> {
     Made::new(cycles).healthy(cycles).ended(Why::Done)
@@ -165,7 +168,8 @@ fn the_verdict_comes_first_in_plain_words() {
         let heading = elements(&page, "h1")[0];
         heading
             .descendants()
-            .filter_map(|node| node.is_text().then(|| node.text().unwrap()))
+            .filter(roxmltree::Node::is_text)
+            .filter_map(|node| node.text())
             .collect::<String>()
     };
     assert_eq!(title(&all_healthy(200)), "✓200 cycles, all healthy");
@@ -269,5 +273,123 @@ fn percentiles_are_of_the_kind_of_cycle_that_has_the_part() {
             .findings
             .values()
             .all(|found| found.cycles == [57] && found.first.weight >= Some(Verdict::Faulted))
+    );
+}
+
+/// Writes a record and returns its path.
+fn written(folder: &Path, name: &str, lines: &[Line]) -> String {
+    let path = folder.join(name).join("record.jsonl");
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let text: String = lines.iter().map(|line| serde_json::to_string(line).unwrap() + "\n").collect();
+    fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+/// After the upgrade each stop takes 210 ms longer, which is more than a tenth of it and no chance.
+fn slower(cycles: u32, kernel: &str) -> Vec<Line> {
+    let mut made = Made::new(cycles).begun(|begun| {
+        begun.machine.kernel = kernel.to_owned();
+        begun.settings.profile_text = begun.settings.profile_text.replace("256M", "512M");
+    });
+    let later = |cycle: &mut Cycle| {
+        cycle.phases.iter_mut().filter(|part| part.phase == Phase::Stop).for_each(|part| part.ms += 210);
+        cycle.ms += 210;
+    };
+    for _ in 0..cycles {
+        made = made.cycle(later);
+    }
+    made.ended(Why::Done)
+}
+
+#[test]
+fn records_are_compared_as_they_were() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let healthy = written(at, "healthy", &all_healthy(60));
+    let slow = written(at, "slow", &slower(60, "6.13.1-lab"));
+    let few = written(at, "few", &all_healthy(6));
+    let stopped = written(at, "stopped", &stopped_at_a_fault(57));
+    let repaired = written(at, "repaired", &repaired());
+    let hostile = written(at, "hostile", &hostile());
+    let none = written(at, "none", &Made::new(10).lines);
+    let beside = at.join("healthy").display().to_string();
+    let missing = at.join("missing").display().to_string();
+    let other = at.join("other.jsonl").display().to_string();
+    fs::write(&other, "{\"plan\":{}}\n").unwrap();
+    let damaged = at.join("damaged.jsonl").display().to_string();
+    let lines = fs::read_to_string(&few).unwrap();
+    fs::write(&damaged, lines.replace("\"number\":3,", "\"number\":-3,")).unwrap();
+    let cases: &[(&str, i32, &[&str])] = &[
+        ("same", 0, &[&healthy, &beside]),
+        ("slower", 1, &[&healthy, &slow]),
+        ("slower-json", 1, &[&healthy, &slow, "--json"]),
+        ("faster", 0, &[&slow, &healthy]),
+        ("too-few", 0, &[&healthy, &few]),
+        ("stopped", 1, &[&healthy, &stopped]),
+        ("mended", 0, &[&repaired, &healthy]),
+        ("hostile", 1, &[&few, &hostile]),
+        ("no-cycles", 1, &[&healthy, &none]),
+        ("missing", 64, &[&healthy, &missing]),
+        ("no-record", 64, &[&other, &healthy]),
+        ("damaged", 64, &[&healthy, &damaged]),
+        ("damaged-json", 64, &[&healthy, &damaged, "--json"]),
+        ("one-alone", 64, &[&healthy]),
+    ];
+    let case = |(name, code, words): &(&str, i32, &[&str])| {
+        let output = gpuvm(&[&["soak", "compare"], *words].concat());
+        assert_eq!(output.status.code(), Some(*code), "{name}");
+        ((*name).to_owned(), transcript(&output, &at.display().to_string()))
+    };
+    compare("soak-compare", cases.iter().map(case));
+}
+
+#[test]
+fn a_report_is_written_beside_its_record_or_where_it_is_wanted() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = all_healthy(12);
+    let record = written(folder.path(), "one", &lines);
+    let beside = folder.path().join("one/report.html");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let told = gpuvm(&["soak", "report", &path("one")]);
+    assert_eq!(String::from_utf8(told.stdout).unwrap(), format!("{}\n", beside.display()));
+    assert_eq!(fs::read_to_string(&beside).unwrap(), report::html(&lines));
+    let told = gpuvm(&["soak", "report", &record, "--out", &path("other.html"), "--json"]);
+    let told: serde_json::Value = serde_json::from_slice(&told.stdout).unwrap();
+    assert_eq!(told, serde_json::json!({ "report": path("other.html") }));
+    assert_eq!(fs::read(path("other.html")).unwrap(), fs::read(&beside).unwrap());
+    // A record whose last line a crash has torn is one all the same.
+    fs::write(&record, fs::read_to_string(&record).unwrap() + "{\"line\":\"cyc").unwrap();
+    assert!(gpuvm(&["soak", "report", &record]).status.success());
+    assert_eq!(fs::read(&beside).unwrap(), fs::read(path("other.html")).unwrap());
+    for (words, code, said) in [
+        (vec![path("none")], 64, "is no record of a soak: there is no such file"),
+        (vec![path("other.html")], 64, "is no record of a soak: line 1: a record begins with"),
+        (vec![record, "--out".to_owned(), path("no/where.html")], 64, "mkdir -p"),
+    ] {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let output = gpuvm(&[&["soak", "report"], words.as_slice()].concat());
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(code) && stderr.contains(said), "{stderr}");
+    }
+}
+
+/// The sample of a soak that went on: a cut cycle that left nothing behind is no fault, and one that did is the worst there is.
+#[test]
+fn a_cut_cycle_counts_by_what_it_left() {
+    let made = || Made::new(40).healthy(14).killed_and_resumed(|_| {});
+    let tally = soak::Tally::of(&made().healthy(25).ended(Why::Done));
+    assert!(tally.is_all_healthy() && tally.cut == [15] && tally.resumed == 1);
+    assert!(report::html(&made().healthy(25).ended(Why::Done)).contains("39 cycles, all healthy"));
+    let mut left = made();
+    for line in &mut left.lines {
+        if let Line::Cut(cut) = line {
+            cut.left = vec!["0000:82:00.0 is unreachable".to_owned()];
+        }
+    }
+    let lines = left.ended(Why::Stopped { cycle: 15, reason: "0000:82:00.0 is unreachable".to_owned() });
+    assert!(!soak::Tally::of(&lines).is_all_healthy());
+    let html = report::html(&lines);
+    assert!(
+        html.contains("Stopped at cycle 15: 0000:82:00.0 is unreachable") && html.contains("(cut short)")
     );
 }

@@ -4,7 +4,7 @@ use gpuvm_testkit::hosts;
 
 use super::{Case, Host};
 
-/// Name, host, devices, and what else is set.
+/// Name, host, devices by address or as tables, and what else is set.
 type Row = (&'static str, &'static str, &'static [&'static str], &'static [&'static str]);
 
 /// What fits everywhere.
@@ -31,6 +31,15 @@ const ROWS: &[Row] = &[
     ("hgx-gpu-with-nvswitch", "hgx_h100", &["1b:00.0", "07:00.0"], &["memory.size=192G", "cpu.count=24"]),
     ("identical-cards-the-boot-display", "two_identical", &["0b:00.0"], SMALL),
     ("identical-cards-the-other", "two_identical", &["0c:00.0"], SMALL),
+    ("known-quirk-of-the-kernel", "known_quirks", &["41:00.0"], SMALL),
+    ("known-quirk-reported", "known_quirks", &["61:00.0"], SMALL),
+    (
+        "known-quirk-reported-and-heeded",
+        "known_quirks",
+        &["{bdf=\"61:00.0\",avoid-flr=true}"],
+        &["memory.size=8G", "cpu.count=4", "reboot=relaunch"],
+    ),
+    ("known-quirk-without-a-way-round", "known_quirks", &["81:00.0"], SMALL),
     ("node-without-memory", "memoryless", &["af:00.0"], SMALL),
     (
         "node-without-memory-prefer",
@@ -66,7 +75,11 @@ pub(crate) fn all() -> Vec<Case> {
 
 fn case((name, host, devices, set): &Row) -> Case {
     let (_, make) = hosts::ALL.iter().find(|(known, _)| known == host).unwrap();
-    let devices: Vec<String> = devices.iter().map(|bdf| format!("{{bdf=\"{bdf}\"}}")).collect();
+    let table = |device: &&str| match device.starts_with('{') {
+        true => (*device).to_owned(),
+        false => format!("{{bdf=\"{device}\"}}"),
+    };
+    let devices: Vec<String> = devices.iter().map(table).collect();
     let mut set: Vec<String> = set.iter().map(|set| (*set).to_owned()).collect();
     set.extend([format!("device=[{}]", devices.join(",")), "disk=[]".to_owned()]);
     Case {

@@ -84,12 +84,11 @@ impl Quirk {
 
     /// Tells whether ids, class, card, revision and place of a function are those of the entry.
     fn fits(&self, device: &DeviceFacts) -> bool {
-        let ids = self.fits_id(device.id);
-        let class = self.class.is_none_or(|class| class.fits(device.class));
-        let card = self.subsystem.is_none_or(|card| device.subsystem == Some(card));
-        let revision = self.revision.is_none_or(|revision| device.revision == Some(revision));
-        let place = self.on_root_bus.is_none_or(|on_root_bus| device.upstream.is_empty() == on_root_bus);
-        ids && class && card && revision && place
+        self.fits_id(device.id)
+            && self.class.is_none_or(|class| class.fits(device.class))
+            && self.subsystem.is_none_or(|card| device.subsystem == Some(card))
+            && self.revision.is_none_or(|revision| device.revision == Some(revision))
+            && self.on_root_bus.is_none_or(|on_root_bus| device.upstream.is_empty() == on_root_bus)
     }
 
     /// Tells whether the ids are those of the entry.
@@ -232,8 +231,8 @@ impl Found<'_> {
             Effect::SticksInD3 => facts.platform.vfio.disable_idle_d3 == Some(true),
             // These are the kernel's and QEMU's own remedies, which hold by themselves.
             Effect::NoFlr | Effect::NoPmReset | Effect::QemuResets => true,
-            // It is of weight where the kernel refuses such resets, and that is told on its own.
-            Effect::NeedsBusReset => true,
+            // The first is of weight where the kernel refuses such resets, which is told on its own; the second once a device is lost.
+            Effect::NeedsBusReset | Effect::NeedsPowerCycle => true,
             _ => false,
         };
         self.quirk.effects.iter().copied().find(|effect| !heeded(effect))

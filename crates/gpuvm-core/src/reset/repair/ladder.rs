@@ -6,6 +6,7 @@ use super::{Climb, Ladder, RepairPolicy, Rung};
 use crate::facts::{DeviceFacts, HostFacts, Presence};
 use crate::pci::Bdf;
 use crate::reset::plan::{affected, domain, whose, words};
+use crate::reset::quirks::against_bus_reset;
 use crate::reset::{Rejected, ResetPolicy, ResetWish, reset_plan};
 
 /// Decides what can be tried with a device that comes back sick.
@@ -72,6 +73,8 @@ fn subordinate(
         return Err(format!("bus {bus} is a root bus, which can't be reset"));
     };
     let reach = affected(bdf, facts);
+    // What the kernel doesn't reset by its bus isn't to be reset so by way of the port either.
+    against_bus_reset(bdf, &reach, facts).map_or(Ok(()), Err)?;
     ours(&reach, in_hand, facts, Bridges::Allowed)
         .map_err(|foreign| format!("it resets everything below {port}, and {foreign}"))?;
     if device.subordinate_reset == Presence::Absent {

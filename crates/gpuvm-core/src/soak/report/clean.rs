@@ -8,7 +8,7 @@ const REPLACEMENT: char = '\u{fffd}';
 
 /// Takes a terminal's escape sequences out of a text, and puts a sign in the place of what a browser can't show or shows otherwise
 /// than it is: control letters but line feed and tab, and those that turn the direction of writing.
-pub(super) fn clean(text: &str) -> String {
+pub fn clean(text: &str) -> String {
     let mut cleaned = String::with_capacity(text.len());
     let mut letters = text.chars().peekable();
     while let Some(letter) = letters.next() {

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::sections::{FindingRow, Log};
 use super::words;
-use crate::soak::{Cycle, CycleVerdict, DeviceCycle, Line, Tally, Why};
+use crate::soak::{Cut, Cycle, CycleVerdict, DeviceCycle, Line, Tally, Why};
 
 /// What the soak came to.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -50,11 +50,12 @@ impl Headline {
         };
         // What it was stopped for; else the first of the worst. A record may have been written by hand: it may not be there.
         let at = stopped.or_else(|| tally.worst.as_ref().map(|worst| worst.cycle));
-        let cycle = lines.iter().rev().find_map(|line| match line {
-            Line::Cycle(cycle) if Some(cycle.number) == at => Some(&**cycle),
+        let lead = lines.iter().rev().find_map(|line| match line {
+            Line::Cycle(cycle) if Some(cycle.number) == at => Some(Lead::of(cycle, stopped)),
+            Line::Cut(cut) if Some(cut.number) == at => Some(Lead::of_cut(cut, stopped)),
             _ => None,
         });
-        Self { standing, sign, title, beside, lead: cycle.and_then(|cycle| Lead::of(cycle, stopped)) }
+        Self { standing, sign, title, beside, lead: lead.flatten() }
     }
 }
 
@@ -121,7 +122,6 @@ fn beside(tally: &Tally) -> Vec<String> {
 
 impl Lead {
     fn of(cycle: &Cycle, stopped: Option<u32>) -> Option<Self> {
-        let is_stop = stopped.is_some();
         if cycle.verdict() == CycleVerdict::Healthy {
             return None;
         }
@@ -139,17 +139,30 @@ impl Lead {
         let faults =
             cycle.faults.iter().map(ToString::to_string).filter(|fault| Some(fault) != reason.as_ref());
         // What it was stopped for is in the title already.
-        let (what, reasons) = match is_stop {
-            true => ("What it was stopped for: cycle", None),
-            false => ("The first of the worst: cycle", reason.clone()),
-        };
-        let reasons = reasons.into_iter();
+        let reasons = reason.clone().filter(|_| stopped.is_none()).into_iter();
         Some(Self {
-            title: format!("{what} {} ({})", cycle.number, cycle.verdict()),
+            title: title(stopped, cycle.number, &cycle.verdict().to_string()),
             reasons: reasons.chain(faults).collect(),
             findings: findings.take(6).map(|(origin, finding)| FindingRow::of(origin, finding)).collect(),
             log: Log::of(device.map_or(&[], |device| &device.kernel)),
             repair: repair.map(super::sections::climbed).collect(),
         })
+    }
+
+    fn of_cut(cut: &Cut, stopped: Option<u32>) -> Option<Self> {
+        (!cut.left.is_empty()).then(|| Self {
+            title: title(stopped, cut.number, "cut short"),
+            reasons: cut.left.clone(),
+            findings: Vec::new(),
+            log: Log::of(&[]),
+            repair: Vec::new(),
+        })
+    }
+}
+
+fn title(stopped: Option<u32>, cycle: u32, what: &str) -> String {
+    match stopped {
+        Some(_) => format!("What it was stopped for: cycle {cycle} ({what})"),
+        None => format!("The first of the worst: cycle {cycle} ({what})"),
     }
 }

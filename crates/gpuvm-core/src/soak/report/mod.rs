@@ -21,6 +21,7 @@ use chart::{overview, series, spread, timeline};
 use headline::Headline;
 use slots::Slots;
 
+pub use clean::clean as harmless;
 pub use sections::ready;
 
 /// The page. It is XML as well as HTML, so that it can be checked as such.
@@ -74,6 +75,7 @@ fn page(lines: &[Line]) -> Value {
         failed_resets => failed_resets(&tally),
         findings => told(findings), findings_left_out,
         not_healthy => told(not_healthy), not_shown,
+        cuts => told(sections::cuts(lines)),
         repairs => told(sections::repairs(&slots)),
         rungs => sections::rungs(&slots),
         poll => told(sections::poll(&slots)),

@@ -270,10 +270,34 @@ pub(super) fn not_healthy(slots: &Slots<'_>) -> (Vec<CycleRow>, usize) {
             at: date::readable(cycle.at),
             faults: cycle.faults.iter().map(ToString::to_string).filter(|fault| *fault != reason).collect(),
             reason,
-            outcome: cycle.outcome.as_ref().map_or_else(|| "never ran".to_owned(), words::outcome),
+            outcome: cycle.outcome.as_ref().map_or_else(|| "never ran".to_owned(), ToString::to_string),
         }
     };
     (cycles().take(ROWS).map(row).collect(), cycles().count().saturating_sub(ROWS))
+}
+
+/// A cycle that gpuvm didn't see the end of.
+#[derive(Debug, Serialize)]
+pub(super) struct CutRow {
+    number: u32,
+    kind: String,
+    at: String,
+    found: Vec<String>,
+    left: Vec<String>,
+}
+
+pub(super) fn cuts(lines: &[Line]) -> Vec<CutRow> {
+    let cut = |line: &Line| match line {
+        Line::Cut(cut) => Some(CutRow {
+            number: cut.number,
+            kind: cut.kind.to_string(),
+            at: date::readable(cut.at),
+            found: cut.found.clone(),
+            left: cut.left.clone(),
+        }),
+        _ => None,
+    };
+    lines.iter().filter_map(cut).take(ROWS).collect()
 }
 
 /// A repair.

@@ -1,6 +1,5 @@
 //! Numbers in words.
 
-use crate::lifecycle::{Exit, Outcome, Stage};
 use crate::soak::tally::float;
 
 /// Spells a duration as people say it.
@@ -68,22 +67,6 @@ pub(super) fn figure(value: f64) -> String {
         true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
         false => text,
     }
-}
-
-/// Says what became of a guest.
-pub(super) fn outcome(outcome: &Outcome) -> String {
-    let words = match outcome {
-        Outcome::PoweredOff => "powered itself off",
-        Outcome::Stopped { stage: Stage::Acpi } => "powered off when its power button was pressed",
-        Outcome::Stopped { stage: Stage::Quit } => "was ended by telling QEMU to quit",
-        Outcome::Stopped { stage: Stage::Kill } => "was ended by killing QEMU",
-        Outcome::Rebooted { .. } => "rebooted",
-        Outcome::Panicked => "panicked",
-        Outcome::InternalError => "was stopped by QEMU because of an error",
-        Outcome::QemuDied { exit: Exit::Code(code) } => return format!("QEMU died with status {code}"),
-        Outcome::QemuDied { exit: Exit::Signal(signal) } => return format!("QEMU died by signal {signal}"),
-    };
-    words.to_owned()
 }
 
 /// The unit of an axis of time that reaches so far: its name and its length in ms.

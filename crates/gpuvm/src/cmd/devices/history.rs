@@ -7,7 +7,7 @@ use gpuvm_core::date;
 use gpuvm_core::lifecycle::{self, Outcome, Stage};
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::Refusal;
-use gpuvm_core::reset::repair::Climbed;
+use gpuvm_core::reset::repair::{Climbed, Rung};
 use gpuvm_core::reset::{Deed, Entry, Grounds, Identity, Judgement, Quarantine, quarantine};
 use gpuvm_host::ledger::{self, Ledger};
 use serde::Serialize;
@@ -26,6 +26,15 @@ struct Summary {
     bad_verdicts: usize,
     /// By method.
     resets: BTreeMap<String, Resets>,
+    /// By rung of the ladder.
+    repairs: BTreeMap<Rung, Repairs>,
+}
+
+/// The repairs by one rung.
+#[derive(Debug, Default, Serialize)]
+struct Repairs {
+    count: usize,
+    helped: usize,
 }
 
 /// The resets by one method.
@@ -83,6 +92,13 @@ impl Summary {
             found.failed += usize::from(failure.is_some());
             times.entry(method.to_string()).or_default().push(*ms);
         }
+        let mut repairs: BTreeMap<Rung, Repairs> = BTreeMap::new();
+        for entry in entries {
+            let Deed::Repair { climbed } = &entry.deed else { continue };
+            let found = repairs.entry(climbed.rung).or_default();
+            found.count += 1;
+            found.helped += usize::from(climbed.helped());
+        }
         for (method, times) in &mut times {
             if let Some(found) = resets.get_mut(method) {
                 found.median_ms = median(times);
@@ -92,6 +108,7 @@ impl Summary {
             runs: entries.iter().filter(|entry| matches!(entry.deed, Deed::Run { .. })).count(),
             bad_verdicts: entries.iter().filter(bad).count(),
             resets,
+            repairs,
         }
     }
 
@@ -103,7 +120,15 @@ impl Summary {
                 self.resets.iter().map(|(method, resets)| resets.words(method)).collect::<Vec<_>>().join(", ")
             }
         };
-        format!("{runs}; {resets}; {}", counted(self.bad_verdicts, "bad verdict", "bad verdicts"))
+        let repairs = self.repairs.iter().map(|(rung, repairs)| {
+            let tried = counted(repairs.count, "repair", "repairs");
+            format!(
+                "; {tried} by {rung} ({} helped)",
+                if repairs.helped == 0 { "none".to_owned() } else { repairs.helped.to_string() }
+            )
+        });
+        let repairs: String = repairs.collect();
+        format!("{runs}; {resets}{repairs}; {}", counted(self.bad_verdicts, "bad verdict", "bad verdicts"))
     }
 }
 

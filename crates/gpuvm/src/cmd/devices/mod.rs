@@ -117,9 +117,9 @@ fn tell(facts: &HostFacts) {
         out::note(&format!("note: no device can be passed now: {refusal}{hint}"));
     }
     for problem in &facts.quirks.problems {
-        let item = load::quirk_problem(problem);
-        let hint = item.hint.map(|hint| format!("\n  hint: {hint}")).unwrap_or_default();
-        out::note(&format!("note: this host's own quirks are left out: {}{hint}", item.message));
+        let mut item = load::quirk_problem(problem);
+        item.message = format!("this host's own quirks are left out: {}", item.message);
+        failure::print_item("note", &item);
     }
     for unread in &facts.unread {
         out::note(&format!("note: couldn't be read, so it is left out: {unread}"));

@@ -3,8 +3,10 @@
 mod text;
 
 use clap::Args;
-use gpuvm_core::plan::{self, MethodChoice};
+use gpuvm_core::facts::HostFacts;
+use gpuvm_core::plan::{self, MethodChoice, ResetJob};
 use gpuvm_core::reset::repair::{RepairPolicy, Rung};
+use gpuvm_core::reset::{Confidence, Quirk, RebootPolicy, ResetWish, quirks_of};
 use gpuvm_host::kernel::Kernel;
 use gpuvm_host::reset::{self, Event, Report};
 use gpuvm_host::{facts, signals};
@@ -49,6 +51,7 @@ pub(super) fn run(cli: &Cli, args: &ResetArgs) -> Result<Exit, Failure> {
     let repair = args.repair.map_or(RepairPolicy::Never, RepairPolicy::from);
     let job = plan::reset(&targets, args.method, repair, &host)
         .map_err(|refusals| Failure::refused(&refusals, hints::of_reset))?;
+    tell_quirks(&job, &host);
     if args.dry_run {
         match cli.json {
             true => out::json(&json!({ "plan": job.resets, "ladders": job.ladders, "bind": job.bind }))?,
@@ -70,6 +73,7 @@ pub(super) fn run(cli: &Cli, args: &ResetArgs) -> Result<Exit, Failure> {
         )),
         Event::Next { error } => progress.tell(&format!("that failed, trying the next way: {error}")),
         Event::Judging => progress.tell("looking at the devices"),
+        Event::Climbed { bdf, climbed } => progress.tell(&format!("{bdf}: {climbed}")),
         Event::Repairing { bdf, climb, deadline } => progress.tell(&format!(
             "{bdf} is sick, trying to repair it by {} (at most {} s; a Ctrl-C waits for it)",
             climb.rung,
@@ -93,6 +97,21 @@ pub(super) fn run(cli: &Cli, args: &ResetArgs) -> Result<Exit, Failure> {
         problems.iter().for_each(|item| failure::print_item("error", item));
     }
     Ok(code)
+}
+
+/// Says what others have met who have reset the like; what the kernel's source says is in the plan.
+fn tell_quirks(job: &ResetJob, host: &HostFacts) {
+    for plan in &job.resets {
+        let Some(device) = host.devices.get(&plan.bdf) else { continue };
+        for found in quirks_of(plan.bdf, host) {
+            let Quirk { name, advice, confidence, .. } = found.quirk;
+            // There is no guest to reboot.
+            let worry = found.worry(device, ResetWish::default(), RebootPolicy::Stop, host);
+            if worry.is_some() && *confidence != Confidence::KernelSource {
+                out::note(&format!("note: {} ({name}): {}; {advice}", plan.bdf, found.told()));
+            }
+        }
+    }
 }
 
 /// Lists what failed, with remedies: the resets that were given up on, and what couldn't be given back.

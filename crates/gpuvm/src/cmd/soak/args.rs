@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use gpuvm_core::soak::{Mix, StopOn};
 use regex::Regex;
 
+use super::compare::CompareArgs;
 use super::report::ReportArgs;
 use crate::cli::{ProfileArgs, assignment};
 use crate::locked::OnChanges;
@@ -27,6 +28,8 @@ pub(crate) struct SoakArgs {
 pub(super) enum SoakCommand {
     /// Write the report of a record anew
     Report(ReportArgs),
+    /// Hold two records against each other, as of a kernel before and after its upgrade: exit 1 if the second is worse
+    Compare(CompareArgs),
 }
 
 /// What a soak is run by.

@@ -7,9 +7,7 @@ use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::{Plan, Warning};
 use gpuvm_core::profile::VmName;
 use gpuvm_core::reset::Snapshot;
-use gpuvm_core::soak::{
-    self as core, Cut, CycleKind, Ended, Headway, Line, Next, Settings, Tally, VERSION, Why,
-};
+use gpuvm_core::soak::{self as core, Cut, CycleKind, Ended, Line, Next, Settings, VERSION, Why};
 use gpuvm_host::facts::{self, Depth, Scope};
 use gpuvm_host::kernel::Kernel;
 use gpuvm_host::ledger::now;
@@ -18,6 +16,7 @@ use gpuvm_host::soak::{self, Holding, Record};
 use gpuvm_run::{Cleaned, CleanupReport};
 
 use super::args::RunArgs;
+use super::book::Book;
 use super::progress::Progress;
 use super::{machine, settings};
 use crate::cli::{Cli, ProfileArgs};
@@ -30,33 +29,12 @@ use crate::{came_back, hints, load, locked};
 #[derive(Debug)]
 pub(super) struct Begun {
     pub(super) vm: VmName,
-    pub(super) settings: Settings,
+    pub(super) book: Book,
     /// The profile, with the devices that it came to mean.
     pub(super) loaded: Loaded,
     /// What each device said of itself before the first cycle.
     pub(super) first: BTreeMap<Bdf, Snapshot>,
-    pub(super) record: Record,
-    pub(super) headway: Headway,
-    pub(super) tally: Tally,
-    /// How long it had run before, in ms.
-    pub(super) before_ms: u64,
-    _holding: Option<Holding>,
-}
-
-impl Begun {
-    /// Tells whether there is nothing to be run.
-    pub(super) fn is_over(&self) -> bool {
-        self.headway.why().is_some()
-    }
-
-    /// Writes a line down, and takes it into account.
-    pub(super) fn append(&mut self, line: &Line, progress: &mut Progress) -> Result<(), Failure> {
-        let text = self.record.append(line)?;
-        self.headway.add(line);
-        self.tally.add(line);
-        progress.line(&text);
-        Ok(())
-    }
+    _holding: Holding,
 }
 
 /// Begins a soak.
@@ -75,17 +53,8 @@ pub(super) fn anew(cli: &Cli, args: &RunArgs, progress: &mut Progress) -> Result
     let folder = soak::new_folder(&places, &vm, args.out.as_deref(), now())?;
     let record = Record::begin(&folder)?;
     let first = gpuvm_run::soak::first_baselines(&load::host_root(cli), &plan);
-    let mut begun = Begun {
-        vm,
-        settings,
-        loaded,
-        first,
-        record,
-        headway: Headway::default(),
-        tally: Tally::default(),
-        before_ms: 0,
-        _holding: Some(holding),
-    };
+    let book = Book::new(settings, record, &[]);
+    let mut begun = Begun { vm, book, loaded, first, _holding: holding };
     begin(cli, &mut begun, &plan, progress)?;
     told(&begun, &warnings, progress);
     Ok(begun)
@@ -115,22 +84,20 @@ pub(super) fn again(cli: &Cli, args: &RunArgs, progress: &mut Progress) -> Resul
     if resumed.torn > 0 {
         progress.tell(&format!("took {} bytes of a torn line off {}", resumed.torn, record.path().display()));
     }
-    let (headway, tally) = (Headway::of(&resumed.lines), Tally::of(&resumed.lines));
-    let before_ms = tally.elapsed_ms();
+    let book = Book::new(settings, record, &resumed.lines);
     let vm = loaded.profile.name.clone();
-    let mut begun =
-        Begun { vm, settings, loaded, first, record, headway, tally, before_ms, _holding: Some(holding) };
-    let left = match begun.headway.why() {
+    let mut begun = Begun { vm, book, loaded, first, _holding: holding };
+    let left = match begun.book.headway.why() {
         Some(_) => None,
         None => clean_up(cli, &mut begun, resumed.cut, progress)?,
     };
     if let Some(why) = left.or_else(|| over(&begun)) {
-        match begun.headway.why() {
+        match begun.book.headway.why() {
             Some(_) => progress.tell("the soak is over, and no more is asked for: see --cycles and --for"),
             // What a killed gpuvm had no time to write down.
-            None => begun.append(&Line::Ended(Ended { at: now(), why }), progress)?,
+            None => begun.book.append(&Line::Ended(Ended { at: now(), why }), progress)?,
         }
-        begun.record.close()?;
+        begun.book.record.close()?;
         return Ok(begun);
     }
     let Ready { loaded, plan, warnings } = ready(cli, args, &profile, progress)?;
@@ -140,7 +107,7 @@ pub(super) fn again(cli: &Cli, args: &RunArgs, progress: &mut Progress) -> Resul
     // Of a device that wasn't there before, now is the first time.
     begun.first =
         now_there.into_iter().map(|(bdf, now)| (bdf, begun.first.remove(&bdf).unwrap_or(now))).collect();
-    begun.record.clear_note()?;
+    begun.book.record.clear_note()?;
     begin(cli, &mut begun, &plan, progress)?;
     told(&begun, &warnings, progress);
     Ok(begun)
@@ -161,7 +128,7 @@ fn recorded(lines: &[Line]) -> Option<(Settings, BTreeMap<Bdf, Snapshot>)> {
 /// Says why nothing more is to be run of a soak that is to go on; nothing where something is. What it was stopped for, whoever goes on
 /// with it means to try again.
 fn over(begun: &Begun) -> Option<Why> {
-    match begun.headway.again().next(&begun.settings, begun.before_ms / 1000) {
+    match begun.book.headway.again().next(&begun.book.settings, begun.book.before_ms / 1000) {
         Next::Over(why) => Some(why),
         Next::Cycle { .. } => None,
     }
@@ -188,7 +155,7 @@ fn clean_up(
         progress.tell(&format!("cycle {number}, which was cut short: {what}"));
     }
     let reason = cut.left.join("; ");
-    begun.append(&Line::Cut(cut), progress)?;
+    begun.book.append(&Line::Cut(cut), progress)?;
     Ok((!reason.is_empty()).then_some(Why::Stopped { cycle: number, reason }))
 }
 
@@ -256,12 +223,12 @@ fn begin(cli: &Cli, begun: &mut Begun, plan: &Plan, progress: &mut Progress) -> 
         version: VERSION,
         at: now(),
         vm: begun.vm.clone(),
-        done_before: begun.headway.number(),
-        settings: begun.settings.clone(),
+        done_before: begun.book.headway.number(),
+        settings: begun.book.settings.clone(),
         machine: machine::machine(&cli.host_root(), &facts),
         devices: machine::devices(plan, &facts, &begun.first),
     }));
-    begun.append(&line, progress)
+    begun.book.append(&line, progress)
 }
 
 /// Tells once what every cycle would say.
@@ -269,7 +236,7 @@ fn told(begun: &Begun, warnings: &[Warning], progress: &mut Progress) {
     for warning in warnings {
         progress.tell(&format!("warning: {}: {}", warning.about, warning.message));
     }
-    progress.tell(&format!("record: {}", begun.record.path().display()));
+    progress.tell(&format!("record: {}", begun.book.record.path().display()));
 }
 
 fn nothing(folder: &Path) -> Failure {

@@ -6,7 +6,7 @@ use gpuvm_core::soak::{Cycle, CycleKind, CycleVerdict, Ended, Line, Next, Why};
 use gpuvm_host::ledger::now;
 use gpuvm_host::soak::{self, Poll};
 
-use super::begin::Begun;
+use super::book::Book;
 use super::progress::Progress;
 use super::report;
 use crate::exit::Exit;
@@ -34,25 +34,25 @@ pub(super) struct Over {
 
 /// Runs a soak to its end, and writes that down.
 pub(super) async fn run(
-    begun: &mut Begun,
+    book: &mut Book,
     cycles: &mut impl Cycles,
     progress: &mut Progress,
 ) -> Result<(), Failure> {
-    let poll = begun.settings.poll.as_deref().map(Poll::start).transpose();
+    let poll = book.settings.poll.as_deref().map(Poll::start).transpose();
     let poll = poll
         .map_err(|error| Failure::one(Exit::Internal, format!("start the poll's thread: {error}"), None))?;
-    let why = all(begun, cycles, poll.as_ref(), progress).await;
+    let why = all(book, cycles, poll.as_ref(), progress).await;
     if let Some(left) = poll.and_then(Poll::end) {
         progress.tell(&format!("warning: {left}"));
     }
     let line = Line::Ended(Ended { at: now(), why: why? });
-    begun.append(&line, progress)?;
-    Ok(begun.record.close()?)
+    book.append(&line, progress)?;
+    Ok(book.record.close()?)
 }
 
 /// Runs all cycles. Returns why there are no more.
 async fn all(
-    begun: &mut Begun,
+    book: &mut Book,
     cycles: &mut impl Cycles,
     poll: Option<&Poll>,
     progress: &mut Progress,
@@ -60,16 +60,16 @@ async fn all(
     let since = Instant::now();
     let mut reported = since;
     loop {
-        let seconds = begun.before_ms / 1000 + since.elapsed().as_secs();
-        let (number, kind) = match begun.headway.next(&begun.settings, seconds) {
+        let seconds = book.before_ms / 1000 + since.elapsed().as_secs();
+        let (number, kind) = match book.headway.next(&book.settings, seconds) {
             Next::Over(why) => return Ok(why),
             Next::Cycle { number, kind } => (number, kind),
         };
         if let Some(signal) = cycles.asked().await {
             return Ok(interrupted(signal));
         }
-        progress.begins(number, kind, &begun.tally, &begun.settings);
-        begun.record.note(number, kind)?;
+        progress.begins(number, kind, &book.tally, &book.settings);
+        book.record.note(number, kind)?;
         let mut over = cycles.cycle(number, kind, progress).await;
         if let Some(poll) = poll {
             let (polled, told) = poll.take();
@@ -85,9 +85,9 @@ async fn all(
         // The console of one whose guest never ran is that of another.
         let has_console = over.cycle.outcome.is_some();
         let line = Line::Cycle(Box::new(over.cycle));
-        begun.append(&line, progress)?;
+        book.append(&line, progress)?;
         if let Line::Cycle(cycle) = &line {
-            progress.over(cycle, &begun.tally);
+            progress.over(cycle, &book.tally);
         }
         if has_console
             && verdict > CycleVerdict::Healthy
@@ -99,7 +99,7 @@ async fn all(
             return Ok(interrupted(signal));
         }
         if reported.elapsed() > REPORT {
-            report::write_of(begun.record.folder())?;
+            report::write_of(book.record.folder())?;
             reported = Instant::now();
         }
     }
@@ -108,3 +108,7 @@ async fn all(
 fn interrupted(signal: &str) -> Why {
     Why::Interrupted { signal: signal.to_owned() }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
+mod tests;

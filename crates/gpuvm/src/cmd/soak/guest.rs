@@ -41,7 +41,7 @@ pub(super) struct Guest<'a> {
 
 impl<'a> Guest<'a> {
     pub(super) fn new(cli: &'a Cli, begun: &Begun, signals: Signals) -> Result<Self, Failure> {
-        let ready = Awaited::new(begun.settings.ready.clone())
+        let ready = Awaited::new(begun.book.settings.ready.clone())
             .map_err(|error| Failure::one(Exit::Usage, format!("--expect: {error}"), None))?;
         Ok(Self {
             cli,
@@ -52,8 +52,8 @@ impl<'a> Guest<'a> {
             boot_id: facts::boot_id(&cli.host_root())?,
             ready,
             first: begun.first.clone(),
-            shutdown_timeout: begun.settings.shutdown_timeout,
-            folder: begun.record.folder().to_owned(),
+            shutdown_timeout: begun.book.settings.shutdown_timeout,
+            folder: begun.book.record.folder().to_owned(),
             signals,
         })
     }

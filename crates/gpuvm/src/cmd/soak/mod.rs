@@ -2,6 +2,8 @@
 
 mod args;
 mod begin;
+mod book;
+mod compare;
 mod course;
 mod guest;
 mod machine;
@@ -27,6 +29,7 @@ use progress::Progress;
 pub(super) fn run(cli: &Cli, args: &SoakArgs) -> Result<Exit, Failure> {
     match &args.command {
         Some(SoakCommand::Report(args)) => report::run(cli, args),
+        Some(SoakCommand::Compare(args)) => compare::run(cli, args),
         None => soak(cli, &args.run),
     }
 }
@@ -39,16 +42,17 @@ fn soak(cli: &Cli, args: &RunArgs) -> Result<Exit, Failure> {
         true => begin::again(cli, args, &mut progress)?,
         false => begin::anew(cli, args, &mut progress)?,
     };
-    if !begun.is_over() {
+    if !begun.book.is_over() {
         // The timer and the signals live in a runtime on this thread: QEMU dies with the thread that starts it.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime =
             runtime.map_err(|error| Failure::one(Exit::Internal, format!("start tokio: {error}"), None))?;
         runtime.block_on(cycles(cli, &mut begun, &mut progress))?;
     }
-    let (path, standing) = (report::write_of(begun.record.folder())?, begun.headway.standing());
+    progress.clear();
+    let (path, standing) = (report::write_of(begun.book.record.folder())?, begun.book.headway.standing());
     if !cli.json {
-        summary::tell(&begun, &path);
+        summary::tell(&begun.book, &path);
     }
     Ok(summary::exit(standing))
 }
@@ -58,5 +62,5 @@ async fn cycles(cli: &Cli, begun: &mut Begun, progress: &mut Progress) -> Result
     let signals = Signals::catch()
         .map_err(|error| Failure::one(Exit::Internal, format!("catch signals: {error}"), None))?;
     let mut guest = Guest::new(cli, begun, signals)?;
-    run_course(begun, &mut guest, progress).await
+    run_course(&mut begun.book, &mut guest, progress).await
 }

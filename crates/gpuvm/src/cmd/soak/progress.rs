@@ -88,7 +88,8 @@ impl Progress {
         }
     }
 
-    fn clear(&mut self) {
+    /// Takes the line that is written over away.
+    pub(super) fn clear(&mut self) {
         if self.line == Shown::Live {
             let mut stderr = std::io::stderr().lock();
             write!(stderr, "\r\x1b[2K").and_then(|()| stderr.flush()).ok();
@@ -113,6 +114,8 @@ impl Observer for Progress {
     fn note(&mut self, note: &Note) {
         match &mut self.steps {
             Some(steps) => steps.note(note),
+            // That the soak itself asks for a guest's end is no news.
+            None if note.0.starts_with("soak: ") => {}
             None => {
                 let text = format!("cycle {}: {}", self.cycle, note.0);
                 self.tell(&text);
@@ -169,9 +172,12 @@ fn left(tally: &Tally, settings: &Settings) -> Option<u64> {
     }
 }
 
-/// Spells ms as seconds.
+/// Spells ms as seconds, where there is a tenth of one.
 pub(super) fn seconds(ms: u64) -> String {
-    format!("{}.{} s", ms / 1000, ms / 100 % 10)
+    match ms {
+        0..100 => format!("{ms} ms"),
+        _ => format!("{}.{} s", ms / 1000, ms / 100 % 10),
+    }
 }
 
 /// Spells seconds as roughly as a guess deserves.

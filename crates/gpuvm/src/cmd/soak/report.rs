@@ -1,15 +1,16 @@
 //! `gpuvm soak report`: the report of a record.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use gpuvm_core::soak::report;
-use gpuvm_host::{lock, soak};
+use gpuvm_core::soak::{BadRecord, Line, report};
+use gpuvm_host::{HostError, lock, soak};
 
 use crate::cli::Cli;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::out;
+use crate::{hints, out};
 
 /// The report's name, beside its record.
 const REPORT: &str = "report.html";
@@ -17,12 +18,29 @@ const REPORT: &str = "report.html";
 /// What `soak report` takes.
 #[derive(Debug, Args)]
 pub(crate) struct ReportArgs {
-    /// The folder of a soak, with its record.jsonl
-    folder: PathBuf,
+    /// The folder of a soak, or the record.jsonl in it
+    record: PathBuf,
+
+    /// Write the report to FILE [default: report.html beside the record]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
 }
 
 pub(super) fn run(cli: &Cli, args: &ReportArgs) -> Result<Exit, Failure> {
-    let path = write_of(&args.folder)?;
+    let lines = lines_of(&args.record)?;
+    let path = args.out.clone().unwrap_or_else(|| match args.record.is_dir() {
+        true => args.record.join(REPORT),
+        false => args.record.with_file_name(REPORT),
+    });
+    // Not as the soak itself writes it: a file that the user names has the rights that the user's files have.
+    std::fs::write(&path, report::html(&lines)).map_err(|error| {
+        let code = match error.kind() {
+            ErrorKind::PermissionDenied => Exit::Permission,
+            ErrorKind::StorageFull => Exit::Unfit,
+            _ => Exit::Usage,
+        };
+        Failure::one(code, format!("write {}: {error}", path.display()), hints::unwritable(&path, &error))
+    })?;
     match cli.json {
         true => out::json(&serde_json::json!({ "report": path }))?,
         false => out::text(&format!("{}\n", path.display()))?,
@@ -30,13 +48,28 @@ pub(super) fn run(cli: &Cli, args: &ReportArgs) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// Writes the report of a record beside it, and returns where it is.
+/// Reads the record in a folder, or in a file of any name.
+pub(super) fn lines_of(path: &Path) -> Result<Vec<Line>, Failure> {
+    let file = if path.is_dir() { path.join(soak::RECORD) } else { path.to_owned() };
+    let no_record = |problem: String| {
+        let message = format!("{} is no record of a soak: {problem}", file.display());
+        Failure::one(Exit::Usage, message, Some(hints::no_record()))
+    };
+    match soak::read_file(&file) {
+        Ok(Some(written)) if !written.lines.is_empty() => Ok(written.lines),
+        // What a crash may have torn is left out, be it all that there is.
+        Ok(Some(written)) if written.torn > 0 => Err(no_record(BadRecord::NoBeginning.to_string())),
+        Ok(Some(_)) => Err(no_record(BadRecord::Empty.to_string())),
+        Ok(None) => Err(no_record("there is no such file".to_owned())),
+        Err(HostError::Content { problem, .. }) => Err(no_record(problem)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Writes the report of a soak's record beside it, and returns where it is.
 pub(super) fn write_of(folder: &Path) -> Result<PathBuf, Failure> {
-    let record = soak::read(folder)?.filter(|record| !record.lines.is_empty()).ok_or_else(|| {
-        let message = format!("there is no {} of a soak in {}", soak::RECORD, folder.display());
-        Failure::one(Exit::Usage, message, None)
-    })?;
+    let lines = lines_of(folder)?;
     let path = folder.join(REPORT);
-    lock::replace(&path, report::html(&record.lines).as_bytes())?;
+    lock::replace(&path, report::html(&lines).as_bytes())?;
     Ok(path)
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use gpuvm_core::qemu::cmdline::quote;
 use gpuvm_core::soak::{Phase, Standing, Tally, Why};
 
-use super::begin::Begun;
+use super::book::Book;
 use super::progress::{seconds, verdicts};
 use crate::exit::Exit;
 use crate::out;
@@ -20,18 +20,17 @@ pub(super) fn exit(standing: Standing) -> Exit {
 }
 
 /// Tells a person.
-pub(super) fn tell(begun: &Begun, report: &Path) {
-    text(begun.headway.why(), &begun.tally).iter().for_each(|line| out::note(&format!("gpuvm: {line}")));
+pub(super) fn tell(book: &Book, report: &Path) {
+    text(book.headway.why(), &book.tally).iter().for_each(|line| out::note(&format!("gpuvm: {line}")));
     out::note(&format!("gpuvm: report: {}", report.display()));
-    out::note(&format!("gpuvm: record: {}", begun.record.path().display()));
-    if !matches!(begun.headway.why(), Some(Why::Done | Why::Time)) {
-        out::note(&format!("  hint: {}", go_on(begun)));
+    out::note(&format!("gpuvm: record: {}", book.record.path().display()));
+    if !matches!(book.headway.why(), Some(Why::Done | Why::Time)) {
+        out::note(&format!("  hint: {}", go_on(book)));
     }
 }
 
-fn go_on(begun: &Begun) -> String {
-    let (profile, folder) =
-        (quote(begun.settings.profile.as_ref()), quote(begun.record.folder().as_os_str()));
+fn go_on(book: &Book) -> String {
+    let (profile, folder) = (quote(book.settings.profile.as_ref()), quote(book.record.folder().as_os_str()));
     format!("go on with: gpuvm soak {profile} --resume --out {folder}")
 }
 

@@ -156,7 +156,9 @@ fn rows(svg: &mut Svg, slots: &Slots<'_>, across: (f64, f64), bottom: f64) {
             svg.telling_path(class(verdict), &sign(verdict, x, bottom + 16.0 + 2.0 * ROW), &title);
         }
         for slot in bin.iter().filter(|slot| slot.resumed) {
-            let path = format!("M{} {}V{}", number(x - 1.0), number(TOP), number(bottom + 3.0 * ROW + 4.0));
+            // At the edge of its place, so that it lies before the bar.
+            let edge = across.0 + at(range.start) / at(count.max(1)) * (across.1 - across.0);
+            let path = format!("M{} {}V{}", number(edge), number(TOP), number(bottom + 3.0 * ROW + 4.0));
             svg.telling_path("resumed", &path, &format!("went on before cycle {}", slot.number));
         }
         for slot in bin.iter().filter(|slot| slot.cycle.is_none()) {

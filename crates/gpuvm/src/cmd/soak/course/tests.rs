@@ -1,0 +1,121 @@
+use std::path::Path;
+
+use clap::Parser;
+use gpuvm_core::soak::{Fault, OwnUse, Settings, Standing};
+use gpuvm_host::soak::Record;
+use gpuvm_testkit::soak::Made;
+use rstest::rstest;
+
+use super::*;
+use crate::cli::Cli;
+
+/// Cycles that take no time. A letter says what each comes to: h, f, b are healthy, failed and bad; i is interrupted, and j is both bad
+/// and interrupted; where an s stands, a signal comes before the cycle.
+struct Letters<'a> {
+    letters: std::iter::Peekable<std::str::Chars<'a>>,
+    /// The cycles whose consoles were kept.
+    kept: Vec<u32>,
+}
+
+impl Cycles for Letters<'_> {
+    async fn cycle(&mut self, number: u32, kind: CycleKind, _: &mut Progress) -> Over {
+        let letter = self.letters.next().unwrap();
+        let made = Made::new(1).healthy(1).ended(Why::Done);
+        let Some(Line::Cycle(cycle)) = made.into_iter().nth(1) else { panic!("its second line is a cycle") };
+        let mut cycle = Cycle { number, kind, polled: None, own: OwnUse::default(), ..*cycle };
+        match letter {
+            'f' => cycle.faults.push(Fault::Job { message: "no".to_owned() }),
+            'b' | 'j' => cycle.faults.push(Fault::NotGivenBack { message: "a claim".to_owned() }),
+            _ => {}
+        }
+        Over { cycle, interrupted: "ij".contains(letter).then_some("SIGINT") }
+    }
+
+    async fn asked(&mut self) -> Option<&'static str> {
+        self.letters.next_if_eq(&'s').map(|_| "SIGTERM")
+    }
+
+    fn keep_console(&mut self, number: u32) -> Option<String> {
+        self.kept.push(number);
+        None
+    }
+}
+
+fn settings(cycles: u32) -> Settings {
+    let lines = Made::new(cycles).ended(Why::Done);
+    let Some(Line::Begun(begun)) = lines.first() else { panic!("a record begins") };
+    Settings { poll: None, mix: "clean:1,kill:1".parse().unwrap(), ..begun.settings.clone() }
+}
+
+/// Runs cycles in a folder, by the letters; goes on where there is a record already.
+fn soak(folder: &Path, cycles: u32, letters: &str) -> (Book, Vec<u32>) {
+    let mut progress = Progress::new(&Cli::try_parse_from(["gpuvm", "--json", "schema"]).unwrap());
+    let (record, lines) = match folder.join("record.jsonl").exists() {
+        true => Record::resume(folder).map(|(record, resumed)| (record, resumed.lines)).unwrap(),
+        false => (Record::begin(folder).unwrap(), Vec::new()),
+    };
+    let mut book = Book::new(settings(cycles), record, &lines);
+    let begun = Made::new(cycles).ended(Why::Done).remove(0);
+    book.append(&begun, &mut progress).unwrap();
+    let mut cycles = Letters { letters: letters.chars().peekable(), kept: Vec::new() };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(run(&mut book, &mut cycles, &mut progress)).unwrap();
+    assert_eq!(cycles.letters.next(), None, "not all cycles were run");
+    (book, cycles.kept)
+}
+
+fn numbers(folder: &Path) -> Vec<u32> {
+    soak::read(folder).unwrap().unwrap().lines.iter().filter_map(Line::number).collect()
+}
+
+#[rstest]
+#[case::all_healthy(3, "hhh", Why::Done, Standing::Healthy, &[])]
+#[case::one_failed(3, "hfh", Why::Done, Standing::NotHealthy, &[2])]
+#[case::a_bad_one(5, "hb", Why::Stopped { cycle: 2, reason: "the host is not as it was: a claim".to_owned() }, Standing::Bad, &[2])]
+#[case::three_failed(9, "fff", Why::Stopped { cycle: 3, reason: "the guest's job failed: no".to_owned() }, Standing::NotHealthy, &[1, 2, 3])]
+#[case::interrupted(5, "hi", Why::Interrupted { signal: "SIGINT".to_owned() }, Standing::NotHealthy, &[])]
+#[case::interrupted_between_two(5, "hs", Why::Interrupted { signal: "SIGTERM".to_owned() }, Standing::NotHealthy, &[])]
+#[case::interrupted_and_bad(5, "hj", Why::Interrupted { signal: "SIGINT".to_owned() }, Standing::Bad, &[2])]
+fn a_soak_runs_until_it_is_over_and_keeps_the_consoles_of_cycles_that_are_not_healthy(
+    #[case] cycles: u32,
+    #[case] letters: &str,
+    #[case] why: Why,
+    #[case] standing: Standing,
+    #[case] kept: &[u32],
+) {
+    let folder = tempfile::tempdir().unwrap();
+    let (book, consoles) = soak(folder.path(), cycles, letters);
+    assert_eq!((book.headway.why(), book.headway.standing(), &*consoles), (Some(&why), standing, kept));
+    // A cycle that was interrupted has no line, unless it has something to tell.
+    let told = u32::try_from(letters.chars().filter(|letter| !"is".contains(*letter)).count()).unwrap();
+    assert_eq!(numbers(folder.path()), (1..=told).collect::<Vec<_>>());
+    let file = std::fs::read_dir(folder.path())
+        .unwrap()
+        .filter(|file| file.as_ref().unwrap().file_name() == "running");
+    assert_eq!(file.count(), 0);
+}
+
+#[test]
+fn a_cycle_that_was_interrupted_is_run_again_with_its_number_and_its_kind() {
+    let folder = tempfile::tempdir().unwrap();
+    soak(folder.path(), 3, "hi");
+    let (book, _) = soak(folder.path(), 3, "hh");
+    assert_eq!((numbers(folder.path()), book.headway.standing()), (vec![1, 2, 3], Standing::Healthy));
+    let lines = soak::read(folder.path()).unwrap().unwrap().lines;
+    let kinds: Vec<CycleKind> = lines
+        .iter()
+        .filter_map(|line| if let Line::Cycle(cycle) = line { Some(cycle.kind) } else { None })
+        .collect();
+    assert_eq!(kinds, [CycleKind::Clean, CycleKind::Kill, CycleKind::Clean]);
+}
+
+#[test]
+fn each_cycle_is_written_down_with_what_gpuvm_itself_used() {
+    let folder = tempfile::tempdir().unwrap();
+    soak(folder.path(), 1, "h");
+    let lines = soak::read(folder.path()).unwrap().unwrap().lines;
+    assert!(
+        matches!(&lines[1], Line::Cycle(cycle) if cycle.own.rss_kib > 0 && cycle.polled.is_none()),
+        "{lines:?}"
+    );
+}
