@@ -151,6 +151,7 @@ impl Made {
             number,
             kind: self.mix.kind_of(number),
             at: self.at_ms / 1000,
+            left: Vec::new(),
             found: vec![
                 "QEMU (process 4711) was still running: it was ended, and the host was given back".to_owned(),
             ],
