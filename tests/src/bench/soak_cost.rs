@@ -4,8 +4,8 @@
 //! - the life of that QEMU: from its `execve` until the last of its threads is gone, which is when the kernel has closed (and reset) its devices;
 //! - between two QEMUs, the time in which some process of gpuvm's is inside a `write` by which the kernel does a driver's work: [`WORK`].
 //!
-//! All else is gpuvm's, whatever it waits for, its helpers' start and end too, and the stops that the tracing itself makes. To that comes, of
-//! QEMU's life, the time from when the guest's job line had reached gpuvm's log until the guest's end (or reset) was asked for.
+//! All else is gpuvm's, whatever it waits for, its helpers' start and end too. It is longer than without the tracing, which stops gpuvm at each
+//! call and at each child's start and end: what that costs is measured apart ([`Tracer`]) and taken off. To that comes, of QEMU's life, the time from when the guest's job line had reached gpuvm's log until the guest's end (or reset) was asked for.
 //!
 //! Two witnesses are heard: what the kernel's log says of the devices must have been said in a time that isn't held for gpuvm's, and the
 //! phases that gpuvm's own record tells must be the same times.
@@ -36,6 +36,15 @@ pub struct Tolerance {
     pub record: Micros,
 }
 
+/// What the tracing itself costs, in µs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tracer {
+    /// A call that is traced.
+    pub call: Micros,
+    /// A child that makes one such call and ends.
+    pub child: Micros,
+}
+
 /// A cycle, in µs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cost {
@@ -49,6 +58,8 @@ pub struct Cost {
     pub kernel: Micros,
     /// The rest between the two.
     pub between: Micros,
+    /// What of that is the tracing's.
+    pub tracing: Micros,
     /// From when the guest was ready until its end or reset was asked for, less what was to be waited.
     pub answer: Micros,
 }
@@ -56,7 +67,7 @@ pub struct Cost {
 impl Cost {
     /// What is gpuvm's.
     pub fn own(&self) -> Micros {
-        self.between + self.answer
+        self.between - self.tracing + self.answer
     }
 }
 
@@ -97,6 +108,16 @@ fn covered<'a>(calls: impl Iterator<Item = &'a Call>, from: Micros, to: Micros) 
     sum
 }
 
+/// Sums up what the tracing has cost between two QEMUs: children are known by their end, and their call isn't counted once more.
+fn tracing(trace: &Trace, tracer: Tracer, from: Micros, to: Micros) -> Micros {
+    let between = |at: Micros| (from..to).contains(&at);
+    let children: Vec<u32> =
+        trace.gone.iter().filter(|gone| between(gone.at) && gone.at > from).map(|gone| gone.pid).collect();
+    let own = trace.calls.iter().filter(|call| between(call.from) && !children.contains(&call.pid));
+    let count = |number: usize| Micros::try_from(number).unwrap_or(0);
+    count(own.count()) * tracer.call + count(children.len()) * tracer.child
+}
+
 /// Finds how long gpuvm took each time to answer the guest's job line with a power button, a reset or a signal.
 fn answers(trace: &Trace, life: Life) -> Vec<Micros> {
     let within = |call: &&Call| call.from >= life.from && call.from < life.to && call.pid != life.pid;
@@ -131,7 +152,7 @@ fn answers(trace: &Trace, life: Life) -> Vec<Micros> {
 ///
 /// # Errors
 /// That there are no two QEMUs, or a guest of which the answer to its job isn't seen.
-pub fn account(trace: &Trace, wait: Micros) -> Result<Vec<Cost>, String> {
+pub fn account(trace: &Trace, wait: Micros, tracer: Tracer) -> Result<Vec<Cost>, String> {
     let lives = lives(trace);
     if lives.len() < 2 {
         return Err(format!("{} QEMUs in the trace: at least two are needed", lives.len()));
@@ -149,6 +170,7 @@ pub fn account(trace: &Trace, wait: Micros) -> Result<Vec<Cost>, String> {
             life: life.to - life.from,
             kernel,
             between: next.from - life.to - kernel,
+            tracing: tracing(trace, tracer, life.to, next.from),
             answer: answers.iter().map(|answer| answer - wait).sum(),
         })
     };
@@ -251,6 +273,7 @@ mod tests {
 21 104.900000 +++ exited with 0 +++
 20 105.000000 +++ exited with 0 +++
 30 105.010000 write(0</sys/bus/pci/drivers/vfio-pci/unbind>, "0000:83:00.0", 12) = 12 <0.010000>
+30 105.022000 +++ exited with 0 +++
 10 105.050000 write(0</sys/bus/pci/devices/0000:83:00.0/driver_override>, "1", 1) = 1 <0.010000>
 31 105.100000 write(0</sys/bus/pci/drivers/nvme/bind>, "0000:83:00.0", 12 <unfinished ...>
 32 105.150000 write(0</sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages>, "0", 1) = 1 <0.100000>
@@ -265,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_cycle_is_accounted_for() {
-        let costs = account(&trace(), 20_000).unwrap();
+        let costs = account(&trace(), 20_000, Tracer { call: 1_000, child: 5_000 }).unwrap();
         let expected = Cost {
             number: 1,
             wall: 5_500_000,
@@ -273,18 +296,28 @@ mod tests {
             // 10 ms, and 150 ms that two calls cover together; not driver_override.
             kernel: 160_000,
             between: 340_000,
+            // Three calls of processes that live on, and one child.
+            tracing: 8_000,
             answer: 29_900,
         };
         assert_eq!(costs, [expected]);
-        assert_eq!(costs[0].own(), 369_900);
+        assert_eq!(costs[0].own(), 361_900);
     }
 
     #[test]
     fn without_two_qemus_or_an_answer_there_is_no_account() {
         let cut = LOG.split("40 105.5").next().unwrap();
-        assert!(account(&Trace::parse(cut.trim_start()).unwrap(), 0).unwrap_err().contains("1 QEMUs"));
+        assert!(
+            account(&Trace::parse(cut.trim_start()).unwrap(), 0, Tracer::default())
+                .unwrap_err()
+                .contains("1 QEMUs")
+        );
         let silent = LOG.replace("gpuvm-job", "else");
-        assert!(account(&Trace::parse(silent.trim_start()).unwrap(), 0).unwrap_err().contains("no answer"));
+        assert!(
+            account(&Trace::parse(silent.trim_start()).unwrap(), 0, Tracer::default())
+                .unwrap_err()
+                .contains("no answer")
+        );
     }
 
     fn said(at: Micros, text: &str) -> Said {
@@ -325,7 +358,7 @@ mod tests {
     #[case::too_little(record(5000, 200, 200), Err("next QEMU took 500 ms, and 400"))]
     #[case::cut(record(5000, 200, 300).lines().next().unwrap().to_owned(), Err("cycle 2 isn't"))]
     fn the_record_bears_witness(#[case] record: String, #[case] expected: Result<Micros, &str>) {
-        let checked = check_record(&account(&trace(), 0).unwrap(), &record, TOLERANCE);
+        let checked = check_record(&account(&trace(), 0, Tracer::default()).unwrap(), &record, TOLERANCE);
         match expected {
             Ok(rest) => assert_eq!(checked, Ok(vec![rest])),
             Err(words) => assert!(checked.clone().unwrap_err().contains(words), "{checked:?}"),

@@ -8,13 +8,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use gpuvm_e2e::bench::figures::Figures;
-use gpuvm_e2e::bench::soak_cost::{Cost, Tolerance, account, check_log, check_record};
+use gpuvm_e2e::bench::soak_cost::{Cost, Tolerance, Tracer, account, check_log, check_record};
 use gpuvm_e2e::bench::soak_trace::{Micros, Trace, kernel_log};
 use gpuvm_e2e::bench::{Result, doing};
 
 /// What gpuvm may add to a cycle, as the median.
 const TARGET: Duration = Duration::from_millis(150);
-const USAGE: &str = "usage: soak-overhead TRACE KERNEL-LOG RECORD AFTER-MS BDF...";
+const USAGE: &str = "usage: soak-overhead TRACE KERNEL-LOG RECORD TRACER AFTER-MS BDF...";
 /// The kernel's stamps and strace's are of two clocks, and a write is stamped before it is in the kernel.
 const TOLERANCE: Tolerance = Tolerance { log: 30_000, record: 100_000 };
 const MISSED: u8 = 1;
@@ -23,21 +23,24 @@ const DISAGREES: u8 = 70;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [trace, log, record, after, devices @ ..] = args.as_slice() else { return told(USAGE, USAGE_ERROR) };
+    let [trace, log, record, tracer, after, devices @ ..] = args.as_slice() else {
+        return told(USAGE, USAGE_ERROR);
+    };
     let Ok(after) = after.parse::<Micros>() else { return told(USAGE, USAGE_ERROR) };
-    match measure(trace, log, record, after * 1000, devices) {
+    match measure([trace, log, record, tracer], after * 1000, devices) {
         Ok(own) if own.median_ms > ms(TARGET) => told("MISSED: the median is over the target", MISSED),
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => told(&error, DISAGREES),
     }
 }
 
-fn measure(trace: &str, log: &str, record: &str, after: Micros, devices: &[String]) -> Result<Figures> {
+fn measure([trace, log, record, tracer]: [&str; 4], after: Micros, devices: &[String]) -> Result<Figures> {
     let read = |path: &str| {
         fs::read(path).map_err(doing(path)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
     };
     let trace = Trace::parse(&read(trace)?)?;
-    let costs = account(&trace, after)?;
+    let told = read(tracer)?;
+    let costs = account(&trace, after, cost_of_tracing(&told).ok_or_else(|| format!("{tracer}: {told}"))?)?;
     let said = kernel_log(&read(log)?)?;
     let own = print(&costs);
     let heard = check_log(&trace, &said, devices, TOLERANCE)?;
@@ -52,15 +55,21 @@ fn measure(trace: &str, log: &str, record: &str, after: Micros, devices: &[Strin
     Ok(own)
 }
 
+/// Reads what a traced call and a traced child cost more than untraced ones, in µs.
+fn cost_of_tracing(text: &str) -> Option<Tracer> {
+    let (call, child) = text.trim().split_once(' ')?;
+    Some(Tracer { call: call.parse().ok()?, child: child.parse().ok()? })
+}
+
 /// Prints the table, and returns what is gpuvm's.
 fn print(costs: &[Cost]) -> Figures {
     let mut text = format!(
-        "{:>5} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}  ms\n",
-        "cycle", "wall", "QEMU", "kernel", "between", "answer", "own"
+        "{:>5} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}  ms\n",
+        "cycle", "wall", "QEMU", "kernel", "between", "tracing", "answer", "own"
     );
     for cost in costs {
-        let Cost { number, wall, life, kernel, between, answer } = cost;
-        let columns = [*wall, *life, *kernel, *between, *answer, cost.own()];
+        let Cost { number, wall, life, kernel, between, tracing, answer } = cost;
+        let columns = [*wall, *life, *kernel, *between, *tracing, *answer, cost.own()];
         let columns: Vec<String> =
             columns.iter().map(|micros| format!("{:>9.1}", ms(time(*micros)))).collect();
         text.push_str(&format!("{number:>5} {}\n", columns.join(" ")));
