@@ -72,6 +72,22 @@ fn quirks_of_the_host_are_read_by_the_names_of_their_files() {
     assert!(!problems.is_empty());
 }
 
+#[test]
+fn a_file_of_quirks_that_cant_be_read_is_told_and_those_beside_it_are_read() {
+    let host = FakeHost::new();
+    host.device(&gpu("0000:81:00.0", 7, 1));
+    let folder = "/etc/gpuvm/quirks.d";
+    host.file(&format!("{folder}/10-a.toml"), quirk("mine", "it is late"));
+    host.file(&format!("{folder}/20-folder.toml/what"), "");
+    std::os::unix::fs::symlink("nowhere", host.root().path(format!("{folder}/30-link.toml"))).unwrap();
+    let quirks = read(&host, &["0000:81:00.0"]).quirks;
+    assert_eq!(quirks.entries.len(), 1);
+    let told: Vec<String> = quirks.problems.iter().map(ToString::to_string).collect();
+    let [folder, link] = &told[..] else { panic!("{told:?}") };
+    assert!(folder.starts_with("/etc/gpuvm/quirks.d/20-folder.toml: it can't be read: "), "{folder}");
+    assert_eq!(link, "/etc/gpuvm/quirks.d/30-link.toml: it can't be read: it leads nowhere");
+}
+
 /// A plan looks at no bridge, and still has to know which of them mark what is below.
 #[test]
 fn of_the_port_right_above_a_device_its_ids_are_read() {

@@ -143,7 +143,7 @@ fn host(root: &HostRoot, reading: &Reading) -> Result<HostFacts, HostError> {
         kvm: access(root, "/dev/kvm"),
         qemu: find(root, "qemu-system-x86_64").or_else(|| rhel_qemu(root)),
         qemu_img: find(root, "qemu-img"),
-        quirks: reading.take(quirks::read(root))?,
+        quirks: quirks::read(root),
         ..HostFacts::default()
     })
 }

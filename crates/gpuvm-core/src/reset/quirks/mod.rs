@@ -144,15 +144,20 @@ impl LocalQuirks {
             })),
         }
     }
+
+    /// Notes that a file, or the folder of all of them, can't be read: nobody knows what it says.
+    pub fn unreadable(&mut self, file: &str, why: &str) {
+        let (file, message) = (file.to_owned(), format!("it can't be read: {why}"));
+        self.problems.push(FileProblem { file, line: 0, key: String::new(), message, hint: None });
+    }
 }
 
 /// Something that is wrong with a file of quirks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("{file}, line {line}: {message}")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileProblem {
     /// The file.
     pub file: String,
-    /// The line, from 1.
+    /// The line, from 1; 0 of a file that can't be read at all.
     pub line: usize,
     /// The key's path, as `quirk.0.vendor`; empty for the whole text.
     pub key: String,
@@ -162,6 +167,18 @@ pub struct FileProblem {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
+
+impl std::fmt::Display for FileProblem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { file, line, message, .. } = self;
+        match line {
+            0 => write!(f, "{file}: {message}"),
+            line => write!(f, "{file}, line {line}: {message}"),
+        }
+    }
+}
+
+impl std::error::Error for FileProblem {}
 
 /// Returns the table that is part of the program.
 pub fn embedded() -> &'static [Quirk] {
