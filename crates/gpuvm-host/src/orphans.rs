@@ -70,7 +70,7 @@ pub fn check(root: &HostRoot, records: &[Record]) -> Result<(), HostError> {
 /// How long a write may take that is none to be told of: a reset at bind takes 100 ms.
 const ORDINARY: Duration = Duration::from_millis(300);
 
-/// Finds the functions that are being bound, unbound or removed by a child of any gpuvm, with the child, where that takes longer than it
+/// Finds the functions that are being bound, unbound, removed or reset by a child of any gpuvm, with the child, where that takes longer than it
 /// mostly does: the device's lock is held until it comes back, whether or not there was time to note it.
 ///
 /// # Errors
@@ -99,14 +99,33 @@ fn writers(root: &HostRoot) -> Result<BTreeMap<Bdf, i32>, HostError> {
         let name = file.file_name().and_then(|name| name.to_str());
         (of_device && name.is_some_and(|name| RESETS.contains(&name))) || container.as_deref() == Some(file)
     };
-    // A removal is the only one of these that isn't called as its device is: all that can be written is `1`.
+    // What isn't called as its device is: all that can be written to remove one, or to reset what is below a port, is `1`.
     let named = |name: &str| (name == "1").then_some(None).or_else(|| name.parse().ok().map(Some));
     let of = |opener: &Opener, name: &Option<Bdf>, file: &Path| match name {
         Some(bdf) => (takes_lock(file) || resets(bdf, file)).then_some((*bdf, opener.pid)),
         None => removed(root, file).map(|bdf| (bdf, opener.pid)),
     };
-    Ok(all_open(named, of)?.into_iter().collect())
+    let mut found: BTreeMap<Bdf, i32> = all_open(named, of)?.into_iter().collect();
+    // A reset of all that is below a port has the locks of all of that.
+    let below = |opener: &Opener, _: &(), file: &Path| Some((reset_below(root, file), opener.pid));
+    for (functions, pid) in all_open(|name| (name == "1").then_some(()), below)? {
+        found.extend(functions.into_iter().map(|bdf| (bdf, pid)));
+    }
+    Ok(found)
 }
+
+/// Lists what is reset by a write to this file, if it is a port's `reset_subordinate`.
+fn reset_below(root: &HostRoot, file: &Path) -> Vec<Bdf> {
+    let Some(port) = file.parent().filter(|_| file.ends_with(SUBORDINATE)) else { return Vec::new() };
+    let names = crate::root::list(&root.path("/sys/bus/pci/devices")).unwrap_or_default();
+    let functions = names.iter().filter_map(|name| name.parse().ok());
+    let is_below =
+        |bdf: &Bdf| fs::canonicalize(root.device(*bdf)).is_ok_and(|at| at != port && at.starts_with(port));
+    functions.filter(is_below).collect()
+}
+
+/// The attribute of a port that resets everything below it.
+const SUBORDINATE: &str = "reset_subordinate";
 
 /// What a process has open that removes a device: the kernel takes the attribute away first, and its place may be gone too.
 fn removals(root: &HostRoot, op: &HostOp) -> Vec<PathBuf> {
@@ -163,7 +182,9 @@ fn attributes_of(root: &HostRoot, op: &HostOp) -> Vec<PathBuf> {
 /// Lists what a reset of a device would have open: its lock is held meanwhile.
 fn resets_of(root: &HostRoot, bdf: Bdf) -> Vec<PathBuf> {
     let attributes = RESETS.map(|name| root.device(bdf).join(name));
-    attributes.into_iter().chain([root.path(CONTAINER)]).collect()
+    let above = fs::canonicalize(root.device(bdf)).ok();
+    let port = above.as_deref().and_then(Path::parent).map(|port| port.join(SUBORDINATE));
+    attributes.into_iter().chain([root.path(CONTAINER)]).chain(port).collect()
 }
 
 /// A write that goes on.

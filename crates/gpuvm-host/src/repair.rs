@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use gpuvm_core::host_ops::HostOp;
 use gpuvm_core::pci::{Bdf, GroupId};
 use gpuvm_core::reset::repair::{Climb, Climbed, Ladder, Rung, climbs};
-use gpuvm_core::reset::{Heard, Snapshot, judge};
+use gpuvm_core::reset::{Before, Deed, Heard, Snapshot, judge};
 
 pub use self::climb::{climb, deadline_of};
 use crate::HostError;
@@ -68,6 +68,19 @@ pub struct Repaired {
 }
 
 impl Repaired {
+    /// Lists every rung that was tried, with the function that it reached and how that was before: for the ledger.
+    pub fn deeds<'a>(&'a self, sick: &'a BTreeMap<Bdf, Snapshot>) -> impl Iterator<Item = (Bdf, Deed)> + 'a {
+        let fell_ill = |at: usize, bdf: Bdf| {
+            let mut earlier = self.climbed[..at].iter().filter(move |(of, _)| *of == bdf);
+            earlier.any(|(_, climbed)| climbed.judgement.verdict.is_bad())
+        };
+        self.climbed.iter().enumerate().map(move |(at, (bdf, climbed))| {
+            let was_sick = sick.contains_key(bdf) || fell_ill(at, *bdf);
+            let before = if was_sick { Before::Sick } else { Before::Well };
+            (*bdf, Deed::Repair { before, climbed: climbed.clone() })
+        })
+    }
+
     /// Returns the rung that has helped a function; nothing where none has.
     pub fn helped(&self, bdf: Bdf) -> Option<Rung> {
         let mut own = self.climbed.iter().filter(|(of, _)| *of == bdf).map(|(_, climbed)| climbed);
@@ -108,14 +121,14 @@ pub fn repair(
             let failure = repaired.note(&planned, done);
             told(Event::Judging { rung });
             for bdf in known {
-                let helped = repaired.look(host, bdf, sick.get(&bdf), &mut log, (rung, ms, failure.clone()));
-                if let Some((bdf, climbed)) = repaired.climbed.last() {
-                    told(Event::Climbed { bdf: *bdf, climbed });
-                }
-                if helped {
-                    ill.remove(&bdf)
-                } else {
-                    ill.insert(bdf)
+                repaired.look(host, bdf, sick.get(&bdf), &mut log, (rung, ms, failure.clone()));
+                let Some((_, climbed)) = repaired.climbed.last() else { continue };
+                told(Event::Climbed { bdf, climbed });
+                // A rung that failed makes none ill that is well: what is rougher isn't tried for its sake.
+                match (climbed.helped(), climbed.judgement.verdict.is_bad()) {
+                    (true, _) => ill.remove(&bdf),
+                    (false, true) => ill.insert(bdf),
+                    (false, false) => false,
                 };
             }
             if rung == Rung::Rescan {
@@ -139,17 +152,22 @@ impl Repaired {
 
     /// Notes what came of a rung, and returns why it failed, in words.
     fn note(&mut self, planned: &Climb, done: climb::Done) -> Option<String> {
-        self.left.extend(done.left);
-        let error = done.result.err()?;
-        let text = error.to_string();
-        if let HostError::InFlight { pid, .. } = error {
-            self.hanging.extend(planned.functions.iter().map(|bdf| (*bdf, pid)));
+        let failed = done.result.err();
+        let text = failed.as_ref().or(done.left.first()).map(ToString::to_string);
+        // What fails while it is put back may hang as well as the rung itself.
+        let hangs = |error: &HostError| matches!(error, HostError::InFlight { .. });
+        let (in_flight, left): (Vec<_>, Vec<_>) = done.left.into_iter().partition(hangs);
+        for error in failed.into_iter().filter(hangs).chain(in_flight) {
+            if let HostError::InFlight { pid, .. } = error {
+                self.hanging.extend(planned.functions.iter().map(|bdf| (*bdf, pid)));
+            }
             self.in_flight.push(error);
         }
-        Some(text)
+        self.left.extend(left);
+        text
     }
 
-    /// Looks at a function that a rung has reached, and tells whether it is well.
+    /// Looks at a function that a rung has reached.
     fn look(
         &mut self,
         host: &Host<'_>,
@@ -157,16 +175,13 @@ impl Repaired {
         sick: Option<&Snapshot>,
         log: &mut KernelLog,
         (rung, ms, failure): (Rung, u64, Option<String>),
-    ) -> bool {
-        let Some(baseline) = host.baselines.get(&bdf) else { return false };
+    ) {
+        let Some(baseline) = host.baselines.get(&bdf) else { return };
         let root = host.kernel.root.clone().sparing(self.hanging.clone());
         let (after, heard) = (snapshot::take(&root, bdf), log.heard(bdf));
         let judgement = judge(&rung.yardstick(baseline, sick), &after, &heard);
-        let climbed = Climbed { rung, ms, failure, judgement };
-        let helped = climbed.helped();
-        self.climbed.push((bdf, climbed));
+        self.climbed.push((bdf, Climbed { rung, ms, failure, judgement }));
         self.after.insert(bdf, (after, heard));
-        helped
     }
 }
 

@@ -67,6 +67,11 @@ pub fn undo_some(
             Err(error) => {
                 failures.extend(journal.mark(record.seq, stuck(&error)).err());
                 blocked.extend(record.op.bdf());
+                // A scan that hangs keeps the kernel from any other.
+                if matches!((&record.op, &error), (HostOp::Remove { .. }, HostError::InFlight { .. })) {
+                    let gone = |bdf: &&Bdf| !host.kernel.root.device(**bdf).exists();
+                    blocked.extend(known.gone.iter().filter(gone).copied());
+                }
                 failures.push(error);
             }
         }

@@ -79,6 +79,34 @@ fn a_write_that_nobody_had_time_to_note_is_among_those_in_flight_once_somebody_h
     assert!(in_flight().is_empty());
 }
 
+/// It isn't in any journal, since nothing of it is undone.
+#[test]
+fn a_reset_of_all_below_a_port_is_in_the_way_of_all_below_it() {
+    let fake = FakeHost::new();
+    let (port, functions) = ("0000:80:01.0", ["0000:81:00.0", "0000:81:00.1"]);
+    for at in functions {
+        fake.device(&FakeDevice { port: Some(port), ..gpu(at, 7, 1) });
+    }
+    fake.device(&gpu("0000:82:00.0", 8, 1));
+    let place = std::fs::canonicalize(fake.path(&format!("/sys/bus/pci/devices/{port}"))).unwrap();
+    let mut writer = writer(&place.join("reset_subordinate"), "1");
+    let bind = |at: &str| {
+        let op = HostOp::Bind { bdf: at.parse().unwrap(), driver: DriverName::new("vfio-pci").unwrap() };
+        check(&fake.root(), &[Record { seq: 0, op, saved: None, state: OpState::Applied }])
+    };
+    let (below, beside) = (bind(functions[0]), bind("0000:82:00.0"));
+    let places = Places::below(&fake.prefix());
+    let bdf = functions[0].parse().unwrap();
+    reservation::update(&places, &Reservation::of_bind(bdf, "boot", Vec::new(), vec![bdf])).unwrap();
+    let in_flight = reservation::in_flight(&fake.root(), &places, "boot").unwrap();
+    drop(writer.stdin.take());
+    let pid = i32::try_from(writer.id()).unwrap();
+    writer.wait().unwrap();
+    assert_eq!(in_flight, functions.map(|at| (at.parse().unwrap(), pid)).into());
+    assert!(matches!(below, Err(HostError::InFlight { pid: found, .. }) if found == pid), "{below:?}");
+    assert!(beside.is_ok(), "{beside:?}");
+}
+
 /// The kernel takes the attribute away first, and the device's place when it has let go of it.
 #[rstest]
 #[case::of_this_device("0000:81:00.0", Gone::Attribute, Some("0000:80:01.0"), true)]

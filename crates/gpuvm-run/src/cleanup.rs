@@ -176,6 +176,10 @@ fn give_back(
     // A launcher that died during a repair has left devices that aren't there: those are no sick ones.
     let mut told = |op: &HostOp| observer.phase(&Phase::Undoing { what: op.to_string() });
     progress.left.extend(repair::finish(&host, &mut journal, &mut told));
+    // Whatever hangs has locks that a look at the devices would wait for; and what it keeps away is no sick device.
+    if progress.left.iter().any(hangs) {
+        return Ok(());
+    }
     let judged = judge(&host, record, &mut journal, observer)?;
     let mut told = |op: &HostOp| observer.phase(&Phase::Undoing { what: op.to_string() });
     progress.left.extend(undo::undo_some(&host, &mut journal, &|op| judged.part(op), &mut told));
@@ -244,15 +248,21 @@ fn repair(
         }
     };
     repairing::repair(host, journal, &plan, judged, observer);
-    let hangs = judged.failures.iter().filter_map(|error| match error {
+    let hanging = judged.failures.iter().filter_map(|error| match error {
         HostError::InFlight { pid, .. } => ProcessId::of(*pid),
         _ => None,
     });
-    let in_flight: Vec<ProcessId> = hangs.collect();
-    match in_flight.is_empty() {
+    let mut record = record.clone();
+    let known = record.in_flight.len();
+    record.in_flight.extend(hanging);
+    match record.in_flight.len() == known {
         true => Ok(()),
-        false => reservation::update(host.places, &Reservation { in_flight, ..record.clone() }),
+        false => reservation::update(host.places, &record),
     }
+}
+
+fn hangs(error: &HostError) -> bool {
+    matches!(error, HostError::InFlight { .. })
 }
 
 /// Ends a QEMU that has no launcher any more: its devices can't be given back before.

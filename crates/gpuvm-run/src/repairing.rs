@@ -85,7 +85,7 @@ pub(crate) fn repair(
     // Every rung has a deadline, and a rung that is cut short leaves no verdict: nobody's signal stops it.
     let repaired = repair::repair(host, journal, &ladders, &sick, &|| false, &mut told);
     let took = (!repaired.climbed.is_empty()).then(|| begun.elapsed());
-    judged.failures.extend(write_down(host, &repaired));
+    judged.failures.extend(write_down(host, &sick, &repaired));
     let baselines = sick.iter().filter_map(|(bdf, sick)| {
         Some((*bdf, repaired.helped(*bdf)?.yardstick(host.baselines.get(bdf)?, Some(sick))))
     });
@@ -143,13 +143,12 @@ fn in_the_way(host: &Host<'_>, judged: &Judged) -> Option<String> {
 }
 
 /// Writes down every rung that was tried, and returns what couldn't be written.
-fn write_down(host: &Host<'_>, repaired: &Repaired) -> Vec<HostError> {
-    let entry = |(bdf, climbed): &(Bdf, Climbed)| {
-        let (before, (after, _)) = (host.baselines.get(bdf)?, repaired.after.get(bdf)?);
-        let deed = Deed::Repair { climbed: climbed.clone() };
+fn write_down(host: &Host<'_>, sick: &BTreeMap<Bdf, Snapshot>, repaired: &Repaired) -> Vec<HostError> {
+    let entry = |(bdf, deed): (Bdf, Deed)| {
+        let (before, (after, _)) = (host.baselines.get(&bdf)?, repaired.after.get(&bdf)?);
         record(&host.kernel.root, host.places, before, after, deed).err()
     };
-    repaired.climbed.iter().filter_map(entry).collect()
+    repaired.deeds(sick).filter_map(entry).collect()
 }
 
 fn evidence(host: &Host<'_>, repaired: &Repaired, bdf: Bdf) -> Option<Box<Evidence>> {

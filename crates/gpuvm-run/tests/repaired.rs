@@ -156,7 +156,7 @@ async fn a_sick_device_is_repaired_by_the_mildest_rung_that_helps_and_given_back
     let deeds: Vec<Rung> = entries
         .iter()
         .filter_map(|entry| match &entry.deed {
-            Deed::Repair { climbed } => Some(climbed.rung),
+            Deed::Repair { climbed, .. } => Some(climbed.rung),
             _ => None,
         })
         .collect();

@@ -43,7 +43,6 @@ pub(super) fn repair() -> Outcome {
         tried(EDU, &Rung::ALL)?;
         tried(NVME, &[Rung::Hot])?;
         quarantined(None)?;
-        // Kernel 6.12 gives it the number and the place that it had: others needn't.
         // The kernel needn't give it the group and the place that it had, and this one does.
         ensure(group_of(EDU)? == group && get(EDU, "resource")? == place, || {
             format!("{EDU} is elsewhere now: group {:?}, {:?}", group_of(EDU), get(EDU, "resource"))
@@ -117,7 +116,7 @@ fn tried(bdf: &str, expected: &[Rung]) -> Outcome {
     let climbed: Vec<(Rung, bool)> = entries
         .filter(|entry| entry.device.bdf.to_string() == bdf)
         .filter_map(|entry| match &entry.deed {
-            Deed::Repair { climbed } => Some((climbed.rung, climbed.helped())),
+            Deed::Repair { climbed, .. } => Some((climbed.rung, climbed.helped())),
             _ => None,
         })
         .collect();

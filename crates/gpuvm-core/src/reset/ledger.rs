@@ -61,8 +61,11 @@ pub enum Deed {
         /// How the device came back.
         judgement: Judgement,
     },
-    /// It was sick, and a rung of the ladder was tried; the device is known by its name before that.
+    /// A rung of the ladder has reached it; the device is known by its name before that.
     Repair {
+        /// How it was before: only what was sick can be repaired.
+        #[serde(default, skip_serializing_if = "Before::is_sick")]
+        before: Before,
         /// What was tried.
         #[serde(flatten)]
         climbed: Climbed,
@@ -82,9 +85,26 @@ impl Deed {
     pub fn judgement(&self) -> Option<&Judgement> {
         match self {
             Self::Run { judgement, .. } | Self::Reset { judgement, .. } => Some(judgement),
-            Self::Repair { climbed } => Some(&climbed.judgement),
+            Self::Repair { climbed, .. } => Some(&climbed.judgement),
             Self::Cleared { .. } | Self::Newer(_) => None,
         }
+    }
+}
+
+/// How a device was before a rung of the ladder reached it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Before {
+    /// It was sick.
+    #[default]
+    Sick,
+    /// Nothing was wrong with it, as far as this repair has looked.
+    Well,
+}
+
+impl Before {
+    fn is_sick(&self) -> bool {
+        *self == Self::Sick
     }
 }
 

@@ -20,7 +20,7 @@ pub use check::{inspect, judge};
 pub use config::ConfigSpace;
 pub use domain::ResetDomain;
 pub use identity::Identity;
-pub use ledger::{Deed, Entry, Grounds};
+pub use ledger::{Before, Deed, Entry, Grounds};
 pub use log::{Event, ResetTimes, Severity, What};
 pub use method::{Method, ResetMethod, Standing, methods, what_it_does};
 pub use plan::{PlannedReset, RebootPolicy, Rejected, ResetPlan, ResetPolicy, ResetWish, Step, reset_plan};

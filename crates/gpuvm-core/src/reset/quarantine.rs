@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Deed, Entry, Identity, Judgement, Verdict};
+use super::{Before, Deed, Entry, Identity, Judgement, Verdict};
 
 /// A device that nobody may have before it is cleared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +36,8 @@ enum Effect {
 
 /// Reads from a device's entries, oldest first, whether it is in quarantine.
 ///
-/// A bad verdict puts it there, of a run and of a reset alike, and nothing but a `Cleared` lifts it: not even a run that went well.
+/// A bad verdict puts it there, of a run and of a reset alike, and nothing but a `Cleared` lifts it, or a rung of the ladder that has
+/// helped: not even a run that went well.
 /// A reset is good that didn't fail and whose verdict is healthy or degraded: a narrower link is a card that works. One after which
 /// something couldn't be read isn't: then nobody knows, and a person has to accept the device. A verdict after a clear counts
 /// anew, and so does one after a good reset.
@@ -82,8 +83,9 @@ fn effect(deed: &Deed) -> Effect {
             Effect::GoodReset
         }
         // Whoever lets gpuvm repair a device has said that it may be used again when that helps.
-        Deed::Repair { climbed } if climbed.helped() => Effect::Cleared,
-        Deed::Repair { climbed } if climbed.judgement.verdict.is_bad() => {
+        // It has said so of what was sick, and not of a neighbour that was in quarantine and only reached.
+        Deed::Repair { before: Before::Sick, climbed } if climbed.helped() => Effect::Cleared,
+        Deed::Repair { climbed, .. } if climbed.judgement.verdict.is_bad() => {
             Effect::Bad { verdict: Some(climbed.judgement.verdict), finding: reason(&climbed.judgement) }
         }
         Deed::Run { .. } | Deed::Reset { .. } | Deed::Repair { .. } => Effect::Nothing,

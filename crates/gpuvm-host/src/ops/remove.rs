@@ -89,7 +89,8 @@ pub(crate) fn rescan_of(root: &HostRoot, bus: Bus) -> PathBuf {
     if own.exists() { own } else { root.path("/sys/bus/pci/rescan") }
 }
 
-/// Makes a device what it was when it was removed. What fails keeps nothing else from being tried, and the first failure is returned.
+/// Makes a device what it was when it was removed. What fails keeps nothing else from being tried, and the first failure is returned;
+/// but what doesn't come back has the device's lock, and is the last.
 fn make_as_it_was(
     kernel: &Kernel,
     bdf: Bdf,
@@ -111,11 +112,22 @@ fn make_as_it_was(
         }
         reset_methods::put_back(kernel, &doing("reset_method"), bdf, &saved.reset_methods)
     };
-    let set = set();
-    // Without its override no other driver would take it, or a wrong one.
-    let driver = if set.is_ok() { give_driver(kernel, bdf, saved, found, was) } else { Ok(()) };
-    // Its power last: drivers have their own ideas of it.
-    set.and(driver).and(methods()).and(power::set(kernel, &doing("the power policy"), bdf, saved.power))
+    let driver = || give_driver(kernel, bdf, saved, found, was);
+    let power = || power::set(kernel, &doing("the power policy"), bdf, saved.power);
+    let mut first = set();
+    // Without its override no other driver would take it, or a wrong one. Its power last: drivers have their own ideas of it.
+    let without = usize::from(first.is_err());
+    let rest: [&dyn Fn() -> Result<(), HostError>; 3] = [&driver, &methods, &power];
+    for step in rest.into_iter().skip(without) {
+        if matches!(first, Err(HostError::InFlight { .. })) {
+            break;
+        }
+        first = match step() {
+            Err(hangs @ HostError::InFlight { .. }) => Err(hangs),
+            result => first.and(result),
+        };
+    }
+    first
 }
 
 /// How often a driver may be quicker than we are.

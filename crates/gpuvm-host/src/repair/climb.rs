@@ -25,7 +25,7 @@ use crate::root::{self, HostRoot, group_of};
 pub struct Done {
     /// What the kernel says.
     pub result: Result<(), HostError>,
-    /// What it has changed for its time and couldn't put back.
+    /// What it has changed for its time and couldn't put back: where there is any, the rung has failed.
     pub left: Vec<HostError>,
 }
 
@@ -72,15 +72,16 @@ fn subordinate(kernel: &Kernel, planned: &Climb) -> Result<(), HostError> {
 fn rescan(host: &Host<'_>, journal: &mut Journal, planned: &Climb) -> Done {
     let removed = remove(host, journal, planned);
     let hangs = matches!(removed, Err(HostError::InFlight { .. }));
-    let mut left = match hangs {
+    let left = match hangs {
         // It keeps the kernel from any scan until it comes back: cleanup goes on from there.
         true => super::drop_claim(host, journal),
         false => finish(host, journal, &mut |_| {}),
     };
     let result = match removed {
-        Ok(()) if !left.is_empty() => Err(left.remove(0)),
-        Ok(()) => planned.functions.iter().try_for_each(|bdf| is_usable(&host.kernel.root, *bdf)),
-        Err(error) => Err(error),
+        Ok(()) if left.is_empty() => {
+            planned.functions.iter().try_for_each(|bdf| is_usable(&host.kernel.root, *bdf))
+        }
+        removed => removed,
     };
     Done { result, left }
 }

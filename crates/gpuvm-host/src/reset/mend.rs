@@ -47,7 +47,7 @@ pub(super) fn mend(
             return;
         }
     };
-    report.left.extend(write_down(kernel, places, before, &repaired));
+    report.left.extend(write_down((kernel, places), before, &sick, &repaired));
     for (bdf, before) in before {
         come_to(*bdf, before, sick.contains_key(bdf), &repaired, report);
     }
@@ -71,19 +71,18 @@ pub(super) fn is_well(judgement: &Judgement) -> bool {
 
 /// Writes every rung into the ledger, and returns what couldn't be written.
 fn write_down(
-    kernel: &Kernel,
-    places: &Places,
+    (kernel, places): (&Kernel, &Places),
     before: &BTreeMap<Bdf, Snapshot>,
+    sick: &BTreeMap<Bdf, Snapshot>,
     repaired: &Repaired,
 ) -> Vec<HostError> {
-    let entry = |(bdf, climbed): &(Bdf, Climbed)| {
-        let (before, (after, _)) = (before.get(bdf)?, repaired.after.get(bdf)?);
+    let entry = |(bdf, deed): (Bdf, Deed)| {
+        let (before, (after, _)) = (before.get(&bdf)?, repaired.after.get(&bdf)?);
         // A dead card doesn't tell its serial number; one that has come back does.
         let identity = ledger::identity(before).or_else(|| ledger::identity(after))?;
-        let deed = Deed::Repair { climbed: climbed.clone() };
         ledger::record(places, &ledger::entry(&kernel.root, identity, after, deed)).err()
     };
-    repaired.climbed.iter().filter_map(entry).collect()
+    repaired.deeds(sick).filter_map(entry).collect()
 }
 
 /// Puts what a function is after the repair into the report. One that was well, or wasn't looked at, is there only if it fell ill by

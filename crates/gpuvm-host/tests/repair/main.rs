@@ -10,8 +10,8 @@ use std::cell::Cell;
 use gpuvm_core::host_ops::HostOp;
 use gpuvm_core::pci::GroupId;
 use gpuvm_core::profile::VmName;
-use gpuvm_core::reset::Verdict;
 use gpuvm_core::reset::repair::{RepairPolicy, Rung};
+use gpuvm_core::reset::{Before, Deed, Verdict};
 use gpuvm_host::apply::{Host, apply};
 use gpuvm_host::journal::{Journal, OpState};
 use gpuvm_host::lock::make_dir;
@@ -236,6 +236,59 @@ fn a_rescan_that_fails_says_why_and_the_host_is_given_back_all_the_same(
     let left = bench.reopen().map(|mut journal| bench.give_back(&mut journal)).unwrap_or_default();
     assert!(left.is_empty(), "{left:?}");
     assert_eq!(bench.changes(), [""; 0]);
+}
+
+#[test]
+fn a_scan_that_hangs_is_made_once_and_told_as_such() {
+    let bench = Bench::new();
+    let mut journal = bench.taken();
+    bench.fake.sicken(CARD[0], Cure::By(Rung::Rescan));
+    bench.fake.fault("/rescan", Fault::Hang);
+    let repaired = bench.repair(&mut journal, RepairPolicy::Rescan);
+    assert_eq!(bench.writes_to("/rescan"), 1, "the second would wait for the first");
+    assert!(matches!(repaired.in_flight[..], [HostError::InFlight { .. }]), "{repaired:?}");
+    assert_eq!(repaired.hanging.keys().copied().collect::<Vec<_>>(), CARD.map(bdf));
+    bench.fake.release();
+    let left = bench.give_back(&mut bench.reopen().unwrap());
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(bench.changes(), [""; 0]);
+}
+
+#[test]
+fn what_hangs_while_a_device_is_made_what_it_was_is_the_last_that_is_done_with_it() {
+    let bench = Bench::new();
+    let mut journal = bench.taken();
+    bench.fake.sicken(CARD[0], Cure::By(Rung::Rescan));
+    bench.fake.fault("vfio-pci/bind", Fault::Hang);
+    let before = bench.fake.writes().len();
+    let repaired = bench.repair(&mut journal, RepairPolicy::Rescan);
+    let writes = bench.fake.writes()[before..].to_vec();
+    let bind = writes.iter().position(|write| write.contains("vfio-pci/bind")).unwrap();
+    let own = format!("/devices/{}/", CARD[0]);
+    assert!(!writes[bind..].iter().any(|write| write.contains(&own)), "{writes:#?}");
+    assert!(matches!(repaired.in_flight[..], [HostError::InFlight { .. }]), "{repaired:?}");
+    assert!(repaired.hanging.contains_key(&bdf(CARD[0])), "{repaired:?}");
+}
+
+#[test]
+fn a_rung_that_fails_makes_none_ill_that_is_well() {
+    let bench = Bench::new();
+    let mut journal = bench.taken();
+    bench.fake.sicken(CARD[0], Cure::By(Rung::Rescan));
+    bench.fake.fault("reset_subordinate", Fault::Errno(ENOTTY));
+    // The other function is one of another card, whose rescan would be its own.
+    let mut ladders = bench.ladders(RepairPolicy::Rescan);
+    ladders[0].rungs.retain(|climb| climb.rung == Rung::Subordinate);
+    ladders[1].rungs.retain(|climb| climb.rung == Rung::Rescan);
+    let host = bench.host(&bench.kernel);
+    let repaired = repair(&host, &mut journal, &ladders, &bench.sick(), &|| false, &mut |_| {});
+    assert_eq!(tried(&repaired, CARD[1]), [(Rung::Subordinate, false)]);
+    assert_eq!(bench.writes_to("/remove"), 0);
+    let before = |at: &str| {
+        let (_, deed) = repaired.deeds(&bench.sick()).find(|(of, _)| *of == bdf(at)).unwrap();
+        matches!(deed, Deed::Repair { before: Before::Sick, .. })
+    };
+    assert_eq!(CARD.map(before), [true, false]);
 }
 
 #[rstest]

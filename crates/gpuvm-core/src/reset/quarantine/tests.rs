@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::lifecycle::{Exit, Outcome, Stage};
+use crate::reset::repair::{Climbed, Rung};
 use crate::reset::{Check, Finding, Grounds, Method};
 
 const FINDING: &str = "config 0x00 of 0000:41:00.0: 0xffffffff: it reads all ones";
@@ -46,6 +47,35 @@ fn reset(verdict: Verdict) -> Deed {
 fn failed_reset(verdict: Verdict) -> Deed {
     let failure = Some("Inappropriate ioctl for device".to_owned());
     Deed::Reset { method: Method::Bus, ms: 1002, failure, judgement: judgement(verdict) }
+}
+
+fn repair(before: Before, verdict: Verdict, failure: Option<&str>) -> Deed {
+    let failure = failure.map(str::to_owned);
+    Deed::Repair {
+        before,
+        climbed: Climbed { rung: Rung::Hot, ms: 118, failure, judgement: judgement(verdict) },
+    }
+}
+
+/// A rung frees what was sick and has come back well, and nothing that it has merely reached.
+#[rstest]
+#[case::helped(Before::Sick, Verdict::Healthy, None, false)]
+#[case::helped_somewhat(Before::Sick, Verdict::Degraded, None, false)]
+#[case::failed(Before::Sick, Verdict::Healthy, Some("no"), true)]
+#[case::unread(Before::Sick, Verdict::Unknown, None, true)]
+#[case::still_sick(Before::Sick, Verdict::Unreachable, None, true)]
+#[case::only_reached(Before::Well, Verdict::Healthy, None, true)]
+fn a_rung_frees_what_was_sick(
+    #[case] before: Before,
+    #[case] verdict: Verdict,
+    #[case] failure: Option<&str>,
+    #[case] held: bool,
+) {
+    let deeds = [run(Verdict::Unreachable), repair(before, verdict, failure)];
+    assert_eq!(quarantine(&entries(deeds)).is_some(), held);
+    let words = serde_json::to_value(repair(before, verdict, failure)).unwrap();
+    assert_eq!(words.get("before").is_some(), before == Before::Well, "older entries are of what was sick");
+    assert_eq!(serde_json::from_value::<Deed>(words).unwrap(), repair(before, verdict, failure));
 }
 
 fn cleared(grounds: Grounds) -> Deed {

@@ -94,7 +94,7 @@ impl Summary {
         }
         let mut repairs: BTreeMap<Rung, Repairs> = BTreeMap::new();
         for entry in entries {
-            let Deed::Repair { climbed } = &entry.deed else { continue };
+            let Deed::Repair { climbed, .. } = &entry.deed else { continue };
             let found = repairs.entry(climbed.rung).or_default();
             found.count += 1;
             found.helped += usize::from(climbed.helped());
@@ -194,7 +194,7 @@ fn deed(deed: &Deed) -> String {
             let failed = failure.as_ref().map(|why| format!(", which failed ({why})")).unwrap_or_default();
             format!("reset by {method}, {}{failed}: {}", time(*ms), came_back(judgement))
         }
-        Deed::Repair { climbed } => {
+        Deed::Repair { climbed, .. } => {
             let Climbed { rung, ms, failure, judgement } = climbed;
             let failed = failure.as_ref().map(|why| format!(", which failed ({why})")).unwrap_or_default();
             format!("repair by {rung}, {}{failed}: {}", time(*ms), came_back(judgement))
