@@ -174,6 +174,17 @@ fn come_to(device: &mut DeviceReport, own: Vec<Climbed>, evidence: Option<Box<Ev
     }
 }
 
+/// Keeps of each device that wasn't healthy between two boots how it was when it was worst: one of each, however often a guest reboots.
+pub(crate) fn keep_worst(worst: &mut BTreeMap<Bdf, DeviceReport>, devices: Vec<DeviceReport>) {
+    let weight = |device: &DeviceReport| (device.before_repair.is_some(), device.judgement.verdict);
+    let healthy = (false, Verdict::Healthy);
+    for device in devices {
+        if weight(&device) > worst.get(&device.bdf).map_or(healthy, weight) {
+            worst.insert(device.bdf, device);
+        }
+    }
+}
+
 /// Tells of a device that was repaired between two boots: how it comes back from the last one is in the report itself.
 pub(crate) fn between_boots(device: &DeviceReport) -> Option<Warning> {
     let (before, climbed) = (device.before_repair.as_ref()?, device.repaired_by()?);

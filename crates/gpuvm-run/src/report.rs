@@ -148,6 +148,9 @@ pub struct Report {
     pub reboots: u32,
     /// How each device came back.
     pub devices: Vec<DeviceReport>,
+    /// Of devices that came back otherwise than healthy from a boot before the last, how they did when it was worst.
+    #[serde(skip)]
+    pub between_boots: BTreeMap<Bdf, DeviceReport>,
     /// The resets that the kernel made for QEMU, by its log: when QEMU opened a device or reset it, in ms.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub kernel_resets: BTreeMap<Bdf, Vec<u64>>,

@@ -87,6 +87,8 @@ struct Session<'a> {
     reboots: u32,
     /// How the devices came back, once that is known for good.
     judged: Option<Judged>,
+    /// How those that weren't healthy came back from boots before the last, when it was worst.
+    between_boots: BTreeMap<Bdf, DeviceReport>,
     timings: Vec<Timing>,
     /// What is to be known of boots before the last.
     warnings: Vec<Warning>,
@@ -154,6 +156,7 @@ pub(crate) async fn up_asked(
         qemu: None,
         reboots: 0,
         judged: None,
+        between_boots: BTreeMap::new(),
         timings: Vec::new(),
         warnings: Vec::new(),
         last_words: None,
@@ -316,6 +319,7 @@ impl<'a> Session<'a> {
             self.judged = Some(judged);
             return Err(NotAgain::Asked);
         }
+        repairing::keep_worst(&mut self.between_boots, judged.devices);
         self.reboots += 1;
         Ok(count)
     }
@@ -514,6 +518,7 @@ impl<'a> Session<'a> {
                 outcome,
                 reboots: self.reboots,
                 devices,
+                between_boots: self.between_boots,
                 kernel_resets: self.kernel_resets,
                 not_given_back: left.iter().map(ToString::to_string).collect(),
                 warnings: self.run.plan.warnings.iter().cloned().chain(self.warnings).collect(),

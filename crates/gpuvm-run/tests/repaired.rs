@@ -257,6 +257,8 @@ async fn a_guest_that_reboots_goes_on_after_its_device_was_repaired() {
         report.warnings.iter().any(|warning| warning.message.contains("repaired by rescan")),
         "{report:?}"
     );
+    let between = &report.between_boots[&bdf(GPU)];
+    assert!(between.before_repair.is_some() && between.repaired_by().is_some(), "{between:?}");
     assert_eq!(quarantine(&bench.entries(GPU)), None);
 }
 

@@ -71,6 +71,8 @@ pub struct Course {
     marks: Vec<(u64, Phase)>,
     /// Which of them is this boot's end: what its console said before may be heard after it.
     end: Option<usize>,
+    /// How long it was waited for before it rebooted, where QEMU is started again for that (ms).
+    waited: u64,
     outline: Outline,
 }
 
@@ -113,6 +115,7 @@ impl Course {
             reported: None,
             marks: Vec::new(),
             end: None,
+            waited: 0,
             outline: Outline::default(),
         }
     }
@@ -132,7 +135,11 @@ impl Course {
             Happened::Runs => {
                 self.begins(at, self.booting());
                 if matches!(self.stand, Stand::Idle | Stand::Waiting { .. }) {
-                    (self.stand, self.began) = (Stand::Waiting { since: at }, at);
+                    let since = at.saturating_sub(std::mem::take(&mut self.waited));
+                    // One that has rebooted by itself would do so again and again.
+                    let over = self.has_rebooted();
+                    self.stand = if over { Stand::Working { until: at } } else { Stand::Waiting { since } };
+                    self.began = at;
                 }
             }
             Happened::Matched | Happened::Reported(_) if at < self.reset_at => {}
@@ -144,8 +151,13 @@ impl Course {
                 }
             }
             Happened::Relaunched => {
+                let (boot, stand) = (self.boot, self.stand);
                 self.reset(at);
                 if self.stand != Stand::Asked {
+                    self.waited = match stand {
+                        Stand::Waiting { since } if self.boot == boot => at.saturating_sub(since),
+                        _ => 0,
+                    };
                     self.stand = Stand::Idle;
                 }
             }
@@ -158,8 +170,12 @@ impl Course {
         self.look();
     }
 
-    /// Returns when something is to be done if nothing happens before.
+    /// Returns when something is to be done if nothing happens before. Of one that is ending, whoever asked for it, nothing is asked:
+    /// to be asked once more would only cut its end short.
     pub fn due(&self) -> Option<u64> {
+        if self.end.is_some() {
+            return None;
+        }
         let timeout = self.ready.timeout_seconds.saturating_mul(1000);
         match self.stand {
             Stand::Waiting { since } | Stand::Resetting { since } => Some(since.saturating_add(timeout)),
@@ -250,6 +266,11 @@ impl Course {
         };
         (self.matched, self.reported, self.reset_at) = (None, None, at);
         begins
+    }
+
+    /// Tells whether it has rebooted when nobody wanted that.
+    fn has_rebooted(&self) -> bool {
+        self.outline.faults.iter().any(|fault| matches!(fault, Fault::EndedOtherwise { .. }))
     }
 
     /// Looks whether it has got ready.
@@ -473,6 +494,45 @@ mod tests {
             (Phase::Stop, 100),
         ];
         assert_eq!((parts(&outline), &outline.faults[..]), (expected.to_vec(), &[][..]));
+    }
+
+    #[test]
+    fn under_relaunch_a_guest_that_reboots_before_it_is_ready_has_no_more_time_than_another() {
+        let mut course = Course::new(CycleKind::Clean, &ready(Some("x"), false, 0), RebootPolicy::Relaunch);
+        course.take_in(100, Happened::Runs);
+        course.take_in(6_100, Happened::Relaunched);
+        course.begins(6_100, Phase::Start);
+        course.take_in(60_000, Happened::Runs);
+        assert_eq!((course.act(63_999), course.act(64_000)), (None, Some(Act::Stop)));
+        let outline = course.finish(65_000, Some(&BUTTON), EndedBy::Itself);
+        assert!(matches!(outline.faults[..], [Fault::NotReady { ms: 10_000, .. }]), "{outline:?}");
+    }
+
+    #[test]
+    fn under_relaunch_a_guest_that_reboots_by_itself_once_it_is_ready_is_ended_when_it_runs_again() {
+        let mut course = Course::new(CycleKind::Clean, &ready(None, false, 60_000), RebootPolicy::Relaunch);
+        course.take_in(100, Happened::Runs);
+        course.take_in(50_000, Happened::Relaunched);
+        course.take_in(51_000, Happened::Runs);
+        assert_eq!(course.act(51_000), Some(Act::Stop));
+        let outline = course.finish(52_000, Some(&BUTTON), EndedBy::Itself);
+        assert!(matches!(outline.faults[..], [Fault::EndedOtherwise { .. }]), "{outline:?}");
+    }
+
+    #[rstest]
+    #[case::that_works(ready(None, false, 300), CycleKind::Clean)]
+    #[case::that_is_to_be_killed(ready(None, false, 300), CycleKind::Kill)]
+    #[case::that_is_to_be_reset(ready(None, false, 300), CycleKind::Reboot)]
+    #[case::that_is_not_ready(ready(Some("x"), false, 0), CycleKind::Clean)]
+    fn nothing_is_asked_of_a_guest_whose_end_somebody_else_has_asked_for(
+        #[case] ready: Ready,
+        #[case] kind: CycleKind,
+    ) {
+        let mut course = course(kind, &ready);
+        course.take_in(100, Happened::Runs);
+        course.begins(200, Phase::Stop);
+        assert_eq!(course.act(90_000), None);
+        assert_eq!(course.finish(90_000, Some(&BUTTON), EndedBy::Signal).faults, []);
     }
 
     /// The console and the monitor are two connections.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cycle, Fault};
+use super::{Cycle, DeviceCycle, Fault};
 use crate::reset::Verdict;
 
 /// What a cycle comes to, from best to worst.
@@ -62,25 +62,19 @@ impl StopOn {
 impl Cycle {
     /// Draws the verdict from what the cycle's line holds.
     pub fn verdict(&self) -> CycleVerdict {
-        let device = |device: &super::DeviceCycle| {
-            let sick = |verdict: Verdict| verdict.is_bad();
-            match &device.before_repair {
-                _ if sick(device.judgement.verdict) => CycleVerdict::Bad,
-                Some(_) => CycleVerdict::Repaired,
-                None if device.judgement.verdict > Verdict::Healthy || !device.drift.is_empty() => {
-                    CycleVerdict::Degraded
-                }
-                None => CycleVerdict::Healthy,
-            }
-        };
-        let worst = self.faults.iter().map(Fault::verdict).chain(self.devices.iter().map(device)).max();
+        let worst = self
+            .faults
+            .iter()
+            .map(Fault::verdict)
+            .chain(self.devices.iter().map(DeviceCycle::comes_to))
+            .max();
         worst.unwrap_or(CycleVerdict::Healthy)
     }
 
     /// Says in a sentence why it isn't healthy, by what weighs most; nothing of one that is.
     pub fn reason(&self) -> Option<String> {
         let verdict = self.verdict();
-        let device = |found: &super::DeviceCycle| {
+        let device = |found: &DeviceCycle| {
             let judged = (&found.judgement, "is", "");
             let (judgement, is, after) = match &found.before_repair {
                 Some(before) if verdict == CycleVerdict::Repaired => (before, "was", ", and was repaired"),
@@ -91,13 +85,7 @@ impl Cycle {
                 .then(|| format!("{} {is} {}{why}{after}", found.bdf, judgement.verdict))
                 .or_else(|| Some(format!("{} isn't as it was: {}", found.bdf, found.drift.first()?.meaning)))
         };
-        let worst_device = || {
-            let weight = |device: &&super::DeviceCycle| {
-                (device.judgement.verdict, device.before_repair.is_some(), !device.drift.is_empty())
-            };
-            // Of several that weigh as much, the first.
-            self.devices.iter().rev().max_by_key(weight).and_then(device)
-        };
+        let worst_device = || self.worst_device().and_then(device);
         let sick = self.devices.iter().any(|device| device.judgement.verdict.is_bad());
         let faults = || self.faults.iter().max_by_key(|fault| fault.verdict()).map(Fault::to_string);
         match verdict {
@@ -105,6 +93,25 @@ impl Cycle {
             CycleVerdict::Bad if sick => worst_device(),
             CycleVerdict::Bad | CycleVerdict::Failed => faults(),
             CycleVerdict::Repaired | CycleVerdict::Degraded => worst_device(),
+        }
+    }
+
+    /// Returns the device that the cycle's verdict rests on: of several that weigh as much the first; nothing where there is none.
+    pub fn worst_device(&self) -> Option<&DeviceCycle> {
+        self.devices.iter().rev().max_by_key(|device| (device.comes_to(), device.judgement.verdict))
+    }
+}
+
+impl DeviceCycle {
+    /// Returns what a cycle with it comes to.
+    pub fn comes_to(&self) -> CycleVerdict {
+        match &self.before_repair {
+            _ if self.judgement.verdict.is_bad() => CycleVerdict::Bad,
+            Some(_) => CycleVerdict::Repaired,
+            None if self.judgement.verdict > Verdict::Healthy || !self.drift.is_empty() => {
+                CycleVerdict::Degraded
+            }
+            None => CycleVerdict::Healthy,
         }
     }
 }
@@ -142,8 +149,11 @@ impl std::fmt::Display for Fault {
 mod tests {
     use rstest::rstest;
 
+    use super::super::{CycleKind, OwnUse};
     use super::CycleVerdict::{Bad, Degraded, Failed, Healthy, Repaired};
     use super::*;
+    use crate::facts::ErrorCounters;
+    use crate::reset::{Check, Finding, Judgement};
 
     #[rstest]
     #[case::nothing_yet(&[], false, false)]
@@ -162,5 +172,62 @@ mod tests {
     ) {
         assert_eq!(StopOn::Degraded.stops(verdicts), degraded);
         assert_eq!(StopOn::Bad.stops(verdicts), bad);
+    }
+
+    fn device(address: &str, verdict: Option<Verdict>, before_repair: Option<Verdict>) -> DeviceCycle {
+        let bdf = address.parse().unwrap();
+        let judgement = |verdict: Option<Verdict>| {
+            let found = verdict.map(|verdict| Finding {
+                check: Check::LinkWidth,
+                weight: Some(verdict),
+                bdf,
+                register: "link".to_owned(),
+                before: None,
+                after: "x1".to_owned(),
+                meaning: "lanes are lost".to_owned(),
+            });
+            Judgement::new(found.into_iter().collect())
+        };
+        DeviceCycle {
+            bdf,
+            judgement: judgement(verdict),
+            drift: Vec::new(),
+            speed: None,
+            width: None,
+            errors: ErrorCounters::default(),
+            resets: Vec::new(),
+            repair: Vec::new(),
+            before_repair: before_repair.map(|verdict| judgement(Some(verdict))),
+            kernel: Vec::new(),
+        }
+    }
+
+    #[rstest]
+    #[case::a_repaired_one_and_a_degraded_one(
+        (Some(Verdict::Degraded), None), (None, Some(Verdict::Impaired)), "82:00.0 was impaired: lanes are lost, and was repaired"
+    )]
+    #[case::two_degraded_ones((Some(Verdict::Degraded), None), (Some(Verdict::Degraded), None), "81:00.0 is degraded: lanes are lost")]
+    #[case::a_sick_one(
+        (None, Some(Verdict::Impaired)), (Some(Verdict::Impaired), None), "82:00.0 is impaired: lanes are lost"
+    )]
+    fn the_reason_is_that_of_the_device_that_the_verdict_rests_on(
+        #[case] first: (Option<Verdict>, Option<Verdict>),
+        #[case] second: (Option<Verdict>, Option<Verdict>),
+        #[case] expected: &str,
+    ) {
+        let cycle = Cycle {
+            number: 1,
+            kind: CycleKind::Clean,
+            at: 0,
+            ms: 0,
+            phases: Vec::new(),
+            outcome: None,
+            faults: Vec::new(),
+            devices: vec![device("81:00.0", first.0, first.1), device("82:00.0", second.0, second.1)],
+            job: None,
+            polled: None,
+            own: OwnUse::default(),
+        };
+        assert_eq!(cycle.reason().unwrap(), format!("0000:{expected}"));
     }
 }

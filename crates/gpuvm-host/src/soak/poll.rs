@@ -30,6 +30,8 @@ const PACE: Pace =
     Pace { every: Duration::from_secs(1), patience: Duration::from_secs(10), grace: Duration::from_secs(2) };
 /// How often its output is taken, and the end of the soak looked for, while it runs.
 const TICK: Duration = Duration::from_millis(50);
+/// How many parts of its output are taken at once.
+const PARTS: usize = 16;
 /// The most that is kept of what one has said.
 const SAID_MAX: usize = 2 << 10;
 
@@ -222,10 +224,12 @@ impl Running {
         Ok(Self { child, output, said: Vec::new() })
     }
 
-    /// Takes what it has said, and keeps the end of it.
+    /// Takes what it has said, and keeps the end of it: no more at once than a pipe holds, so that one that says more and more doesn't
+    /// keep the poll from looking whether it hangs or the soak is over.
     fn listen(&mut self) {
         let mut part = [0; 4096];
-        while let Ok(length @ 1..) = self.output.read(&mut part) {
+        for _ in 0..PARTS {
+            let Ok(length @ 1..) = self.output.read(&mut part) else { break };
             // Writing to a vector doesn't fail.
             self.said.write_all(&part[..length]).ok();
             let over = self.said.len().saturating_sub(SAID_MAX);

@@ -28,13 +28,36 @@ pub(super) fn came_back(result: Result<Report, UpError>, first: &BTreeMap<Bdf, S
     match result {
         Ok(report) => {
             let resets = |bdf| report.kernel_resets.get(bdf).map_or(&[][..], Vec::as_slice);
-            let devices = report.devices.iter().map(|one| device(one, resets(&one.bdf))).collect();
+            let whole = |one: &DeviceReport| {
+                let last = device(one, resets(&one.bdf));
+                match report.between_boots.get(&one.bdf) {
+                    Some(before) => with_boots_before(last, device(before, &[])),
+                    None => last,
+                }
+            };
+            let devices = report.devices.iter().map(whole).collect();
             Came { devices, left: left(&report.left), error: None }
         }
         Err(error) => {
             let devices = error.devices.iter().map(|one| device(one, &[])).collect();
             Came { devices, left: left(&error.left), error: Some(error) }
         }
+    }
+}
+
+/// Makes one of how a device came back from the last boot and how from those before: what was wrong with it then was wrong in this cycle.
+fn with_boots_before(last: DeviceCycle, before: DeviceCycle) -> DeviceCycle {
+    let judgement = match before.judgement.verdict > last.judgement.verdict {
+        true => before.judgement,
+        false => last.judgement,
+    };
+    DeviceCycle {
+        judgement,
+        resets: before.resets.into_iter().chain(last.resets).collect(),
+        repair: before.repair.into_iter().chain(last.repair).collect(),
+        before_repair: last.before_repair.or(before.before_repair),
+        kernel: if last.kernel.is_empty() { before.kernel } else { last.kernel },
+        ..last
     }
 }
 
@@ -94,6 +117,7 @@ fn ends(lines: &[String]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use gpuvm_core::reset::{Check, Finding, Judgement, Verdict};
+    use gpuvm_core::soak::{Cycle, CycleKind, CycleVerdict, OwnUse};
     use rstest::rstest;
 
     use super::*;
@@ -158,6 +182,56 @@ mod tests {
         assert_eq!(told.kernel, heard.as_ref().unwrap().lines());
         let healthy = DeviceReport { before_repair: None, repair: Vec::new(), ..report };
         assert_eq!(device_cycle(&healthy, &[], None).kernel, [""; 0]);
+    }
+
+    fn finding(weight: Verdict) -> Finding {
+        Finding {
+            check: Check::Bars,
+            weight: Some(weight),
+            bdf: "0000:81:00.0".parse().unwrap(),
+            register: "BAR 0".to_owned(),
+            before: None,
+            after: "0".to_owned(),
+            meaning: "it is lost".to_owned(),
+        }
+    }
+
+    #[rstest]
+    #[case::well_each_time(None, None, Verdict::Healthy, CycleVerdict::Healthy)]
+    #[case::degraded_before(Some(Verdict::Degraded), None, Verdict::Degraded, CycleVerdict::Degraded)]
+    #[case::repaired_before(None, Some(Verdict::Impaired), Verdict::Healthy, CycleVerdict::Repaired)]
+    fn what_was_wrong_between_two_boots_was_wrong_in_the_cycle(
+        #[case] before: Option<Verdict>,
+        #[case] before_repair: Option<Verdict>,
+        #[case] judged: Verdict,
+        #[case] expected: CycleVerdict,
+    ) {
+        let judgement = |verdict: Option<Verdict>| Judgement::new(verdict.map(finding).into_iter().collect());
+        let report = |verdict, before_repair: Option<Verdict>| DeviceReport {
+            bdf: "0000:81:00.0".parse().unwrap(),
+            judgement: judgement(verdict),
+            reset: None,
+            repair: Vec::new(),
+            before_repair: before_repair.map(|verdict| judgement(Some(verdict))),
+            evidence: None,
+        };
+        let (last, before) = (report(None, None), report(before, before_repair));
+        let whole = with_boots_before(device_cycle(&last, &[], None), device_cycle(&before, &[], None));
+        assert_eq!(whole.judgement.verdict, judged);
+        let cycle = Cycle {
+            number: 1,
+            kind: CycleKind::Reboot,
+            at: 0,
+            ms: 0,
+            phases: Vec::new(),
+            outcome: None,
+            faults: Vec::new(),
+            devices: vec![whole],
+            job: None,
+            polled: None,
+            own: OwnUse::default(),
+        };
+        assert_eq!(cycle.verdict(), expected);
     }
 
     #[rstest]

@@ -120,15 +120,14 @@ pub async fn cycle(
     let qemu = watched.qemu;
     conductor.catch_up(&mut heard, Duration::ZERO);
     let end = conductor.now();
-    let signal = requests.signal();
-    let ended_by = if signal.is_some() { EndedBy::Signal } else { EndedBy::Itself };
-    let outcome = result.as_ref().ok().map(|report| report.outcome.clone());
-    let outline = conductor.course.into_inner().finish(end, outcome.as_ref(), ended_by);
-    let Came { devices, left, error } = came_back(result, job.first);
-    let interrupted = match signal {
+    let interrupted = match requests.signal() {
         Some(signal) => Some(signal),
         None => signals.pending().await,
     };
+    let ended_by = if interrupted.is_some() { EndedBy::Signal } else { EndedBy::Itself };
+    let outcome = result.as_ref().ok().map(|report| report.outcome.clone());
+    let outline = conductor.course.into_inner().finish(end, outcome.as_ref(), ended_by);
+    let Came { devices, left, error } = came_back(result, job.first);
     let plan = PhaseTime { phase: Phase::Plan, ms: job.plan_ms };
     let cycle = Cycle {
         number: job.number,

@@ -125,13 +125,7 @@ impl Lead {
         if cycle.verdict() == CycleVerdict::Healthy {
             return None;
         }
-        let weight = |device: &&DeviceCycle| {
-            (device.judgement.verdict, device.before_repair.is_some(), !device.drift.is_empty())
-        };
-        let device = cycle.devices.iter().rev().max_by_key(weight).filter(|device| {
-            let (verdict, repaired, drifted) = weight(device);
-            verdict > crate::reset::Verdict::Healthy || repaired || drifted
-        });
+        let device = cycle.worst_device().filter(|device| device.comes_to() > CycleVerdict::Healthy);
         let findings = device.into_iter().flat_map(DeviceCycle::found);
         let findings = findings.filter(|(_, finding)| finding.weight.is_some());
         let repair = device.into_iter().flat_map(|device| &device.repair);

@@ -96,3 +96,13 @@ fn a_grandchild_that_keeps_the_output_open_holds_nothing_up() {
     assert_eq!(poll.end(), None);
     assert!(begun.elapsed() < Duration::from_secs(2));
 }
+
+#[test]
+fn one_that_never_stops_talking_hangs_as_others_do_and_is_ended_with_the_soak() {
+    let poll = Poll::at(QUICK, "yes").unwrap();
+    let (_, told) = until(&poll, |polled, told| polled.hangs && !told.is_empty());
+    assert!(told[0].contains("hangs for more than"), "{told:?}");
+    let begun = Instant::now();
+    assert_eq!(poll.end(), None);
+    assert!(begun.elapsed() < Duration::from_secs(10));
+}

@@ -78,8 +78,8 @@ async fn all(
         }
         over.cycle.own = soak::own_use();
         let verdict = over.cycle.verdict();
-        if let (Some(signal), CycleVerdict::Healthy | CycleVerdict::Failed) = (over.interrupted, verdict) {
-            // It says nothing of the devices that a whole cycle would not: it is run again by whoever goes on.
+        if let (Some(signal), CycleVerdict::Healthy) = (over.interrupted, verdict) {
+            // It says nothing that a whole cycle would not: it is run again by whoever goes on.
             return Ok(interrupted(signal));
         }
         // The console of one whose guest never ran is that of another.

@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 
-use gpuvm_core::soak::{Cycle, CycleKind, CycleVerdict, Settings, Tally};
+use gpuvm_core::soak::{Cycle, CycleKind, CycleVerdict, Settings, Tally, report};
 use gpuvm_run::{Note, Observer, Phase};
 
 use crate::cli::Cli;
@@ -60,7 +60,8 @@ impl Progress {
     pub(super) fn tell(&mut self, text: &str) {
         if self.style != Style::Json {
             self.clear();
-            out::note(&format!("gpuvm: {text}"));
+            // A guest's job, its kernel and the poll command have their words in it.
+            out::note(&format!("gpuvm: {}", report::harmless(text)));
         }
     }
 

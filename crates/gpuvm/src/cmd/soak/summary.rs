@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use gpuvm_core::qemu::cmdline::quote;
+use gpuvm_core::soak::report::harmless;
 use gpuvm_core::soak::{Phase, Standing, Tally, Why};
 
 use super::book::Book;
@@ -21,7 +22,9 @@ pub(super) fn exit(standing: Standing) -> Exit {
 
 /// Tells a person.
 pub(super) fn tell(book: &Book, report: &Path) {
-    text(book.headway.why(), &book.tally).iter().for_each(|line| out::note(&format!("gpuvm: {line}")));
+    text(book.headway.why(), &book.tally)
+        .iter()
+        .for_each(|line| out::note(&format!("gpuvm: {}", harmless(line))));
     out::note(&format!("gpuvm: report: {}", report.display()));
     out::note(&format!("gpuvm: record: {}", book.record.path().display()));
     if !matches!(book.headway.why(), Some(Why::Done | Why::Time)) {

@@ -9,8 +9,8 @@ use rstest::rstest;
 use super::*;
 use crate::cli::Cli;
 
-/// Cycles that take no time. A letter says what each comes to: h, f, b are healthy, failed and bad; i is interrupted, and j is both bad
-/// and interrupted; where an s stands, a signal comes before the cycle.
+/// Cycles that take no time. A letter says what each comes to: h, f, b are healthy, failed and bad; i is interrupted, g and j are that
+/// and failed or bad; where an s stands, a signal comes before the cycle.
 struct Letters<'a> {
     letters: std::iter::Peekable<std::str::Chars<'a>>,
     /// The cycles whose consoles were kept.
@@ -24,11 +24,11 @@ impl Cycles for Letters<'_> {
         let Some(Line::Cycle(cycle)) = made.into_iter().nth(1) else { panic!("its second line is a cycle") };
         let mut cycle = Cycle { number, kind, polled: None, own: OwnUse::default(), ..*cycle };
         match letter {
-            'f' => cycle.faults.push(Fault::Job { message: "no".to_owned() }),
+            'f' | 'g' => cycle.faults.push(Fault::Job { message: "no".to_owned() }),
             'b' | 'j' => cycle.faults.push(Fault::NotGivenBack { message: "a claim".to_owned() }),
             _ => {}
         }
-        Over { cycle, interrupted: "ij".contains(letter).then_some("SIGINT") }
+        Over { cycle, interrupted: "gij".contains(letter).then_some("SIGINT") }
     }
 
     async fn asked(&mut self) -> Option<&'static str> {
@@ -75,6 +75,7 @@ fn numbers(folder: &Path) -> Vec<u32> {
 #[case::three_failed(9, "fff", Why::Stopped { cycle: 3, reason: "the guest's job failed: no".to_owned() }, Standing::NotHealthy, &[1, 2, 3])]
 #[case::interrupted(5, "hi", Why::Interrupted { signal: "SIGINT".to_owned() }, Standing::NotHealthy, &[])]
 #[case::interrupted_between_two(5, "hs", Why::Interrupted { signal: "SIGTERM".to_owned() }, Standing::NotHealthy, &[])]
+#[case::interrupted_and_failed_before(5, "hg", Why::Interrupted { signal: "SIGINT".to_owned() }, Standing::NotHealthy, &[2])]
 #[case::interrupted_and_bad(5, "hj", Why::Interrupted { signal: "SIGINT".to_owned() }, Standing::Bad, &[2])]
 fn a_soak_runs_until_it_is_over_and_keeps_the_consoles_of_cycles_that_are_not_healthy(
     #[case] cycles: u32,
