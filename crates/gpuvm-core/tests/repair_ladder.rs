@@ -177,7 +177,7 @@ fn a_device_has_the_rungs_that_reach_nothing_but_what_is_in_hand(
 #[case::kernel(
     changed(card(VFIO), CARD, |device| device.subordinate_reset = Presence::Absent),
     RepairPolicy::Rescan, Rung::Subordinate,
-    "the kernel has no reset_subordinate of 0000:00:01.0: it came with Linux 6.12.5 and 6.13"
+    "there is no reset_subordinate of 0000:00:01.0, which kernels have since Linux 6.12.5 and 6.13"
 )]
 #[case::nothing_there(HostFacts::default(), RepairPolicy::Rescan, Rung::Hot, "there is no such device")]
 fn what_is_left_out_says_why(

@@ -27,9 +27,9 @@ pub(super) fn came_back(result: Result<Report, UpError>, first: &BTreeMap<Bdf, S
     let device = |one: &DeviceReport, resets: &[u64]| device_cycle(one, resets, first.get(&one.bdf));
     match result {
         Ok(report) => {
-            let resets = |bdf| report.kernel_resets.get(bdf).map_or(&[][..], Vec::as_slice);
+            let resets = |bdf: Bdf| report.kernel_resets.get(&bdf).map_or(&[][..], Vec::as_slice);
             let whole = |one: &DeviceReport| {
-                let last = device(one, resets(&one.bdf));
+                let last = device(one, resets(one.bdf));
                 match report.between_boots.get(&one.bdf) {
                     Some(before) => with_boots_before(last, device(before, &[])),
                     None => last,

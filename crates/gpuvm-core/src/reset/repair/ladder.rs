@@ -79,7 +79,7 @@ fn subordinate(
         .map_err(|foreign| format!("it resets everything below {port}, and {foreign}"))?;
     if device.subordinate_reset == Presence::Absent {
         return Err(format!(
-            "the kernel has no reset_subordinate of {port}: it came with Linux 6.12.5 and 6.13"
+            "there is no reset_subordinate of {port}, which kernels have since Linux 6.12.5 and 6.13"
         ));
     }
     let reason = match &reach[..] {

@@ -26,6 +26,13 @@ pub(crate) struct CompareArgs {
 
 pub(super) fn run(cli: &Cli, args: &CompareArgs) -> Result<Exit, Failure> {
     let comparison = compare(&lines_of(&args.a)?, &lines_of(&args.b)?);
+    // Whoever asks whether an upgrade has made things worse must not take "nothing was run" for a yes or a no.
+    for (path, side) in [(&args.a, &comparison.a), (&args.b, &comparison.b)] {
+        if side.cycles == 0 {
+            let message = format!("{}: no cycle is over: there is nothing to compare", path.display());
+            return Err(Failure::one(Exit::Usage, message, None));
+        }
+    }
     let code = if comparison.worse.is_empty() { Exit::Ok } else { Exit::Guest };
     match cli.json {
         true => out::json(&comparison)?,
@@ -39,6 +46,9 @@ pub(super) fn run(cli: &Cli, args: &CompareArgs) -> Result<Exit, Failure> {
 fn text(of: &Comparison) -> String {
     let mut text = String::new();
     match of.worse.as_slice() {
+        [] if fewest(of) < LEAST => {
+            writeln!(text, "B is no worse than A, as far as {} can tell", cycles(fewest(of))).ok();
+        }
         [] => text.push_str("B is no worse than A\n"),
         worse => {
             text.push_str("B is worse than A:\n");
@@ -63,6 +73,15 @@ fn text(of: &Comparison) -> String {
         }
     }
     text
+}
+
+/// Returns the number of cycles of the side that has fewer.
+fn fewest(of: &Comparison) -> usize {
+    usize::try_from(of.a.cycles.min(of.b.cycles)).unwrap_or(usize::MAX)
+}
+
+fn cycles(count: usize) -> String {
+    if count == 1 { "1 cycle".to_owned() } else { format!("{count} cycles") }
 }
 
 fn side(side: &Side) -> String {
