@@ -328,7 +328,7 @@ fn records_are_compared_as_they_were() {
         ("stopped", 1, &[&healthy, &stopped]),
         ("mended", 0, &[&repaired, &healthy]),
         ("hostile", 1, &[&few, &hostile]),
-        ("no-cycles", 1, &[&healthy, &none]),
+        ("no-cycles", 64, &[&healthy, &none]),
         ("missing", 64, &[&healthy, &missing]),
         ("no-record", 64, &[&other, &healthy]),
         ("damaged", 64, &[&healthy, &damaged]),
