@@ -9,7 +9,7 @@ use gpuvm_core::soak::{self, Cycle, CycleKind, Fault, Line, Phase, Why, report};
 use gpuvm_testkit::soak::{Made, climbed, correctable, fallen, last_words};
 use roxmltree::{Document, Node, ParsingOptions};
 
-use crate::shared::golden::{compare, compare_as};
+use crate::shared::golden::{compare, compare_as, repository};
 use crate::{gpuvm, transcript};
 
 fn all_healthy(cycles: u32) -> Vec<Line> {
@@ -138,6 +138,22 @@ fn pages_are_well_formed_and_run_and_load_nothing() {
         assert!(!html.contains(harmful), "{name}");
         assert!(!html.contains("NaN") && !html.contains("inf "), "{name}");
     }
+}
+
+/// README shows a picture of it: the record is that of a real soak.
+#[test]
+fn the_sample_in_docs_is_drawn_from_its_record() {
+    let folder = repository().join("docs/soak");
+    let lines = soak::read(&fs::read(folder.join("record.jsonl")).unwrap()).unwrap();
+    let (html, path) = (report::html(&lines), folder.join("report.html"));
+    if std::env::var_os("GPUVM_BLESS").is_some() {
+        fs::write(&path, &html).unwrap();
+    }
+    assert!(
+        fs::read_to_string(&path).unwrap() == html,
+        "GPUVM_BLESS=1 draws it anew; the picture is made by hand"
+    );
+    assert!(html.contains("199 cycles, all healthy"));
 }
 
 #[test]
