@@ -3,11 +3,12 @@
 use std::fmt;
 use std::io;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
 use gpuvm_core::pci::{Bdf, GroupId};
 use gpuvm_sys::reset::{ResetOutcome, Way, reset_watched};
-use gpuvm_sys::watched::{WriteOutcome, write_watched};
+use gpuvm_sys::watched::{WriteOutcome, Writer};
 
 use crate::HostError;
 use crate::kernel_log::{About, listening};
@@ -27,6 +28,18 @@ pub struct Kernel {
     write_attr: Box<WriteAttr>,
     check_groups: Box<CheckGroups>,
     reset_device: Box<ResetDevice>,
+    /// What makes the writes, where it is kept from one to the next.
+    writer: Option<Rc<Writer>>,
+    pauses: Pauses,
+}
+
+/// What becomes of the child that makes the writes while there are none for long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pauses {
+    /// It ends: it holds a copy of this process's memory.
+    Rest,
+    /// It waits.
+    Wait,
 }
 
 impl fmt::Debug for Kernel {
@@ -38,12 +51,22 @@ impl fmt::Debug for Kernel {
 impl Kernel {
     /// The kernel that runs this process, its trees below a prefix.
     pub fn running(root: HostRoot) -> Self {
-        Self::new(root, Box::new(write_watched), Box::new(crate::vfio::check_groups))
+        let writer = Rc::new(Writer::new());
+        let shared = Rc::clone(&writer);
+        let write = move |path: &Path, bytes: &[u8], deadline| shared.write(path, bytes, deadline);
+        Self { writer: Some(writer), ..Self::new(root, Box::new(write), Box::new(crate::vfio::check_groups)) }
     }
 
     /// A kernel whose actions are given; it resets as the running one does.
     pub fn new(root: HostRoot, write_attr: Box<WriteAttr>, check_groups: Box<CheckGroups>) -> Self {
-        Self { root, write_attr, check_groups, reset_device: Box::new(reset_watched) }
+        Self {
+            root,
+            write_attr,
+            check_groups,
+            reset_device: Box::new(reset_watched),
+            writer: None,
+            pauses: Pauses::Rest,
+        }
     }
 
     /// Gives it another way to reset devices.
@@ -51,6 +74,19 @@ impl Kernel {
     pub fn resetting(mut self, reset_device: Box<ResetDevice>) -> Self {
         self.reset_device = reset_device;
         self
+    }
+
+    /// Keeps the child that makes the writes through all pauses: for who runs one guest after the other, since a fork is dear.
+    #[must_use]
+    pub fn without_rest(self) -> Self {
+        Self { pauses: Pauses::Wait, ..self }
+    }
+
+    /// Ends the child that makes the writes until there is another one to make: for a time in which there will be none for long.
+    pub fn rest(&self) {
+        if let (Some(writer), Pauses::Rest) = (&self.writer, self.pauses) {
+            writer.rest();
+        }
     }
 
     /// Writes an attribute and waits for the kernel, but no longer than the deadline.

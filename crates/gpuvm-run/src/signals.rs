@@ -1,7 +1,6 @@
 //! The signals that ask for a guest's end, and what else can be asked of one that runs.
 
 use std::io;
-use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -58,9 +57,19 @@ impl Signals {
 
     /// Returns one that has come already.
     pub async fn pending(&mut self) -> Option<&'static str> {
-        // Long enough for the runtime to look at its sources once, after a stretch of blocking calls.
-        tokio::time::timeout(Duration::from_millis(1), self.next()).await.ok()
+        tokio::select! {
+            biased;
+            signal = self.next() => Some(signal),
+            () = turn() => None,
+        }
     }
+}
+
+/// Lets the runtime look at its sources, after a stretch of blocking calls: it does so before it goes on with who has yielded. Twice, since what it
+/// finds first may only lead to what is waited for.
+async fn turn() {
+    tokio::task::yield_now().await;
+    tokio::task::yield_now().await;
 }
 
 /// What can be asked of a guest that runs.
@@ -135,8 +144,11 @@ impl<'a> Requests<'a> {
 
     /// Returns one for its end that has come already.
     pub(crate) async fn pending(&mut self) -> Option<&'static str> {
-        // Long enough for the runtime to look at its sources once, after a stretch of blocking calls.
-        tokio::time::timeout(Duration::from_millis(1), self.end()).await.ok()
+        tokio::select! {
+            biased;
+            by = self.end() => Some(by),
+            () = turn() => None,
+        }
     }
 
     /// Returns the first signal that has come.
@@ -147,5 +159,34 @@ impl<'a> Requests<'a> {
     /// Tells whether QEMU was to crash.
     pub(crate) fn crash_was_asked(&self) -> bool {
         self.crash == Asked::Yes
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_signal_that_came_in_a_stretch_of_blocking_calls_is_pending() {
+        let mut signals = Signals::catch().unwrap();
+        assert_eq!(signals.pending().await, None);
+        for _ in 0..50 {
+            nix::sys::signal::raise(nix::sys::signal::Signal::SIGHUP).unwrap();
+            assert_eq!(signals.pending().await, Some("SIGHUP"));
+            assert_eq!(signals.pending().await, None);
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_a_program_asks_is_pending_too() {
+        let (ask, asked) = mpsc::unbounded_channel();
+        let (_keep, never) = mpsc::unbounded_channel();
+        let mut signals = Signals::from_channel(never);
+        let mut requests = Requests::new(&mut signals, Some(asked));
+        assert_eq!(requests.pending().await, None);
+        ask.send(Request::Reset).unwrap();
+        ask.send(Request::Stop("soak")).unwrap();
+        assert_eq!(requests.pending().await, Some("soak"));
     }
 }

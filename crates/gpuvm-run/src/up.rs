@@ -278,6 +278,8 @@ impl<'a> Session<'a> {
         let (listeners, connections) = launch::sockets(&paths)?;
         let mut process = launch::spawn(&self.run.kernel.root, self.run.plan, &paths, listeners, which)?;
         self.started = true;
+        // Nothing is written for as long as the guest runs.
+        self.run.kernel.rest();
         let ended = self.supervise(&mut process, connections, which, requests, console, observer).await;
         match &ended {
             // It was waited for long enough, and still has the devices.

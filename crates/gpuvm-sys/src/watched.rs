@@ -8,6 +8,8 @@
 //! It writes only if this process is still there once it has the attribute open: whoever takes over from a process that was killed finds each write
 //! that may yet be made by looking for open attributes. It bears the first bytes of what it writes as its name (`/proc/PID/comm`), since a driver's
 //! `bind` is the same attribute for all devices.
+//!
+//! A fork of a process that has much memory is dear, so a [`Writer`] makes one write after another with the same child, for as long as none is late.
 
 use crate::poll::{Deadline, readable_by};
 use crate::process::pidfd_open;
@@ -16,11 +18,15 @@ use nix::sys::signal::SigSet;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 use std::ffi::{CStr, CString};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::Duration;
 use std::{fmt, io, thread};
+
+mod writer;
+
+pub use writer::Writer;
 
 /// How a watched write stands.
 #[derive(Debug)]
@@ -200,13 +206,22 @@ fn fork_writer(path: &CStr, bytes: &[u8]) -> io::Result<Pid> {
 /// Makes a child that is on its own: a session of its own, all signals blocked, no descriptor of ours, and a name. What it does must be
 /// async-signal-safe: system calls only, no allocation, no lock, no panic.
 pub(crate) fn fork_detached<N>(name: &[u8; 16], life: impl FnOnce(Pid) -> N) -> io::Result<Pid> {
+    fork_keeping(None, name, life)
+}
+
+/// Makes a child like [`fork_detached`], which has one descriptor of ours: as its standard input.
+fn fork_keeping<N>(
+    keep: Option<BorrowedFd<'_>>,
+    name: &[u8; 16],
+    life: impl FnOnce(Pid) -> N,
+) -> io::Result<Pid> {
     // The child starts with all signals blocked and keeps it so; a handler of ours must not run in it.
     let mask = SigSet::all().thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK)?;
     let parent = nix::unistd::getpid();
     // SAFETY: the child calls nothing but `detach`, `life` and `exit`, which are async-signal-safe, and doesn't return.
     let forked = unsafe { fork() };
     if let Ok(ForkResult::Child) = forked {
-        detach(name);
+        detach(name, keep);
         life(parent);
         exit(CODE_ORPHAN);
     }
@@ -219,13 +234,21 @@ pub(crate) fn fork_detached<N>(name: &[u8; 16], life: impl FnOnce(Pid) -> N) -> 
 }
 
 /// Takes the child out of its parent's session, names it, and closes what it has inherited.
-fn detach(name: &[u8; 16]) {
+fn detach(name: &[u8; 16], keep: Option<BorrowedFd<'_>>) {
     // SAFETY: setsid takes nothing; it can't fail in a process that leads no group, and matters only for the terminal's signals.
     unsafe { libc::setsid() };
     // SAFETY: the name ends with a zero byte, and the kernel copies it.
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+    let mut first: libc::c_uint = 0;
+    if let Some(fd) = keep {
+        // SAFETY: the descriptor is open in this copy of the parent; what was the standard input isn't used any more.
+        if unsafe { libc::dup2(fd.as_raw_fd(), 0) } != 0 {
+            exit(CODE_CLOSE);
+        }
+        first = 1;
+    }
     // SAFETY: closes descriptors of this child alone, which uses none of them; nothing is opened before.
-    let closed = unsafe { libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0) };
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
     if closed != 0 {
         exit(CODE_CLOSE);
     }
@@ -248,19 +271,27 @@ pub(crate) fn name_of(bytes: &[u8]) -> [u8; 16] {
 
 /// The child's whole life. Async-signal-safe: system calls only, no allocation, no lock, no panic.
 fn write_and_exit(path: &CStr, bytes: &[u8], parent: Pid) -> ! {
+    exit(write_once(path, bytes, parent))
+}
+
+/// Makes a write, unless the parent is gone by then, and returns the exit code that tells of it. Async-signal-safe.
+fn write_once(path: &CStr, bytes: &[u8], parent: Pid) -> i32 {
     // SAFETY: the path ends with a zero byte and outlives the call.
     let fd = unsafe { libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
     if fd < 0 {
-        exit(open_code(Errno::last_raw()));
+        return open_code(Errno::last_raw());
     }
     exit_if_orphaned(parent);
     // SAFETY: the pointer and the length describe `bytes`, which the kernel only reads.
     let written = unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
-    exit(match usize::try_from(written) {
+    let code = match usize::try_from(written) {
         Ok(count) if count == bytes.len() => 0,
         Ok(_) => CODE_SHORT,
         Err(_) => write_code(Errno::last_raw()),
-    })
+    };
+    // SAFETY: the descriptor is this child's own, and nobody uses it after this.
+    unsafe { libc::close(fd) };
+    code
 }
 
 pub(crate) fn exit(code: i32) -> ! {

@@ -40,10 +40,9 @@ pub(crate) fn told(written: Result<(), Failure>) {
     }
 }
 
-/// Prints a line on standard error.
+/// Prints a line on standard error, as a whole: nobody else's comes in between.
 pub(crate) fn note(line: &str) {
-    let mut stderr = anstream::stderr().lock();
-    writeln!(stderr, "{line}").ok();
+    anstream::stderr().lock().write_all(format!("{line}\n").as_bytes()).ok();
 }
 
 /// Asks on standard error, and leaves the line open for the answer.

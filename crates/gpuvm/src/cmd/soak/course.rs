@@ -8,11 +8,10 @@ use gpuvm_host::soak::{self, Poll};
 
 use super::book::Book;
 use super::progress::Progress;
-use super::report;
 use crate::exit::Exit;
 use crate::failure::Failure;
 
-/// How often the report is written while the soak runs.
+/// How often the report is drawn while the soak runs; for the first time after the first cycle.
 const REPORT: Duration = Duration::from_secs(600);
 
 /// Who runs cycles.
@@ -23,6 +22,8 @@ pub(super) trait Cycles {
     async fn asked(&mut self) -> Option<&'static str>;
     /// Keeps the console of a cycle that isn't healthy. Returns why it can't.
     fn keep_console(&mut self, number: u32) -> Option<String>;
+    /// Begins to draw the report of the cycles so far. Returns why it can't, or why it couldn't the last time.
+    fn draw(&mut self) -> Option<String>;
 }
 
 /// A cycle that is over.
@@ -58,7 +59,7 @@ async fn all(
     progress: &mut Progress,
 ) -> Result<Why, Failure> {
     let since = Instant::now();
-    let mut reported = since;
+    let mut drawn = None;
     loop {
         let seconds = book.before_ms / 1000 + since.elapsed().as_secs();
         let (number, kind) = match book.headway.next(&book.settings, seconds) {
@@ -98,9 +99,10 @@ async fn all(
         if let Some(signal) = over.interrupted {
             return Ok(interrupted(signal));
         }
-        if reported.elapsed() > REPORT {
-            report::write_of(book.record.folder())?;
-            reported = Instant::now();
+        if drawn.is_none_or(|drawn: Instant| drawn.elapsed() > REPORT) {
+            // The record is what counts, and goes on without it.
+            cycles.draw().into_iter().for_each(|why| progress.tell(&format!("warning: {why}")));
+            drawn = Some(Instant::now());
         }
     }
 }

@@ -18,6 +18,7 @@ use gpuvm_run::{Cause, Run, Signals, UpError};
 use super::begin::Begun;
 use super::course::{Cycles, Over};
 use super::progress::Progress;
+use super::report::Drawing;
 use crate::cli::Cli;
 use crate::cmd::up::{shortage, without_hugepages};
 use crate::exit::Exit;
@@ -37,6 +38,7 @@ pub(super) struct Guest<'a> {
     shutdown_timeout: Option<u32>,
     folder: PathBuf,
     signals: Signals,
+    drawing: Drawing,
 }
 
 impl<'a> Guest<'a> {
@@ -48,7 +50,8 @@ impl<'a> Guest<'a> {
             vm: begun.vm.clone(),
             profile: begun.loaded.profile.clone(),
             text: begun.loaded.text.clone(),
-            kernel: Kernel::running(cli.host_root()),
+            kernel: Kernel::running(cli.host_root()).without_rest(),
+            drawing: Drawing::default(),
             boot_id: facts::boot_id(&cli.host_root())?,
             ready,
             first: begun.first.clone(),
@@ -123,6 +126,10 @@ impl Cycles for Guest<'_> {
     fn keep_console(&mut self, number: u32) -> Option<String> {
         let kept = soak::keep_console(&self.cli.places(), &self.vm, &self.folder, number);
         kept.err().map(|error| error.to_string())
+    }
+
+    fn draw(&mut self) -> Option<String> {
+        self.drawing.begin(&self.folder).err()
     }
 }
 

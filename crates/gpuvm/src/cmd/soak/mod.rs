@@ -50,11 +50,15 @@ fn soak(cli: &Cli, args: &RunArgs) -> Result<Exit, Failure> {
         runtime.block_on(cycles(cli, &mut begun, &mut progress))?;
     }
     progress.clear();
-    let (path, standing) = (report::write_of(begun.book.record.folder())?, begun.book.headway.standing());
-    if !cli.json {
-        summary::tell(&begun.book, &path);
+    let exit = summary::exit(begun.book.headway.standing());
+    match report::write_of(begun.book.record.folder()) {
+        Ok(path) if !cli.json => summary::tell(&begun.book, &path),
+        Ok(_) => {}
+        // What the cycles came to matters more.
+        Err(failure) if exit != Exit::Ok => failure.print(),
+        Err(failure) => return Err(failure),
     }
-    Ok(summary::exit(standing))
+    Ok(exit)
 }
 
 async fn cycles(cli: &Cli, begun: &mut Begun, progress: &mut Progress) -> Result<(), Failure> {

@@ -1,7 +1,9 @@
 //! `gpuvm soak report`: the report of a record.
 
 use std::io::ErrorKind;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
 use clap::Args;
 use gpuvm_core::soak::{BadRecord, Line, report};
@@ -72,4 +74,57 @@ pub(super) fn write_of(folder: &Path) -> Result<PathBuf, Failure> {
     let path = folder.join(REPORT);
     lock::replace(&path, report::html(&lines).as_bytes())?;
     Ok(path)
+}
+
+/// The report of a soak that goes on, drawn by a process of its own: no cycle waits for it, and what it takes of memory, which grows with the
+/// cycles, is none of the soak's.
+#[derive(Debug, Default)]
+pub(super) struct Drawing {
+    child: Option<Child>,
+}
+
+impl Drawing {
+    /// Begins to draw it anew, unless the last one is still being drawn.
+    ///
+    /// # Errors
+    /// Returns in words why it can't be drawn, or why it couldn't the last time.
+    pub(super) fn begin(&mut self, folder: &Path) -> Result<(), String> {
+        let failed = |why: String| format!("the report could not be drawn: {why}");
+        if let Some(child) = &mut self.child {
+            match child.try_wait() {
+                Ok(None) => return Ok(()),
+                Ok(Some(_)) => {}
+                Err(error) => return Err(failed(error.to_string())),
+            }
+        }
+        let last = self.child.take().map(Child::wait_with_output);
+        let child = Command::new("/proc/self/exe")
+            .args(["soak", "report", "--out"])
+            .args([&folder.join(REPORT), folder])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            // Away from a Ctrl-C, which is for the soak.
+            .process_group(0)
+            .spawn();
+        self.child = Some(child.map_err(|error| failed(format!("start gpuvm: {error}")))?);
+        match last {
+            Some(Ok(output)) if !output.status.success() => {
+                Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+            }
+            Some(Err(error)) => Err(failed(error.to_string())),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Drawing {
+    /// Waits for it, so that it doesn't write over the last report, which the soak draws itself.
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child
+            && let Err(error) = child.wait()
+        {
+            tracing::debug!("the report's process: {error}");
+        }
+    }
 }

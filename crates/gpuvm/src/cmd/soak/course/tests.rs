@@ -39,6 +39,10 @@ impl Cycles for Letters<'_> {
         self.kept.push(number);
         None
     }
+
+    fn draw(&mut self) -> Option<String> {
+        Some("it can't be drawn, which ends no soak".to_owned())
+    }
 }
 
 fn settings(cycles: u32) -> Settings {
