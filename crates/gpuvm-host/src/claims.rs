@@ -31,17 +31,21 @@ impl Table {
     }
 }
 
-/// Changes the table; its lock is held for that alone. A table without claims is no file.
+/// Changes the table; its lock is held for that alone. A table without claims is no file, and one that stays as it was isn't written.
 ///
 /// # Errors
 /// Returns failures to lock, read and write.
 pub(crate) fn edit(places: &Places, boot_id: &str, change: impl FnOnce(&mut Table)) -> Result<(), HostError> {
     let _guard = lock::tables(places)?;
     let path = places.claims();
-    let mut table = load(places, boot_id)?;
+    let before = load(places, boot_id)?;
+    let mut table = before.clone();
     change(&mut table);
     if table.is_empty() {
         return lock::remove(&path);
+    }
+    if table == before {
+        return Ok(());
     }
     let text = serde_json::to_vec_pretty(&table).map_err(|error| HostError::content(&path, "", error))?;
     lock::replace(&path, &text)

@@ -12,6 +12,8 @@ use crate::HostError;
 
 /// The most that is read of any attribute; the largest that gpuvm reads, mountinfo, stays far below.
 const MAX_BYTES: u64 = 4 << 20;
+/// The most that an attribute of sysfs holds: a page.
+const ATTRIBUTE: usize = 4096;
 
 /// Where `/sys`, `/proc`, `/dev` and the rest of the host are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,7 +99,8 @@ impl HostRoot {
 /// replaced, so that a damaged file gives a parse error and not a failure to read.
 pub fn read_text(path: &Path) -> Result<Option<String>, HostError> {
     let read = || {
-        let mut bytes = Vec::new();
+        // Room for a whole attribute, or the library would feel its way with small reads first.
+        let mut bytes = Vec::with_capacity(ATTRIBUTE);
         fs::File::open(path)?.take(MAX_BYTES).read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };

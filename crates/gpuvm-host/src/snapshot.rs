@@ -20,18 +20,11 @@ use crate::{aer, power};
 pub fn take(root: &HostRoot, bdf: Bdf) -> Snapshot {
     let folder = root.device(bdf);
     let text = |name: &str| read_text(&folder.join(name)).map(|text| text.map(|text| text.trim().to_owned()));
-    let id = || {
-        let [vendor, device] = ["vendor", "device"].map(|name| read_hex(&folder.join(name)));
-        let low = |value: u32| u16::try_from(value & 0xffff).unwrap_or(u16::MAX);
-        let id = |(vendor, device)| PciId { vendor: low(vendor), device: low(device) };
-        Ok(vendor?.zip(device?).map(id))
-    };
     let words = |text: String| text.split_ascii_whitespace().map(str::to_owned).collect();
-    let virtual_function = if folder.join("physfn").exists() { Presence::Present } else { Presence::Absent };
     Snapshot {
         bdf,
-        id: reading(id()),
-        virtual_function,
+        id: reading(id(root, bdf)),
+        virtual_function: virtual_function(root, bdf),
         driver: root::driver_of(root, bdf).ok().flatten(),
         config: config(root, bdf),
         bars: reading(bars(root, bdf)),
@@ -41,6 +34,34 @@ pub fn take(root: &HostRoot, bdf: Bdf) -> Snapshot {
         reset_methods: reading(text("reset_method").map(|text| text.map(words))),
         port: port(root, bdf),
     }
+}
+
+/// Takes of a function's snapshot what tells whether it answers, and as whom.
+fn take_identity(root: &HostRoot, bdf: Bdf) -> Snapshot {
+    Snapshot {
+        bdf,
+        id: reading(id(root, bdf)),
+        virtual_function: virtual_function(root, bdf),
+        driver: None,
+        config: config_up_to(root, bdf, ConfigSpace::HEADER),
+        bars: Reading::Absent,
+        power_state: Reading::Absent,
+        power: Reading::Absent,
+        errors: Reading::Absent,
+        reset_methods: Reading::Absent,
+        port: None,
+    }
+}
+
+fn id(root: &HostRoot, bdf: Bdf) -> Result<Option<PciId>, HostError> {
+    let [vendor, device] = ["vendor", "device"].map(|name| read_hex(&root.device(bdf).join(name)));
+    let low = |value: u32| u16::try_from(value & 0xffff).unwrap_or(u16::MAX);
+    let id = |(vendor, device)| PciId { vendor: low(vendor), device: low(device) };
+    Ok(vendor?.zip(device?).map(id))
+}
+
+fn virtual_function(root: &HostRoot, bdf: Bdf) -> Presence {
+    if root.device(bdf).join("physfn").exists() { Presence::Present } else { Presence::Absent }
 }
 
 fn bars(root: &HostRoot, bdf: Bdf) -> Result<Option<Vec<BarFacts>>, HostError> {
@@ -62,12 +83,17 @@ fn port(root: &HostRoot, bdf: Bdf) -> Option<PortSnapshot> {
 
 /// Reads a function's config space, as far as this user may.
 pub(crate) fn config(root: &HostRoot, bdf: Bdf) -> Reading<ConfigSpace> {
+    config_up_to(root, bdf, ConfigSpace::MAX)
+}
+
+/// Reads the first bytes of a function's config space.
+fn config_up_to(root: &HostRoot, bdf: Bdf, most: usize) -> Reading<ConfigSpace> {
     let read = || {
         // A reset that doesn't come back keeps config space to itself (pci_cfg_access_lock), and a reader waits for it.
         root.lockable(bdf)?;
         let path = root.device(bdf).join("config");
         let mut bytes = Vec::new();
-        let limit = u64::try_from(ConfigSpace::MAX).unwrap_or(u64::MAX);
+        let limit = u64::try_from(most).unwrap_or(u64::MAX);
         match File::open(&path).and_then(|file| file.take(limit).read_to_end(&mut bytes)) {
             Ok(_) => Ok(Some(ConfigSpace::new(&bytes))),
             Err(error) if is_absent(&error) => Ok(None),
@@ -90,7 +116,7 @@ fn reading<T>(result: Result<Option<T>, HostError>) -> Reading<T> {
 /// # Errors
 /// Returns what its config space says instead.
 pub(crate) fn answers(host: &Host<'_>, bdf: Bdf) -> Result<(), HostError> {
-    let mut now = take(&host.kernel.root, bdf);
+    let mut now = take_identity(&host.kernel.root, bdf);
     if let Some(before) = host.baselines.get(&bdf) {
         now.id = before.id.clone();
     }

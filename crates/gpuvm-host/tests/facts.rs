@@ -327,6 +327,8 @@ fn the_firmwares_words_are_read_and_its_blanks_are_none() {
 /// Makes a process with a file open for each of these paths.
 fn process(host: &FakeHost, pid: i32, command: &str, files: &[&str]) -> ProcessFacts {
     host.file(&format!("/proc/{pid}/comm"), format!("{command}\n"));
+    // The kernel's own threads have none.
+    host.link(&format!("/proc/{pid}/exe"), &format!("/usr/bin/{command}"));
     for (fd, file) in files.iter().enumerate() {
         let link = host.path(&format!("/proc/{pid}/fd/{fd}"));
         std::fs::create_dir_all(link.parent().unwrap()).unwrap();

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use gpuvm_core::facts::{BarFacts, BarKind, DeviceFacts, HostFacts, Presence, VfioAlias};
+use gpuvm_core::facts::{BarFacts, BarKind, DeviceFacts, HostFacts, Presence};
 use gpuvm_core::pci::{Bdf, ClassCode, GroupId, PciId};
 use gpuvm_core::profile::{DeviceRequest, Profile};
 use gpuvm_core::units::ByteSize;
 
+use super::aliases::{self, Aliases};
 use super::holders::Holders;
-use super::{Depth, Reading, Scope, aliases, detail};
+use super::{Depth, Reading, Scope, detail};
 use crate::HostError;
 use crate::root::{self, HostRoot, link_name, list, read_hex, read_text};
 
@@ -62,7 +63,7 @@ pub(super) fn read_places(
     reading: &Reading,
     facts: &mut HostFacts,
 ) -> Result<(), HostError> {
-    let reader = Reader { root, depth, reading, holders: Holders::default(), aliases: Vec::new() };
+    let reader = Reader { root, depth, reading, holders: Holders::default(), aliases: Aliases::default() };
     reader.all(scope, facts)
 }
 
@@ -116,7 +117,7 @@ struct Reader<'a> {
     depth: Depth,
     reading: &'a Reading,
     holders: Holders,
-    aliases: Vec<VfioAlias>,
+    aliases: Aliases,
 }
 
 impl Reader<'_> {
@@ -213,7 +214,7 @@ impl Reader<'_> {
             revision: hex("revision")?.and_then(|revision| u8::try_from(revision).ok()),
             physical_function: physical.and_then(|name| name.to_str()?.parse().ok()),
             virtual_functions_total: count("sriov_totalvfs")?,
-            vfio_aliases: aliases::fitting(&self.aliases, modalias.as_deref()),
+            vfio_aliases: aliases::fitting(root, &self.aliases, modalias.as_deref()),
             modalias,
             ..DeviceFacts::new(id(vendor, device), class)
         };

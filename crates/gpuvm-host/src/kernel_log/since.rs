@@ -1,5 +1,9 @@
 //! What the kernel has said since a moment that a process of before noted: each record of its log has a number.
 
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::reset::Heard;
 use gpuvm_sys::access::open_nonblocking;
@@ -28,11 +32,49 @@ pub struct Since {
 impl Mark {
     /// Notes this moment.
     pub fn now(root: &HostRoot) -> Self {
-        match records(root) {
-            Ok(records) => Self::From(records.last().map_or(0, |(number, _)| number + 1)),
+        match next_number(root) {
+            Ok(number) => Self::From(number),
             Err(why) => Self::Unread(why),
         }
     }
+}
+
+/// A log that was read up to its end, and the number that its next record has.
+struct Reader {
+    path: PathBuf,
+    file: File,
+    next: u64,
+}
+
+/// The log as it was marked last. A record's number is known only by reading it, and the log is read anew record by record, some
+/// thousands of them: who marks it again and again goes on where it was.
+static LAST: Mutex<Option<Reader>> = Mutex::new(None);
+
+/// Returns the number of the next record.
+fn next_number(root: &HostRoot) -> Result<u64, String> {
+    let path = root.path("/dev/kmsg");
+    let told = |error| format!("{}: {error}", path.display());
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut reader = match last.take().filter(|reader| reader.path == path) {
+        Some(reader) => reader,
+        None => Reader { file: open_nonblocking(&path).map_err(told)?, path: path.clone(), next: 0 },
+    };
+    loop {
+        let (text, _) = read_on(&mut reader.file).map_err(told)?;
+        let text = String::from_utf8_lossy(&text);
+        let Some(number) = text.lines().filter_map(numbered).next_back().map(|(number, _)| number) else {
+            break;
+        };
+        reader.next = number + 1;
+    }
+    let next = reader.next;
+    *last = Some(reader);
+    Ok(next)
+}
+
+/// Reads a record's line with its number; none for a line of its dictionary.
+fn numbered(line: &str) -> Option<(u64, &str)> {
+    Some((line.split(',').nth(1)?.parse().ok()?, message(line)?))
 }
 
 impl Since {
@@ -83,8 +125,7 @@ fn records(root: &HostRoot) -> Result<Vec<(u64, String)>, String> {
     let mut file = open_nonblocking(&path).map_err(told)?;
     let (text, _) = read_on(&mut file).map_err(told)?;
     let text = String::from_utf8_lossy(&text);
-    let record = |line: &str| Some((line.split(',').nth(1)?.parse().ok()?, message(line)?.to_owned()));
-    Ok(text.lines().filter_map(record).collect())
+    Ok(text.lines().filter_map(numbered).map(|(number, line)| (number, line.to_owned())).collect())
 }
 
 #[cfg(test)]

@@ -142,16 +142,16 @@ fn give_back(host: &Host<'_>, claim: &PoolClaim<'_>) -> Result<(), HostError> {
     if have != target {
         return Err(HostError::PoolNotRestored { node: claim.node, page: claim.page, want: target, have });
     }
-    forget_if_unclaimed(host, claim)
+    Ok(())
 }
 
-/// Notes the size that a write has led to.
+/// Notes the size that a write has led to. An entry that nobody claims anything by goes, once the pool has the size that it came with.
 fn settle(host: &Host<'_>, claim: &PoolClaim<'_>, have: u64) -> Result<(), HostError> {
     edit(host, claim, |entry| {
         let mut entry = entry?;
         entry.written = have;
         entry.pending = None;
-        Some(entry)
+        Some(entry).filter(|entry| !entry.claims.is_empty() || entry.target() != have)
     })
 }
 

@@ -408,6 +408,9 @@ pub(crate) fn card_node(host: FakeHost) -> FakeHost {
 /// Makes a process that has files open.
 pub(crate) fn opened(host: FakeHost, pid: u32, command: &str, files: &[&str]) -> FakeHost {
     fs::create_dir_all(host.path(&format!("/proc/{pid}/fd"))).unwrap();
+    // The kernel's own threads have none.
+    std::os::unix::fs::symlink(format!("/usr/bin/{command}"), host.path(&format!("/proc/{pid}/exe")))
+        .unwrap();
     for (fd, file) in files.iter().enumerate() {
         std::os::unix::fs::symlink(file, host.path(&format!("/proc/{pid}/fd/{fd}"))).unwrap();
     }

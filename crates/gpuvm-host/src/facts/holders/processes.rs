@@ -97,11 +97,19 @@ impl Sought {
 }
 
 /// Lists a process's open files, its program and the folders that it stands in.
+///
+/// The kernel's own threads, most of all processes, have no program and nothing open; nor has a process that has ended.
 fn open_files(folder: &Path) -> Result<Vec<PathBuf>, ErrorKind> {
+    let program = match fs::read_link(folder.join("exe")) {
+        Ok(program) => Some(program),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        // What else it has may be seen all the same, and if not, that says why.
+        Err(_) => None,
+    };
     let fds = fs::read_dir(folder.join("fd")).map_err(|error| error.kind())?;
-    let own = ["exe", "cwd", "root"].map(|name| folder.join(name));
+    let own = ["cwd", "root"].map(|name| folder.join(name));
     let links = fds.flatten().map(|fd| fd.path()).chain(own);
-    Ok(links.filter_map(|link| fs::read_link(link).ok()).collect())
+    Ok(links.filter_map(|link| fs::read_link(link).ok()).chain(program).collect())
 }
 
 /// Tells whether a process is this one, which stands in some folder too.

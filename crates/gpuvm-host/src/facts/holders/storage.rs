@@ -1,5 +1,6 @@
 //! Mounted file systems, swap, and block devices that somebody has claimed.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::fs::OpenOptionsExt;
@@ -27,10 +28,16 @@ impl Storage {
         let mut found = Vec::new();
         let blocks = BlockDevices::read(root)?;
         let mounts = read_text(&root.path("/proc/self/mountinfo"))?.unwrap_or_default();
+        // One folder of the hypervisor's may be mounted in many places.
+        let mut shared = BTreeMap::new();
         for Mount { device, target, channel, .. } in mounts.lines().filter_map(mount) {
             let Some(channel) = channel else { continue };
             let holder = Holder::Mount { device: unescape(device), target, users: Users::default() };
-            found.push((holder, channel.devices(root, &unescape(device))?));
+            let devices = match shared.entry((channel, device)) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(channel.devices(root, &unescape(device))?),
+            };
+            found.push((holder, devices.clone()));
         }
         for Mount { numbers, device, target, .. } in
             mounts.lines().filter_map(mount).filter(Mount::is_on_block)
@@ -74,7 +81,7 @@ struct Mount<'a> {
 }
 
 /// A kind of virtio device by which folders of the hypervisor's are mounted, by their tags.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Channel {
     Plan9,
     Virtiofs,
