@@ -247,6 +247,8 @@ fn repair(
             return Ok(());
         }
     };
+    let expected = judging::expected(host.baselines, &judging::our_methods(journal));
+    let host = &Host { baselines: &expected, ..*host };
     repairing::repair(host, journal, &plan, judged, observer);
     let hanging = judged.failures.iter().filter_map(|error| match error {
         HostError::InFlight { pid, .. } => ProcessId::of(*pid),

@@ -137,7 +137,7 @@ pub(crate) fn after_run(
     for (bdf, before) in baselines {
         let (after, heard) = (snapshot::take(&spared, *bdf), heard(*bdf));
         let reset = resets.done.get(bdf);
-        let mut findings = judge(&expected(before, ours), &after, &heard).findings;
+        let mut findings = judge(&expected_of(before, ours), &after, &heard).findings;
         findings.extend(reset.and_then(|reset| not_reset(*bdf, reset)));
         let judgement = Judgement::new(findings);
         if let Some(ResetReport { method, ms, failure }) = reset {
@@ -166,8 +166,12 @@ pub(crate) fn our_methods(journal: &Journal) -> OurMethods {
     journal.open_records().into_iter().filter_map(ours).collect()
 }
 
-/// Returns what a device should say of itself after a run: the baseline, but for what gpuvm has changed of it on purpose.
-fn expected(before: &Snapshot, ours: &OurMethods) -> Snapshot {
+/// Returns what devices should say of themselves after a run: their baselines, but for what gpuvm has changed of them on purpose.
+pub(crate) fn expected(baselines: &BTreeMap<Bdf, Snapshot>, ours: &OurMethods) -> BTreeMap<Bdf, Snapshot> {
+    baselines.iter().map(|(bdf, before)| (*bdf, expected_of(before, ours))).collect()
+}
+
+fn expected_of(before: &Snapshot, ours: &OurMethods) -> Snapshot {
     let mut expected = before.clone();
     if let Some(methods) = ours.get(&before.bdf) {
         expected.reset_methods =

@@ -354,7 +354,8 @@ impl<'a> Session<'a> {
 
     /// Repairs what was judged sick, as far as the plan has it so.
     fn repair(&mut self, judged: &mut Judged, observer: &mut dyn Observer) {
-        let host = self.run.host(&self.baselines);
+        let expected = judging::expected(&self.baselines, &judging::our_methods(&self.journal));
+        let host = self.run.host(&expected);
         let mended = repairing::repair(&host, &mut self.journal, self.run.plan, judged, observer);
         let Some(took) = mended.took else { return };
         self.timings.push(Timing::new("repair", took));

@@ -145,13 +145,15 @@ fn give_back(host: &Host<'_>, claim: &PoolClaim<'_>) -> Result<(), HostError> {
     Ok(())
 }
 
-/// Notes the size that a write has led to. An entry that nobody claims anything by goes, once the pool has the size that it came with.
+/// Notes the size that a write has led to. An entry that nobody claims anything by goes, once the pool has the size that it came with; until
+/// then that is what is still to be written, and the next try finds it so.
 fn settle(host: &Host<'_>, claim: &PoolClaim<'_>, have: u64) -> Result<(), HostError> {
     edit(host, claim, |entry| {
         let mut entry = entry?;
         entry.written = have;
-        entry.pending = None;
-        Some(entry).filter(|entry| !entry.claims.is_empty() || entry.target() != have)
+        let settled = !entry.claims.is_empty() || entry.target() == have;
+        entry.pending = (!settled).then_some(entry.target());
+        Some(entry).filter(|entry| !entry.claims.is_empty() || !settled)
     })
 }
 

@@ -78,13 +78,13 @@ impl Writer {
             }
             Err(NotTaken::Failed(error)) => return Err(error),
         }
-        match child.answer(deadline)? {
-            Some(code) => {
+        match child.answer(deadline) {
+            Ok(Some(code)) => {
                 self.child.replace(Some(child));
                 Ok(outcome_of(code))
             }
-            // It goes on with the write, or is gone without an answer: its end tells.
-            None => {
+            // It goes on with the write, or is gone without an answer, or can't be heard: its end tells.
+            Ok(None) | Err(_) => {
                 drop(child.socket);
                 wait_by(child.pid, deadline)
             }

@@ -1,9 +1,12 @@
 //! `gpuvm soak report`: the report of a record.
 
+use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use gpuvm_core::soak::{BadRecord, Line, report};
@@ -16,6 +19,8 @@ use crate::{hints, out};
 
 /// The report's name, beside its record.
 const REPORT: &str = "report.html";
+/// How long a report that is being drawn is waited for: of 10,000 cycles it takes a second.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What `soak report` takes.
 #[derive(Debug, Args)]
@@ -99,8 +104,9 @@ impl Drawing {
         }
         let last = self.child.take().map(Child::wait_with_output);
         let child = Command::new("/proc/self/exe")
-            .args(["soak", "report", "--out"])
-            .args([&folder.join(REPORT), folder])
+            .args([OsStr::new("soak"), OsStr::new("report"), OsStr::new("--out")])
+            // Absolute: a name that begins with a dash is no option.
+            .args([absolute(folder).join(REPORT), absolute(folder)])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -119,12 +125,20 @@ impl Drawing {
 }
 
 impl Drop for Drawing {
-    /// Waits for it, so that it doesn't write over the last report, which the soak draws itself.
+    /// Waits for it, so that it doesn't write over the last report, which the soak draws itself; not for one that hangs, on a file server that is gone.
     fn drop(&mut self) {
-        if let Some(child) = &mut self.child
-            && let Err(error) = child.wait()
-        {
-            tracing::debug!("the report's process: {error}");
+        let Some(child) = &mut self.child else { return };
+        let begun = Instant::now();
+        while matches!(child.try_wait(), Ok(None)) {
+            if begun.elapsed() > PATIENCE {
+                tracing::warn!("process {} goes on drawing a report of the soak", child.id());
+                return;
+            }
+            sleep(Duration::from_millis(10));
         }
     }
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
