@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use gpuvm_core::pci::{Bdf, GroupId};
 use gpuvm_core::plan::{Plan, Topic, Warning, is_vfio_driver};
-use gpuvm_core::reset::repair::{Climbed, Ladder, Rung, Wanted};
+use gpuvm_core::reset::repair::{Climbed, Ladder, Rung};
 use gpuvm_core::reset::{Check, Deed, Finding, Rejected, Snapshot, Verdict};
 use gpuvm_host::HostError;
 use gpuvm_host::apply::Host;
@@ -109,8 +109,9 @@ fn fitting(ladder: &Ladder, judged: &Judged) -> Ladder {
     };
     let mut fitting = ladder.clone();
     // One that another of its card is tried by would be taken for its own.
-    let stands_in = |rung: Rung| rung.stands_in_for_a_reset(Wanted::ByProfile);
-    fitting.rungs.retain(|climb| stands_in(climb.rung) || !climb.functions.iter().any(not_reset));
+    fitting
+        .rungs
+        .retain(|climb| climb.rung.stands_in_for_a_reset() || !climb.functions.iter().any(not_reset));
     if fitting.rungs.len() < ladder.rungs.len() {
         let reason = "the card was not reset as planned, and being found anew is no reset".to_owned();
         fitting.left_out.push(Rejected { method: Rung::Rescan.to_string(), reason });

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::ResetJob;
-use gpuvm_core::reset::repair::{Climb, Climbed, Ladder, Wanted};
+use gpuvm_core::reset::repair::Climbed;
 use gpuvm_core::reset::{Check, Deed, Judgement, Snapshot};
 
 use super::run::{Event, FunctionReport, Report, Told, unopened};
@@ -47,11 +47,14 @@ pub(super) fn mend(
         if stop() {
             return true;
         }
-        *busy.borrow_mut() = unopened(kernel, reservation).err();
-        busy.borrow().is_some()
+        // Once it was so, it is over: what was left out would be told of by nobody.
+        let mut busy = busy.borrow_mut();
+        if busy.is_none() {
+            *busy = unopened(kernel, reservation).err();
+        }
+        busy.is_some()
     };
-    let ladders = fitting(&job.ladders, report);
-    let repaired = match repair_alone(of_host, before, &ladders, &sick, &stop, &mut event) {
+    let repaired = match repair_alone(of_host, before, &job.ladders, &sick, &stop, &mut event) {
         Ok(repaired) => repaired,
         Err(error) => {
             report.left.push(error);
@@ -74,20 +77,6 @@ pub(super) fn mend(
         report.left.extend(reservation::update(places, reservation).err());
     }
     report.left.extend(repaired.in_flight.into_iter().chain(repaired.left));
-}
-
-/// Leaves out of the ladders what wouldn't do for a device whose reset failed.
-fn fitting(ladders: &[Ladder], report: &Report) -> Vec<Ladder> {
-    let of_reset = |bdf: &Bdf| {
-        let mut functions = report.functions.iter().filter(|function| function.bdf == *bdf);
-        functions.any(|function| function.judgement.findings.iter().any(|of| of.check == Check::Reset))
-    };
-    let fits = |climb: &Climb| {
-        climb.rung.stands_in_for_a_reset(Wanted::ByPerson) || !climb.functions.iter().any(of_reset)
-    };
-    let mut ladders = ladders.to_vec();
-    ladders.iter_mut().for_each(|ladder| ladder.rungs.retain(fits));
-    ladders
 }
 
 /// Tells whether a function was reset and came back well.
