@@ -17,7 +17,7 @@ pub(crate) mod reset;
 mod schema;
 pub(crate) mod soak;
 pub(crate) mod topology;
-mod up;
+pub(crate) mod up;
 
 use crate::cli::{Cli, Command};
 use crate::exit::Exit;
