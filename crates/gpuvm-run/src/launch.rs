@@ -49,11 +49,28 @@ pub(crate) struct Process {
     child: Child,
     /// SIGCHLD, caught since before the child was made, so that no end is missed.
     ends: UnixSignal,
-    stderr: PathBuf,
-    /// Where in that file QEMU's own words begin.
-    said_from: u64,
+    words: Words,
     /// What the kernel says about the VM's devices since before QEMU was started.
     kernel_log: KernelLog,
+}
+
+/// Where what a QEMU says on stderr goes.
+#[derive(Debug, Clone)]
+pub(crate) struct Words {
+    path: PathBuf,
+    /// Where in that file its own words begin.
+    from: u64,
+}
+
+impl Words {
+    /// Returns the end of what it said.
+    pub(crate) fn end(&self) -> String {
+        const LINES: usize = 20;
+        let text = end_of(&self.path, self.from).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(LINES)..].join("\n")
+    }
 }
 
 /// A QEMU that has greeted.
@@ -112,7 +129,7 @@ pub(crate) fn spawn(
         memlock: None,
     })
     .map_err(|source| LaunchError::Spawn { qemu: plan.qemu.clone(), source })?;
-    Ok(Process { child, ends, stderr: stderr_path, said_from, kernel_log })
+    Ok(Process { child, ends, words: Words { path: stderr_path, from: said_from }, kernel_log })
 }
 
 /// Returns whose lines in the kernel's log are a plan's.
@@ -288,11 +305,12 @@ impl Process {
 
     /// Returns the end of what QEMU said on stderr.
     pub(crate) fn stderr(&self) -> String {
-        const LINES: usize = 20;
-        let text = end_of(&self.stderr, self.said_from).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(LINES)..].join("\n")
+        self.words.end()
+    }
+
+    /// Returns where they are, for whoever reads them elsewhere.
+    pub(crate) fn words(&self) -> &Words {
+        &self.words
     }
 }
 

@@ -19,6 +19,7 @@ mod repairing;
 mod report;
 mod signals;
 pub mod soak;
+mod stopped;
 mod up;
 
 pub use cleanup::{Cleaned, CleanupReport, cleanup};

@@ -43,6 +43,7 @@ use crate::pin;
 use crate::repairing;
 use crate::report::{DeviceReport, LastWords, Note, Observer, Phase, Report, Timing};
 use crate::signals::{Requests, Signals};
+use crate::stopped::Evidence;
 
 /// What is to be run, and where.
 #[derive(Debug, Clone, Copy)]
@@ -425,8 +426,14 @@ impl<'a> Session<'a> {
         self.timings.push(Timing::new("start", begun.elapsed()));
         self.qemu = Some(running.greeted.qmp.version().to_string());
         let begun = Instant::now();
+        let evidence = Evidence {
+            root: self.run.kernel.root.clone(),
+            baselines: self.baselines.clone(),
+            words: process.words().clone(),
+        };
+        let watched = (&mut self.kernel_log, evidence);
         let driver::Ended { outcome, reboots } =
-            driver::drive(running, process, &mut self.kernel_log, &mut self.life, requests, observer).await?;
+            driver::drive(running, process, watched, &mut self.life, requests, observer).await?;
         let ran = begun.elapsed();
         self.reboots += reboots;
         self.timings.push(Timing::new("run", ran));

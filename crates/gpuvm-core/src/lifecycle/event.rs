@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::fault::Fault;
+use super::state::Ask;
 
 /// What can happen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +69,20 @@ pub enum Event {
     StartedAgain,
     /// The devices are judged, and the host was given back.
     GivenBack(GivenBack),
+}
+
+impl Event {
+    /// Returns what is asked for, of one that is a request.
+    pub fn ask(&self) -> Option<Ask> {
+        Some(match self {
+            Self::StopRequested => Ask::Stop,
+            Self::CrashRequested => Ask::Crash,
+            Self::ResetRequested => Ask::Reset,
+            Self::PauseRequested => Ask::Pause,
+            Self::ResumeRequested => Ask::Resume,
+            _ => return None,
+        })
+    }
 }
 
 /// How a process ended.

@@ -137,6 +137,19 @@ pub enum Ask {
     Reset,
 }
 
+impl Ask {
+    /// Returns it as a thing.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Self::Stop => "its end",
+            Self::Crash => "a crash",
+            Self::Pause => "a pause",
+            Self::Resume => "that it goes on",
+            Self::Reset => "a reset",
+        }
+    }
+}
+
 impl fmt::Display for Ask {
     /// Says it as what the VM would be.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

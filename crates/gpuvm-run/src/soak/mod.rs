@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
+use gpuvm_core::lifecycle::{Halt, State};
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::Plan;
 use gpuvm_core::profile::Serial;
@@ -245,5 +246,9 @@ impl Observer for Watched<'_> {
 
     fn note(&mut self, note: &Note) {
         self.inner.note(note);
+    }
+
+    fn state(&mut self, state: State, halt: Option<&Halt>) {
+        self.inner.state(state, halt);
     }
 }
