@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config_space;
+pub mod control;
 pub mod cpulist;
 pub mod date;
 pub mod doctor;
