@@ -165,7 +165,12 @@ mod tests {
     #[case::the_guest_runs(now(true, Some(true), false), Journaled::Open(2), Files::Left, Standing::Running)]
     #[case::without_devices(now(true, Some(true), false), CLOSED, Files::Left, Standing::Running)]
     #[case::qemu_is_gone(now(true, Some(false), false), Journaled::Open(2), Files::Left, Standing::Stopping)]
-    #[case::launcher_killed(now(false, Some(true), false), Journaled::Open(2), Files::Left, Standing::Unsupervised)]
+    #[case::launcher_killed(
+        now(false, Some(true), false),
+        Journaled::Open(2),
+        Files::Left,
+        Standing::Unsupervised
+    )]
     #[case::launcher_killed_and_a_write_hangs(
         now(false, Some(true), true),
         Journaled::Open(2),
@@ -175,7 +180,12 @@ mod tests {
     #[case::both_killed(now(false, Some(false), false), Journaled::Open(2), Files::Left, Standing::Stale)]
     #[case::killed_before_qemu(now(false, None, false), Journaled::Open(1), Files::Left, Standing::Stale)]
     #[case::killed_before_release(now(false, Some(false), false), CLOSED, Files::None, Standing::Stale)]
-    #[case::killed_while_a_write_hangs(now(false, None, true), Journaled::Open(1), Files::Left, Standing::Stale)]
+    #[case::killed_while_a_write_hangs(
+        now(false, None, true),
+        Journaled::Open(1),
+        Files::Left,
+        Standing::Stale
+    )]
     #[case::rebooted(Reserved::BeforeReboot, Journaled::BeforeReboot, Files::Left, Standing::Stale)]
     #[case::rebooted_with_run_gone(Reserved::No, CLOSED, Files::Left, Standing::Stale)]
     #[case::journal_without_reservation(Reserved::No, Journaled::Open(1), Files::None, Standing::Stale)]
@@ -200,7 +210,8 @@ mod tests {
     fn a_vm_with_a_live_process_is_never_stale_or_none() {
         let journals =
             [Journaled::Nothing, Journaled::Open(1), Journaled::BeforeReboot, Journaled::Unreadable];
-        for (supervisor, qemu) in [(true, None), (true, Some(true)), (true, Some(false)), (false, Some(true))] {
+        for (supervisor, qemu) in [(true, None), (true, Some(true)), (true, Some(false)), (false, Some(true))]
+        {
             for journal in journals {
                 for files in [Files::Left, Files::None] {
                     let records = Records { reserved: now(supervisor, qemu, false), journal, files };

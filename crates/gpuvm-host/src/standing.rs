@@ -62,8 +62,7 @@ impl From<ProcessId> for Seen {
 /// # Errors
 /// Returns failures to read gpuvm's folders.
 pub fn names(places: &Places) -> Result<Vec<VmName>, HostError> {
-    let mut names: Vec<VmName> =
-        list(&places.vms())?.iter().filter_map(|name| VmName::new(name)).collect();
+    let mut names: Vec<VmName> = list(&places.vms())?.iter().filter_map(|name| VmName::new(name)).collect();
     names.extend(reservation::names(places)?);
     names.extend(undo::with_overlays(places)?);
     names.sort();
@@ -101,7 +100,8 @@ fn read(
     reservation: &Result<Option<Reservation>, HostError>,
 ) -> Known {
     let mut unread = Vec::new();
-    let record = reservation.as_ref().ok().and_then(Option::as_ref).filter(|record| record.boot_id == boot_id);
+    let record =
+        reservation.as_ref().ok().and_then(Option::as_ref).filter(|record| record.boot_id == boot_id);
     let supervisor = record.map(|record| Seen::from(record.supervisor));
     let qemu = record.and_then(|record| record.qemu).map(Seen::from);
     let waiting = record.iter().flat_map(|record| &record.in_flight).filter(|child| child.is_alive());

@@ -57,7 +57,12 @@ enum Typed {
 ///
 /// # Errors
 /// Returns that the terminal can't be made raw.
-pub async fn attach(stream: UnixStream, first: Vec<u8>, keys: Keys, signals: &mut Signals) -> io::Result<Left> {
+pub async fn attach(
+    stream: UnixStream,
+    first: Vec<u8>,
+    keys: Keys,
+    signals: &mut Signals,
+) -> io::Result<Left> {
     let raw = match keys {
         Keys::Terminal => Some(RawTerminal::enter(io::stdin().as_fd())?),
         Keys::None => None,
@@ -182,6 +187,9 @@ mod tests {
         assert_eq!(ended, Left::Ended);
         let (near, _far) = UnixStream::pair().unwrap();
         ask.send("SIGTERM").unwrap();
-        assert_eq!(attach(near, Vec::new(), Keys::None, &mut signals).await.unwrap(), Left::Signal("SIGTERM"));
+        assert_eq!(
+            attach(near, Vec::new(), Keys::None, &mut signals).await.unwrap(),
+            Left::Signal("SIGTERM")
+        );
     }
 }

@@ -10,7 +10,7 @@ use gpuvm_core::control::{
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// How long a supervisor may take to say hello: it does so between two steps, some of which wait for the kernel.
 pub const HELLO: Duration = Duration::from_secs(5);
@@ -52,7 +52,9 @@ pub enum ClientError {
     #[error("what answers is no gpuvm, or one that speaks otherwise: {0}")]
     Odd(String),
     /// It speaks another version.
-    #[error("the supervisor is gpuvm {gpuvm}, which speaks version {version} of the protocol; this gpuvm speaks {VERSION}")]
+    #[error(
+        "the supervisor is gpuvm {gpuvm}, which speaks version {version} of the protocol; this gpuvm speaks {VERSION}"
+    )]
     Version {
         /// Its version of gpuvm.
         gpuvm: String,
@@ -76,12 +78,31 @@ impl From<ParseAnswerError> for ClientError {
     }
 }
 
+impl ClientError {
+    /// Says for how long it was waited in all.
+    fn after(self, all: Duration) -> Self {
+        match self {
+            Self::Silent { what, .. } => Self::Silent { what, after: all },
+            error => error,
+        }
+    }
+}
+
+/// A request that was sent.
+#[derive(Debug)]
+pub struct Asked {
+    id: u64,
+    name: String,
+}
+
 /// A connection to a supervisor.
 #[derive(Debug)]
 pub struct Client {
     stream: UnixStream,
     lines: Lines,
     requests: u64,
+    /// Answers that came before those that were waited for.
+    early: Vec<Answer>,
     /// What the other side has said of itself.
     hello: Hello,
 }
@@ -98,11 +119,13 @@ impl Client {
                 ClientError::Nobody { path: path(), source }
             }
             // Its queue of connections is full: nobody takes them.
-            io::ErrorKind::WouldBlock => ClientError::Silent { what: "hello".to_owned(), after: Duration::ZERO },
+            io::ErrorKind::WouldBlock => {
+                ClientError::Silent { what: "hello".to_owned(), after: Duration::ZERO }
+            }
             _ => ClientError::Connect { path: path(), source },
         })?;
         let hello = Hello { version: VERSION, gpuvm: String::new() };
-        let mut client = Self { stream, lines: Lines::default(), requests: 0, hello };
+        let mut client = Self { stream, lines: Lines::default(), requests: 0, early: Vec::new(), hello };
         client.send(&line(&Hello::of(gpuvm)).unwrap_or_default(), "hello").await?;
         let said = client.line("hello", within).await?;
         client.hello = serde_json::from_slice(&said).map_err(|error| ClientError::Odd(error.to_string()))?;
@@ -118,19 +141,49 @@ impl Client {
     /// # Errors
     /// Returns the refusal, and that no answer came in time.
     pub async fn ask<T: DeserializeOwned>(&mut self, what: Do, within: Duration) -> Result<T, ClientError> {
-        let name = name(&what);
+        let asked = self.begin(what).await?;
+        self.answer(&asked, within).await
+    }
+
+    /// Asks without waiting for the answer.
+    ///
+    /// # Errors
+    /// Returns that it can't be sent.
+    pub async fn begin(&mut self, what: Do) -> Result<Asked, ClientError> {
         self.requests += 1;
-        let id = self.requests;
-        let request = line(&Request { id, what })
-            .ok_or_else(|| ClientError::Odd(format!("the request `{name}` is longer than a line may be")))?;
-        self.send(&request, &name).await?;
-        loop {
-            let answer = Answer::parse(&self.line(&name, within).await?)?;
-            // One to a request that was given up is late; 0 is of a line that was none, and none but this was sent.
-            if answer.id == id || answer.id == 0 {
-                return answer.take().map_err(ClientError::Refused);
-            }
-        }
+        let asked = Asked { id: self.requests, name: name(&what) };
+        let request = line(&Request { id: asked.id, what }).ok_or_else(|| {
+            ClientError::Odd(format!("the request `{}` is longer than a line may be", asked.name))
+        })?;
+        self.send(&request, &asked.name).await?;
+        Ok(asked)
+    }
+
+    /// Waits for the answer to what was asked.
+    ///
+    /// # Errors
+    /// Returns the refusal, and that no answer came in time.
+    pub async fn answer<T: DeserializeOwned>(
+        &mut self,
+        asked: &Asked,
+        within: Duration,
+    ) -> Result<T, ClientError> {
+        // 0 is of a line that was no request, and no other was sent.
+        let fits = |answer: &Answer| answer.id == asked.id || answer.id == 0;
+        let until = Instant::now() + within;
+        let answer = match self.early.iter().position(fits) {
+            Some(at) => self.early.swap_remove(at),
+            None => loop {
+                let left = until.saturating_duration_since(Instant::now());
+                let line = self.line(&asked.name, left).await;
+                let answer = Answer::parse(&line.map_err(|error| error.after(within))?)?;
+                if fits(&answer) {
+                    break answer;
+                }
+                self.early.push(answer);
+            },
+        };
+        answer.take().map_err(ClientError::Refused)
     }
 
     /// Waits for the next entry of a stream of events, which [`Do::Events`] has begun; nothing once it has ended. May be dropped and

@@ -1,10 +1,12 @@
 //! What verbs share that ask a VM's supervisor: who it is, and what to say where nobody answers.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use gpuvm_core::control::{Do, Live, Refusal, Why};
 use gpuvm_core::profile::VmName;
 use gpuvm_core::standing::Standing;
+use gpuvm_host::places::Places;
 use gpuvm_host::process;
 use gpuvm_host::standing::{self, Known};
 use gpuvm_run::client::{Client, ClientError, HELLO};
@@ -42,7 +44,7 @@ pub(crate) fn told(cli: &Cli, names: &[VmName]) -> Result<Vec<Told>, Failure> {
     let runtime = runtime()?;
     runtime.block_on(async {
         let ask = |known: &Known| {
-            let socket = places.control(&known.name);
+            let socket = socket(&places, &known.name);
             known.standing.has_supervisor().then(|| {
                 tokio::spawn(async move {
                     let mut client = Client::connect(&socket, VERSION, STATUS).await?;
@@ -65,8 +67,13 @@ pub(crate) fn told(cli: &Cli, names: &[VmName]) -> Result<Vec<Told>, Failure> {
     })
 }
 
+/// Names a VM's control socket.
+pub(crate) fn socket(places: &Places, vm: &VmName) -> PathBuf {
+    places.vm(vm).join("control")
+}
+
 /// Looks once more at a VM whose supervisor has gone while it was asked.
-fn again(places: &gpuvm_host::places::Places, boot_id: &str, told: Told) -> Told {
+fn again(places: &Places, boot_id: &str, told: Told) -> Told {
     match told.live {
         Some(Err(ClientError::Nobody { .. } | ClientError::Closed { .. })) => {
             let known = standing::of(places, boot_id, &told.known.name);
@@ -85,7 +92,7 @@ pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// # Errors
 /// Returns that there is no such VM, with those that there are.
 pub(crate) fn known(cli: &Cli, vm: &VmName) -> Result<Known, Failure> {
-    super::cmd::refuse_recorded(cli)?;
+    crate::cmd::refuse_recorded(cli)?;
     let boot_id = gpuvm_host::facts::boot_id(&cli.host_root())?;
     let known = standing::of(&cli.places(), &boot_id, vm);
     match known.standing {
@@ -118,12 +125,14 @@ pub(crate) async fn connect(cli: &Cli, vm: &VmName) -> Result<(Known, Client), F
     match known.standing {
         Standing::Unsupervised => {
             let qemu = pid(known.qemu);
-            let message =
-                format!("VM {vm} is unsupervised: its gpuvm is dead, and its QEMU (process {qemu}) goes on alone");
+            let message = format!(
+                "VM {vm} is unsupervised: its gpuvm is dead, and its QEMU (process {qemu}) goes on alone"
+            );
             return Err(failed("unsupervised", Exit::Unfit, message, Some(hints::unsupervised(vm))));
         }
         Standing::Stale => {
-            let message = format!("VM {vm} is stale: its processes are dead, and what they had isn't given back");
+            let message =
+                format!("VM {vm} is stale: its processes are dead, and what they had isn't given back");
             return Err(failed("stale", Exit::Unfit, message, Some(hints::stale(vm))));
         }
         Standing::Unknown => {
@@ -131,7 +140,7 @@ pub(crate) async fn connect(cli: &Cli, vm: &VmName) -> Result<(Known, Client), F
         }
         _ => {}
     }
-    match Client::connect(&cli.places().control(vm), VERSION, HELLO).await {
+    match Client::connect(&socket(&cli.places(), vm), VERSION, HELLO).await {
         Ok(client) => Ok((known, client)),
         Err(error) => Err(failure(&known, &error)),
     }
@@ -167,7 +176,8 @@ pub(crate) fn failure(known: &Known, error: &ClientError) -> Failure {
             failed("nobody-listens", Exit::Busy, message, Some(hints::nobody_listens(vm, pid)))
         }
         ClientError::Silent { .. } => {
-            let message = format!("the supervisor of VM {vm} (process {pid}, {}) is silent: {error}", state());
+            let message =
+                format!("the supervisor of VM {vm} (process {pid}, {}) is silent: {error}", state());
             failed("silent", Exit::Timeout, message, Some(hints::silent(vm, pid)))
         }
         ClientError::Connect { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {

@@ -23,7 +23,8 @@ use gpuvm_host::reset::{Attempted, FunctionReport, Report};
 use gpuvm_run::{LastWords, LaunchError};
 
 pub(crate) use self::asked::{
-    look_again, no_such_vm, nobody_listens, not_yours, other_version, refused_by_supervisor, silent, stale, unsupervised,
+    console_lines, look_again, no_such_vm, nobody_listens, not_yours, other_version, refused_by_supervisor,
+    silent, stale, unsupervised,
 };
 pub(crate) use self::refused::{of_bind, of_reset, refusal};
 use crate::cli::ProfileArgs;

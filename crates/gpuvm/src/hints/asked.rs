@@ -68,3 +68,8 @@ pub(crate) fn refused_by_supervisor(vm: &VmName, why: Why) -> Option<String> {
         _ => return None,
     })
 }
+
+/// What has a console's lines for programs.
+pub(crate) fn console_lines(vm: &VmName) -> String {
+    format!("for its lines: gpuvm logs {vm} --follow --json")
+}
