@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use gpuvm_core::lifecycle::{Effect, Event, Life, Outcome, Patience, Stage};
+use gpuvm_core::lifecycle::{Effect, Event, Fault, Life, Outcome, Patience, Stage};
 use gpuvm_core::plan::Plan;
 use gpuvm_core::reset::wait;
 use gpuvm_host::HostError;
@@ -72,11 +72,10 @@ pub(crate) async fn drive(
     running: Running<'_>,
     process: &mut Process,
     kernel_log: &mut KernelLog,
-    patience: Patience,
+    life: &mut Life,
     requests: &mut Requests<'_>,
     observer: &mut dyn Observer,
 ) -> Result<Ended, HostError> {
-    let mut life = Life::new(patience);
     let mut driver = Driver {
         plan: running.plan,
         vcpus: running.vcpus,
@@ -95,19 +94,31 @@ pub(crate) async fn drive(
         reboots: 0,
         answers: mpsc::unbounded_channel(),
     };
-    life.step(Event::Continued);
     loop {
         let event = driver.next().await;
-        for effect in life.step(event) {
+        for effect in step(life, event, driver.observer) {
             driver.perform(effect);
         }
-        if let Some(outcome) = life.outcome() {
-            return Ok(Ended { outcome: outcome.clone(), reboots: driver.reboots });
-        }
-        if let Some(since) = driver.killed.filter(|since| since.elapsed() > patience.killed) {
-            return Err(stuck(driver.process.pid(), since));
+        match (life.outcome(), driver.killed) {
+            (Some(outcome), _) => {
+                return Ok(Ended { outcome: outcome.clone(), reboots: driver.reboots });
+            }
+            (None, Some(since)) if life.state().is_final() => {
+                return Err(stuck(driver.process.pid(), since));
+            }
+            _ => {}
         }
     }
+}
+
+/// Takes one event into a life, and tells where it stands if that has changed.
+pub(crate) fn step(life: &mut Life, event: Event, observer: &mut dyn Observer) -> Vec<Effect> {
+    let before = (life.state(), life.halt().cloned());
+    let effects = life.step(event);
+    if before != (life.state(), life.halt().cloned()) {
+        observer.state(life.state(), life.halt());
+    }
+    effects
 }
 
 /// Ends a QEMU whose guest never ran, and collects it.
@@ -116,18 +127,22 @@ pub(crate) async fn drive(
 /// Returns that the kernel doesn't let go of it.
 pub(crate) async fn end(
     process: &mut Process,
+    life: &mut Life,
     patience: Patience,
     observer: &mut dyn Observer,
 ) -> Result<(), HostError> {
+    step(life, Event::StartFailed, observer);
     process.kill_now();
     let since = Instant::now();
     while since.elapsed() < patience.killed {
         let wait = STILL_THERE.min(patience.killed.saturating_sub(since.elapsed()));
-        if tokio::time::timeout(wait, process.exited()).await.is_ok() {
+        if let Ok(exit) = tokio::time::timeout(wait, process.exited()).await {
+            step(life, Event::Exited(exit), observer);
             return Ok(());
         }
         observer.note(&what_holds(process.pid()));
     }
+    step(life, Event::Deadline(Stage::Kill), observer);
     Err(stuck(process.pid(), since))
 }
 
@@ -195,6 +210,8 @@ impl Driver<'_, '_> {
                     }
                     Request::Crash => Event::CrashRequested,
                     Request::Reset => Event::ResetRequested,
+                    Request::Pause => Event::PauseRequested,
+                    Request::Resume => Event::ResumeRequested,
                 }),
                 stage = due => self.overdue(stage),
                 exit = self.process.exited() => {
@@ -205,8 +222,7 @@ impl Driver<'_, '_> {
                 () = sleep_until(patience_over.unwrap_or_else(Instant::now)), if patience_over.is_some() => {
                     self.observer.note(&what_holds(self.process.pid()));
                     self.patience_over = Some(Instant::now() + STILL_THERE);
-                    // Whatever the event, it leads to a look at how long this has gone on.
-                    Some(Event::Deadline(Stage::Kill))
+                    None
                 }
                 () = sleep_until(self.repin.1) => {
                     self.look_again();
@@ -263,6 +279,7 @@ impl Driver<'_, '_> {
                 Some(Event::Shutdown { reason })
             }
             Known::GuestPanicked { .. } => Some(Event::Panicked),
+            Known::Resume => Some(Event::Continued),
             // Of a machine that is being made or loaded there is one too.
             Known::Reset { guest, reason } if guest || reason.as_deref() == Some(RESET_ASKED) => {
                 self.reboots += 1;
@@ -282,9 +299,11 @@ impl Driver<'_, '_> {
         let (qmp, answers) = (self.qmp.clone(), self.answers.0.clone());
         tokio::spawn(async move {
             match qmp.query_status(COMMAND).await {
-                Ok(status) if status.status == "internal-error" => drop(answers.send(Event::InternalError)),
+                Ok(status) if status.status == "internal-error" => {
+                    drop(answers.send(Event::Failed(Fault::Unknown)));
+                }
                 Ok(status) if status.running => {}
-                Ok(status) => tracing::warn!("QEMU has stopped the guest: its status is `{}`", status.status),
+                Ok(status) => drop(answers.send(Event::Halted { status: status.status })),
                 Err(error) => tracing::warn!("why the guest stopped is not known: {error}"),
             }
         });
@@ -308,6 +327,8 @@ impl Driver<'_, '_> {
                 self.patience_over = Some(Instant::now() + STILL_THERE);
             }
             Effect::Reset => self.reset(),
+            Effect::Pause => self.pause(),
+            Effect::Resume => self.resume(),
             Effect::Arm(stage, after) => self.deadline = Some((stage, Instant::now() + after)),
         }
     }
@@ -317,6 +338,26 @@ impl Driver<'_, '_> {
         let qmp = self.qmp.clone();
         tokio::spawn(async move {
             if let Err(error) = qmp.system_reset(COMMAND).await {
+                tracing::warn!("{error}");
+            }
+        });
+    }
+
+    /// Stops the vCPUs; that they have stopped is told by QEMU's STOP.
+    fn pause(&self) {
+        let qmp = self.qmp.clone();
+        tokio::spawn(async move {
+            if let Err(error) = qmp.stop(COMMAND).await {
+                tracing::warn!("{error}");
+            }
+        });
+    }
+
+    /// Lets the vCPUs go on; that they do is told by QEMU's RESUME.
+    fn resume(&self) {
+        let qmp = self.qmp.clone();
+        tokio::spawn(async move {
+            if let Err(error) = qmp.cont(COMMAND).await {
                 tracing::warn!("{error}");
             }
         });

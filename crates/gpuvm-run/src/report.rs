@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use gpuvm_core::lifecycle::{Outcome, Stage};
+use gpuvm_core::lifecycle::{Halt, Outcome, Stage, State};
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::Warning;
 use gpuvm_core::profile::VmName;
@@ -119,6 +119,8 @@ pub trait Observer {
     fn phase(&mut self, phase: &Phase);
     /// Something happened that the user should know.
     fn note(&mut self, note: &Note);
+    /// The VM's life stands somewhere else; why its vCPUs don't run, of a guest that is paused.
+    fn state(&mut self, _state: State, _halt: Option<&Halt>) {}
 }
 
 /// How long a part took.

@@ -81,6 +81,12 @@ pub(crate) enum Request {
     Crash,
     /// That its machine is reset.
     Reset,
+    /// That its vCPUs stop.
+    #[allow(dead_code, reason = "it is the control socket that asks")]
+    Pause,
+    /// That they go on.
+    #[allow(dead_code, reason = "it is the control socket that asks")]
+    Resume,
 }
 
 /// What is asked of a guest: by signals, and by the program that runs it.
@@ -136,8 +142,8 @@ impl<'a> Requests<'a> {
             match self.next().await {
                 Request::Stop(by) => return by,
                 Request::Crash => return "a crash that was asked for",
-                // It is being started anyway.
-                Request::Reset => {}
+                // It is being started anyway, and one that doesn't run isn't paused.
+                Request::Reset | Request::Pause | Request::Resume => {}
             }
         }
     }

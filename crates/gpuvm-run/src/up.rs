@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use gpuvm_core::host_ops::HostOp;
-use gpuvm_core::lifecycle::{NotAgain, Outcome, Patience, Reboots};
+use gpuvm_core::lifecycle::{Event, GivenBack, Life, NotAgain, Outcome, Patience, Reboots, State};
 use gpuvm_core::pci::{Bdf, DriverName};
 use gpuvm_core::plan::{Owned, Ownership, Plan, Warning};
 use gpuvm_core::profile::{Serial, VmName};
@@ -69,6 +69,7 @@ struct Kept<'a> {
 /// A run that has something to give back.
 struct Session<'a> {
     run: &'a Run<'a>,
+    life: Life,
     journal: Journal,
     reservation: Reservation,
     /// What each device said of itself before anything was done: what it is judged against afterwards.
@@ -143,8 +144,11 @@ pub(crate) async fn up_asked(
         }
     };
     let functions: Vec<Bdf> = run.plan.owned().map(|device| device.bdf).collect();
+    let life = Life::new(run.patience);
+    observer.state(life.state(), None);
     let mut session = Session {
         run,
+        life,
         journal,
         reservation,
         baselines: BTreeMap::new(),
@@ -213,6 +217,7 @@ impl<'a> Session<'a> {
         let begun = Instant::now();
         self.prepare(requests, observer).await?;
         self.timings.push(Timing::new("prepare", begun.elapsed()));
+        driver::step(&mut self.life, Event::Prepared, observer);
         let sinks = console.map(console::share);
         let (mut reboots, mut which) = (Reboots::default(), Which::First);
         loop {
@@ -232,6 +237,7 @@ impl<'a> Session<'a> {
                 Ok(count) => observer.phase(&Phase::Relaunching { count }),
                 Err(why) => return Ok(Outcome::Rebooted { not_again: Some(why) }),
             }
+            driver::step(&mut self.life, Event::StartedAgain, observer);
             which = Which::Again;
         }
     }
@@ -284,7 +290,7 @@ impl<'a> Session<'a> {
         match &ended {
             // It was waited for long enough, and still has the devices.
             Ok(_) | Err(Cause::Host(HostError::QemuStuck { .. })) => {}
-            Err(_) => driver::end(&mut process, self.run.patience, observer).await?,
+            Err(_) => driver::end(&mut process, &mut self.life, self.run.patience, observer).await?,
         }
         ended
     }
@@ -388,14 +394,17 @@ impl<'a> Session<'a> {
         self.qemu = Some(running.greeted.qmp.version().to_string());
         let begun = Instant::now();
         let driver::Ended { outcome, reboots } =
-            driver::drive(running, process, &mut self.kernel_log, self.run.patience, requests, observer)
-                .await?;
+            driver::drive(running, process, &mut self.kernel_log, &mut self.life, requests, observer).await?;
         let ran = begun.elapsed();
         self.reboots += reboots;
         self.timings.push(Timing::new("run", ran));
         observer.phase(&Phase::Ended);
         let was_to_die = requests.crash_was_asked();
-        if matches!(outcome, Outcome::QemuDied { .. } | Outcome::InternalError) && !was_to_die {
+        let badly = matches!(
+            outcome,
+            Outcome::QemuDied { .. } | Outcome::InternalError { .. } | Outcome::MemoryFailure
+        );
+        if badly && !was_to_die {
             let words = process.last_words();
             observer.note(&Note(words.to_string()));
             self.last_words = Some(words);
@@ -441,7 +450,7 @@ impl<'a> Session<'a> {
     /// Brings a started QEMU to where the guest runs: greeting, pinning, `cont`. Each wait races with QEMU's end and with
     /// signals.
     async fn ready(
-        &self,
+        &mut self,
         process: &mut launch::Process,
         monitor: tokio::net::UnixStream,
         requests: &mut Requests<'_>,
@@ -467,6 +476,7 @@ impl<'a> Session<'a> {
                 Err(error) => return Err(process.explain(error).await.into()),
             }
         };
+        driver::step(&mut self.life, Event::Greeted, observer);
         let steps = async {
             let vcpus = greeted.qmp.vcpu_threads(COMMAND).await?;
             observer.phase(&Phase::Pinning { vcpus: plan.placement.vcpus.len() });
@@ -482,7 +492,10 @@ impl<'a> Session<'a> {
         };
         match result {
             Err(error) => Err(process.explain(error).await.into()),
-            Ok(running) => Ok(running),
+            Ok(running) => {
+                driver::step(&mut self.life, Event::Continued, observer);
+                Ok(running)
+            }
         }
     }
 
@@ -506,6 +519,9 @@ impl<'a> Session<'a> {
             // It still has the devices: journal and reservation stay, and `gpuvm cleanup` judges them.
             return Err(UpError { cause: Box::new(cause), devices: Vec::new(), left: Vec::new() });
         }
+        if matches!(self.life.state(), State::Preparing | State::HostReady) {
+            driver::step(&mut self.life, Event::NeverStarted, observer);
+        }
         let begun = Instant::now();
         let judged = match self.judged.take() {
             Some(judged) => judged,
@@ -514,6 +530,7 @@ impl<'a> Session<'a> {
         observer.phase(&Phase::GivingBack);
         let (left, devices) = self.undo(judged, observer);
         self.timings.push(Timing::new("give-back", begun.elapsed()));
+        driver::step(&mut self.life, Event::GivenBack(given_back(&left)), observer);
         match outcome {
             Ok(outcome) => Ok(Report {
                 name: self.run.plan.name.clone(),
@@ -563,6 +580,15 @@ impl Run<'_> {
     fn host<'b>(&'b self, baselines: &'b BTreeMap<Bdf, Snapshot>) -> Host<'b> {
         let vm = &self.plan.name;
         Host { kernel: self.kernel, places: self.places, boot_id: self.boot_id, vm, baselines }
+    }
+}
+
+/// Says in how far the host was given back.
+fn given_back(left: &[HostError]) -> GivenBack {
+    match left {
+        [] => GivenBack::Wholly,
+        left if left.iter().all(|error| matches!(error, HostError::Sick { .. })) => GivenBack::ButSick,
+        _ => GivenBack::Partly,
     }
 }
 

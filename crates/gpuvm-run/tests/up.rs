@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gpuvm_core::lifecycle::{Exit, Outcome, Patience, Stage};
+use gpuvm_core::lifecycle::{Exit, Fault, Outcome, Patience, Stage};
 use gpuvm_core::plan::plan;
 use gpuvm_core::profile::{Sources, VmName, parse};
 use gpuvm_core::reset::Verdict;
@@ -148,7 +148,7 @@ async fn a_stop_for_an_internal_error_ends_the_guest() {
         replies: [("query-status".to_owned(), Reply::Value(status))].into(),
         ..Script::default()
     });
-    assert_eq!(bench.up().await.unwrap().outcome, Outcome::InternalError);
+    assert_eq!(bench.up().await.unwrap().outcome, Outcome::InternalError { fault: Fault::Unknown });
     bench.assert_given_back();
 }
 

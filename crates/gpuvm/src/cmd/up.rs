@@ -132,7 +132,11 @@ fn code(report: &Report) -> Exit {
         Outcome::PoweredOff | Outcome::Stopped { .. } => Exit::Ok,
         Outcome::Rebooted { not_again: Some(NotAgain::Looping) } => Exit::Guest,
         Outcome::Rebooted { .. } => Exit::Ok,
-        Outcome::Panicked | Outcome::InternalError | Outcome::QemuDied { .. } => Exit::Guest,
+        Outcome::Panicked
+        | Outcome::InternalError { .. }
+        | Outcome::MemoryFailure
+        | Outcome::Watchdog
+        | Outcome::QemuDied { .. } => Exit::Guest,
     }
 }
 
