@@ -168,7 +168,7 @@ fn without_a_word(cli: &Cli, before: &Known) -> Result<Exit, Failure> {
         standing => format!("the supervisor of VM {vm} ended without a word, and the VM is {standing}"),
     };
     let hint = match known.standing {
-        Standing::Unsupervised => hints::unsupervised(vm),
+        Standing::Unsupervised => hints::unsupervised(vm, known.qemu.map_or(0, |qemu| qemu.pid)),
         Standing::Stale => hints::stale(vm),
         _ => hints::look_again(vm),
     };

@@ -16,11 +16,11 @@ pub(crate) fn no_such_vm(vm: &VmName, others: &[VmName], ran: bool) -> String {
     }
 }
 
-/// What to do about a guest that nobody sees to.
-pub(crate) fn unsupervised(vm: &VmName) -> String {
+/// What to do about a guest that nobody sees to; `qemu` is the number of its process.
+pub(crate) fn unsupervised(vm: &VmName, qemu: i32) -> String {
     format!(
-        "its guest goes on, and nobody gives the host back when it ends. Shut it down from inside (over its network, say); then, or to \
-         end it now: gpuvm cleanup {vm}"
+        "its guest goes on, and nobody gives the host back when it ends. Shut it down from inside, or have QEMU quit, which is pulling \
+         the guest's plug: kill {qemu}; then: gpuvm cleanup {vm}"
     )
 }
 
