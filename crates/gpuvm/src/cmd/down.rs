@@ -165,7 +165,7 @@ fn without_a_word(cli: &Cli, before: &Known) -> Result<Exit, Failure> {
             }
             return Ok(Exit::Ok);
         }
-        standing => format!("the supervisor of VM {vm} ended without a word, and the VM is {standing}"),
+        standing => format!("the supervisor of VM {vm} has hung up without a word, and the VM is {standing}"),
     };
     let hint = match known.standing {
         Standing::Unsupervised => hints::unsupervised(vm, known.qemu.map_or(0, |qemu| qemu.pid)),
