@@ -12,6 +12,7 @@ use gpuvm_core::reset::repair::{Climbed, Rung};
 use gpuvm_core::reset::{Heard, Judgement, Method, Snapshot};
 use gpuvm_host::HostError;
 use gpuvm_host::kernel_log::KernelSaid;
+use gpuvm_qmp::verbs::VcpuThread;
 use serde::Serialize;
 
 use crate::error::below;
@@ -121,6 +122,14 @@ pub trait Observer {
     fn note(&mut self, note: &Note);
     /// The VM's life stands somewhere else; why its vCPUs don't run, of a guest that is paused.
     fn state(&mut self, _state: State, _halt: Option<&Halt>) {}
+    /// The VM is reserved, and its folder is made.
+    fn reserved(&mut self) {}
+    /// QEMU was started.
+    fn started(&mut self, _pid: i32) {}
+    /// The threads of the vCPUs are known.
+    fn threads(&mut self, _threads: &[VcpuThread]) {}
+    /// QEMU said something unasked.
+    fn qmp(&mut self, _event: &gpuvm_qmp::Event) {}
 }
 
 /// How long a part took.

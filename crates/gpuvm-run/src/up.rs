@@ -13,6 +13,7 @@
 //! else is given back.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gpuvm_core::host_ops::HostOp;
@@ -33,6 +34,7 @@ use gpuvm_host::{HostError, lock, snapshot, undo};
 use serde::Serialize;
 
 use crate::console::{self, Console, Sink};
+use crate::control::{Control, Hub, Launched, Watched};
 use crate::driver::{self, Running};
 use crate::error::{Cause, LaunchError, UpError};
 use crate::judging::{self, Begun, Judged, Ran, Resets, Stage, keep};
@@ -57,6 +59,8 @@ pub struct Run<'a> {
     pub boot_id: &'a str,
     /// How long the guest's end may take.
     pub patience: Patience,
+    /// Whether QEMU outlives a gpuvm that is killed.
+    pub launched: Launched,
 }
 
 /// What is kept beside the journal, so that no later verb reads the user's file again.
@@ -69,6 +73,8 @@ struct Kept<'a> {
 /// A run that has something to give back.
 struct Session<'a> {
     run: &'a Run<'a>,
+    /// Where others hear the console, and type.
+    hub: Option<Arc<Hub>>,
     life: Life,
     journal: Journal,
     reservation: Reservation,
@@ -119,7 +125,25 @@ pub async fn up(
         Serial::Console => console,
         Serial::Log => None,
     };
-    up_asked(run, &mut Requests::new(signals, None), console, observer).await
+    up_asked(run, &mut Requests::new(signals, None), console, None, observer).await
+}
+
+/// Runs a VM like [`up`], and lets others ask for it at its control socket. The last word there is the caller's, by [`Control::finish`].
+///
+/// # Errors
+/// As [`up`].
+pub async fn up_served(
+    run: &Run<'_>,
+    signals: &mut Signals,
+    control: &mut Control,
+    console: Option<Sink>,
+    observer: &mut dyn Observer,
+) -> Result<Report, UpError> {
+    let asked = control.begin(run.plan, run.kernel, run.boot_id);
+    let hub = control.hub();
+    let mut requests = Requests::new(signals, Some(asked));
+    let mut watched = Watched { control, inner: observer, places: run.places, vm: &run.plan.name };
+    up_asked(run, &mut requests, console, Some(hub), &mut watched).await
 }
 
 /// Runs a VM that can be asked for more than its end. The sink is given its console, whether or not its user wants to see it.
@@ -127,10 +151,14 @@ pub(crate) async fn up_asked(
     run: &Run<'_>,
     requests: &mut Requests<'_>,
     console: Option<Sink>,
+    hub: Option<Arc<Hub>>,
     observer: &mut dyn Observer,
 ) -> Result<Report, UpError> {
     observer.phase(&Phase::Reserving);
-    let reservation = Reservation::new(run.plan, run.boot_id);
+    let reservation = Reservation {
+        detached: run.launched == Launched::Detached,
+        ..Reservation::new(run.plan, run.boot_id)
+    };
     reservation::reserve(run.places, &reservation).map_err(|error| UpError {
         cause: Box::new(error.into()),
         devices: Vec::new(),
@@ -143,11 +171,13 @@ pub(crate) async fn up_asked(
             return Err(UpError { cause: Box::new(error.into()), devices: Vec::new(), left });
         }
     };
+    observer.reserved();
     let functions: Vec<Bdf> = run.plan.owned().map(|device| device.bdf).collect();
     let life = Life::new(run.patience);
     observer.state(life.state(), None);
     let mut session = Session {
         run,
+        hub,
         life,
         journal,
         reservation,
@@ -282,7 +312,9 @@ impl<'a> Session<'a> {
         self.kernel_log.take_resets();
         let paths = self.paths();
         let (listeners, connections) = launch::sockets(&paths)?;
-        let mut process = launch::spawn(&self.run.kernel.root, self.run.plan, &paths, listeners, which)?;
+        let (root, launched) = (&self.run.kernel.root, self.run.launched);
+        let mut process = launch::spawn(root, self.run.plan, &paths, listeners, which, launched)?;
+        observer.started(process.pid());
         self.started = true;
         // Nothing is written for as long as the guest runs.
         self.run.kernel.rest();
@@ -387,7 +419,7 @@ impl<'a> Session<'a> {
         reservation::update(self.run.places, &self.reservation)?;
         let Connections { monitor, serial } = connections;
         let log = self.paths().logs.join("console.log");
-        let console = Console::copy(serial, &log, console, which)
+        let console = Console::copy(serial, &log, console, self.hub.clone(), which)
             .map_err(HostError::file("copy the console to", &log))?;
         let running = self.ready(process, monitor, requests, observer).await?;
         self.timings.push(Timing::new("start", begun.elapsed()));
@@ -479,6 +511,7 @@ impl<'a> Session<'a> {
         driver::step(&mut self.life, Event::Greeted, observer);
         let steps = async {
             let vcpus = greeted.qmp.vcpu_threads(COMMAND).await?;
+            observer.threads(&vcpus);
             observer.phase(&Phase::Pinning { vcpus: plan.placement.vcpus.len() });
             pin::pin(plan, pid, &vcpus)?;
             greeted.qmp.cont(COMMAND).await?;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use gpuvm_core::profile::VmName;
@@ -26,6 +27,7 @@ use crate::cmd::screenshot::ScreenshotArgs;
 use crate::cmd::soak::SoakArgs;
 use crate::cmd::status::StatusArgs;
 use crate::cmd::topology::TopologyArgs;
+use crate::cmd::up::WaitFor;
 use crate::exit::Exit;
 use crate::locked::OnChanges;
 use crate::out;
@@ -169,6 +171,22 @@ pub(crate) struct UpArgs {
     /// Go on although this host has changed since it was locked, and lock it as it is now
     #[arg(long)]
     pub(crate) accept_changes: bool,
+
+    /// Return once the guest runs; the VM goes on in a session of its own, without this terminal
+    #[arg(long)]
+    pub(crate) detach: bool,
+
+    /// What to wait for before that: running, console:REGEX (its serial port says so), or none (the VM is reserved)
+    #[arg(long, value_name = "WHAT", requires = "detach", default_value = "running")]
+    pub(crate) wait: WaitFor,
+
+    /// For how long; the VM is left to itself after it, and gpuvm ends with 124
+    #[arg(long, value_name = "TIME", requires = "detach", default_value = "5m", value_parser = humantime::parse_duration)]
+    pub(crate) wait_timeout: Duration,
+
+    /// The socket on which the one that goes on tells the one that has started it
+    #[arg(long, hide = true, requires = "detach")]
+    pub(crate) word_fd: Option<i32>,
 }
 
 impl UpArgs {

@@ -3,6 +3,7 @@
 use std::fmt::{Debug, Display};
 use std::io::ErrorKind;
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::diagnostics;
@@ -27,7 +28,7 @@ pub(crate) struct Failure {
 }
 
 /// One thing that failed, and its remedy.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Item {
     /// The kind of error, as programs tell it from others.
     pub(crate) kind: String,
@@ -76,6 +77,11 @@ impl Failure {
     /// A failure of several things.
     pub(crate) fn of(code: Exit, items: Vec<Item>) -> Self {
         Self { code, items, profile: None, devices: Vec::new() }
+    }
+
+    /// Returns what failed.
+    pub(crate) fn items(&self) -> &[Item] {
+        &self.items
     }
 
     /// Returns what failed, without remedies.
@@ -196,6 +202,7 @@ fn host_code(error: &HostError) -> Exit {
         HostError::Reserved { .. }
         | HostError::AlreadyUp { .. }
         | HostError::LeftBehind { .. }
+        | HostError::Unsupervised { .. }
         | HostError::GroupBusy { .. }
         | HostError::Locked { .. }
         | HostError::SoakRuns { .. }

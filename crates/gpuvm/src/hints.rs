@@ -8,6 +8,8 @@ use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::path::Path;
 
+use gpuvm_core::profile::VmName;
+
 use gpuvm_core::facts::file::FactsFileError;
 use gpuvm_core::lifecycle::Exit;
 use gpuvm_core::pci::Bdf;
@@ -30,6 +32,16 @@ pub(crate) use self::refused::{of_bind, of_reset, refusal};
 use crate::cli::ProfileArgs;
 
 const SIGKILL: i32 = 9;
+/// What to do about what a detached gpuvm that ended may have left.
+pub(crate) fn without_a_word(vm: &VmName) -> String {
+    format!("what is left of it, if anything: gpuvm cleanup {vm}")
+}
+
+/// What to do about a detached VM that takes long.
+pub(crate) fn not_ready(vm: &VmName, log: &Path) -> String {
+    format!("how far it is: tail {}; gpuvm status {vm}. To end it: gpuvm down {vm}", log.display())
+}
+
 /// The most meanings of messages that one error is told with.
 const EXPLANATIONS: usize = 3;
 
@@ -212,6 +224,9 @@ fn of_error(error: &HostError) -> Option<String> {
         HostError::AlreadyUp { vm, role: ProcessRole::Qemu | ProcessRole::InFlight, .. } => {
             format!("its gpuvm is gone: gpuvm cleanup {vm}")
         }
+        HostError::Unsupervised { vm, pid } => format!(
+            "shut its guest down from inside, or end it: kill {pid}. Once QEMU is gone: gpuvm cleanup {vm}"
+        ),
         HostError::LeftBehind { vm } => format!("gpuvm cleanup {vm}"),
         HostError::QemuStuck { pid, .. } => {
             format!(

@@ -28,7 +28,7 @@ pub(crate) mod screenshot;
 pub(crate) mod soak;
 pub(crate) mod status;
 pub(crate) mod topology;
-mod up;
+pub(crate) mod up;
 
 use crate::cli::{Cli, Command};
 use crate::exit::Exit;
