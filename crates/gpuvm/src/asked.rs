@@ -10,6 +10,7 @@ use gpuvm_host::places::Places;
 use gpuvm_host::process;
 use gpuvm_host::standing::{self, Known};
 use gpuvm_run::client::{Client, ClientError, HELLO};
+use gpuvm_run::control::SOCKET;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Runtime;
 
@@ -69,7 +70,7 @@ pub(crate) fn told(cli: &Cli, names: &[VmName]) -> Result<Vec<Told>, Failure> {
 
 /// Names a VM's control socket.
 pub(crate) fn socket(places: &Places, vm: &VmName) -> PathBuf {
-    places.vm(vm).join("control")
+    places.vm(vm).join(SOCKET)
 }
 
 /// Looks once more at a VM whose supervisor has gone while it was asked.
