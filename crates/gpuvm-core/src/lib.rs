@@ -27,6 +27,7 @@ pub mod redact;
 pub mod reset;
 pub mod select;
 pub mod soak;
+pub mod standing;
 pub mod topology;
 pub mod trouble;
 pub mod units;

@@ -463,6 +463,14 @@ pub fn all(places: &Places, boot_id: &str) -> Result<Vec<Reservation>, HostError
     Ok(records)
 }
 
+/// Reads a VM's record, of whatever boot.
+///
+/// # Errors
+/// Returns failures to read, and a record that makes no sense.
+pub fn of(places: &Places, vm: &VmName) -> Result<Option<Reservation>, HostError> {
+    read(&file_of(places, vm))
+}
+
 fn read(path: &Path) -> Result<Option<Reservation>, HostError> {
     let Some(text) = read_text(path)? else { return Ok(None) };
     serde_json::from_str(&text).map(Some).map_err(|error| HostError::content(path, &text, error))

@@ -3,7 +3,9 @@
 //! [`up`] is the whole way: reserve, change the host, start QEMU paused, pin, run, judge the devices, give the host back.
 //! There is one teardown, taken whatever went before.
 
+pub mod attach;
 mod cleanup;
+pub mod client;
 mod console;
 pub mod control;
 pub mod detach;

@@ -13,12 +13,19 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cmd::bind::BindArgs;
+use crate::cmd::console::ConsoleArgs;
 use crate::cmd::devices::DevicesArgs;
 use crate::cmd::doctor::DoctorArgs;
+use crate::cmd::down::DownArgs;
+use crate::cmd::events::EventsArgs;
 use crate::cmd::explain::ExplainArgs;
 use crate::cmd::lock::LockArgs;
+use crate::cmd::logs::LogsArgs;
+use crate::cmd::qmp::QmpArgs;
 use crate::cmd::reset::ResetArgs;
+use crate::cmd::screenshot::ScreenshotArgs;
 use crate::cmd::soak::SoakArgs;
+use crate::cmd::status::StatusArgs;
 use crate::cmd::topology::TopologyArgs;
 use crate::cmd::up::WaitFor;
 use crate::exit::Exit;
@@ -36,7 +43,8 @@ Exit codes:
   74  a device is sick, or the host is not wholly given back
   75  busy: somebody else has the device; try later
   77  permission denied
-  78  the profile is wrong";
+  78  the profile is wrong
+  124 it took too long";
 
 /// Gives a VM whole PCI devices through VFIO, by driving QEMU directly.
 ///
@@ -84,6 +92,28 @@ pub(crate) enum Command {
     Schema,
     /// Run a VM until its guest ends, then give the host back
     Up(UpArgs),
+    /// Show VMs: where each stands and since when, its processes, vCPUs, memory, devices, what happened last
+    Status(StatusArgs),
+    /// List the VMs that are up, or that have left something behind
+    List,
+    /// End a VM's guest and wait until the host is given back; says what it took
+    Down(DownArgs),
+    /// Stop a guest's vCPUs, until `resume`
+    Pause(VmArgs),
+    /// Let a paused guest go on
+    Resume(VmArgs),
+    /// Reset a guest's machine, as by its reset button
+    Reboot(VmArgs),
+    /// Print what a guest, its QEMU or its gpuvm said; also of a VM that has ended
+    Logs(LogsArgs),
+    /// Print what has happened to a VM, and what happens
+    Events(EventsArgs),
+    /// Sit down at a guest's serial port
+    Console(ConsoleArgs),
+    /// Take a picture of a guest's display
+    Screenshot(ScreenshotArgs),
+    /// Send one command to a VM's QEMU, and print its answer
+    Qmp(QmpArgs),
     /// List the devices that can be passed, and why others can't; or show everything about one
     Devices(DevicesArgs),
     /// Show nodes, root complexes, ports, groups and devices as a tree, or as a picture
@@ -119,6 +149,13 @@ pub(crate) struct ProfileArgs {
     /// Set a key of the profile, as in --set memory.size=8G; a value that is no TOML is taken as a string
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = assignment)]
     pub(crate) set: Vec<String>,
+}
+
+/// A VM that is there.
+#[derive(Debug, Args)]
+pub(crate) struct VmArgs {
+    /// The VM
+    pub(crate) vm: VmName,
 }
 
 /// What `up` takes.

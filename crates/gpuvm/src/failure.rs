@@ -89,6 +89,11 @@ impl Failure {
         self.items.iter().map(|item| item.message.as_str()).collect::<Vec<_>>().join("; ")
     }
 
+    /// Returns what failed, each thing with its remedy.
+    pub(crate) fn into_items(self) -> Vec<Item> {
+        self.items
+    }
+
     /// Adds what may be the cause.
     pub(crate) fn and(mut self, items: Vec<Item>) -> Self {
         self.items.extend(items);

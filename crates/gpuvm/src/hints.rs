@@ -1,5 +1,6 @@
 //! What to do next, with the command: added here, at the edge, and nowhere else.
 
+mod asked;
 mod refused;
 
 use std::collections::BTreeSet;
@@ -23,6 +24,10 @@ use gpuvm_host::reservation::{Owner, ProcessRole};
 use gpuvm_host::reset::{Attempted, FunctionReport, Report};
 use gpuvm_run::{LastWords, LaunchError};
 
+pub(crate) use self::asked::{
+    console_lines, look_again, no_such_vm, nobody_listens, not_yours, other_version, refused_by_supervisor,
+    silent, stale, unsupervised,
+};
 pub(crate) use self::refused::{of_bind, of_reset, refusal};
 use crate::cli::ProfileArgs;
 
