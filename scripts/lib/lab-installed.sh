@@ -22,6 +22,12 @@ installed_masked=(
     systemd-firstboot.service systemd-sysusers.service systemd-sysext.service systemd-logind.service
     networking.service hwclock.service
 )
+# What udev would load by the names of the emulated machine's parts, of no use to anybody there, and dear to check and start under emulation.
+installed_unwanted=(
+    shpchp i2c_i801 lpc_ich iTCO_wdt joydev psmouse mousedev pcspkr parport_pc ppdev floppy qemu_fw_cfg ccp sev amd64_edac edac_mce_amd
+    intel_rapl_common intel_rapl_msr acpi_cpufreq aesni_intel ghash_clmulni_intel sha1_ssse3 sha256_ssse3 sha512_ssse3 polyval_clmulni
+    crc32_pclmul crc32c_intel crct10dif_pclmul
+)
 disk_slack_mib=768
 
 installed_prepared() {
@@ -85,7 +91,7 @@ installed_files() {
     local dir=$1 release words unit
     release=$(cat "$kernel_dir/release")
     words=$(host_lines kernel | tr '\n' ' ')
-    mkdir -p "$dir"/{boot/grub,etc/{systemd/system/multi-user.target.wants,modules-load.d},usr/lib/lab,var/log/journal}
+    mkdir -p "$dir"/{boot/grub,etc/{systemd/system/multi-user.target.wants,systemd/system.conf.d,modules-load.d,modprobe.d},usr/lib/lab,var/log/journal}
     cp "$repo"/tests/lab/installed/run "$repo"/tests/lab/initramfs/{lib,hold-kvm.pl} "$(PATH=$PATH:/usr/sbin:/sbin command -v busybox)" "$dir/usr/lib/lab/"
     chmod 755 "$dir/usr/lib/lab/run"
     cp "$repo/tests/lab/installed/lab.service" "$dir/etc/systemd/system/"
@@ -93,7 +99,10 @@ installed_files() {
     ln -s /lib/systemd/system/multi-user.target "$dir/etc/systemd/system/default.target"
     for unit in "${installed_masked[@]}"; do ln -s /dev/null "$dir/etc/systemd/system/$unit"; done
     # All other drivers come by udev, as on any machine.
-    printf '%s\n' 9pnet_virtio 9p overlay ${host_values[modules.vfio]} > "$dir/etc/modules-load.d/lab.conf"
+    tr ' ' '\n' <<< "${host_modules[*]} ${host_values[modules.vfio]}" > "$dir/etc/modules-load.d/lab.conf"
+    printf 'blacklist %s\n' "${installed_unwanted[@]}" > "$dir/etc/modprobe.d/lab.conf"
+    # A busy machine can make a service's start take minutes.
+    printf '[Manager]\nDefaultTimeoutStartSec=5min\n' > "$dir/etc/systemd/system.conf.d/lab.conf"
     echo lab > "$dir/etc/hostname"
     echo 67707600000000000000000000006c61 > "$dir/etc/machine-id"
     : > "$dir/etc/fstab"
@@ -103,7 +112,7 @@ installed_files() {
     cat > "$dir/boot/grub/grub.cfg" << TEXT
 set timeout=0
 menuentry lab {
-    linux /boot/vmlinuz-$release root=LABEL=lab-root $words systemd.show_status=0
+    linux /boot/vmlinuz-$release root=LABEL=lab-root $words systemd.show_status=0 systemd.service_watchdogs=0
     initrd /boot/initrd.img-$release
 }
 TEXT
