@@ -206,6 +206,7 @@ fn host_code(error: &HostError) -> Exit {
         | HostError::GroupBusy { .. }
         | HostError::Locked { .. }
         | HostError::SoakRuns { .. }
+        | HostError::Soaked { .. }
         | HostError::Spared { .. }
         | HostError::ReachesMore { .. }
         | HostError::Stale { .. } => Exit::Busy,
