@@ -126,14 +126,9 @@ fn told(cli: &Cli, vm: &VmName, finale: &Finale) -> Result<Exit, Failure> {
     if cli.json {
         out::json(&Document { name: vm, stage, finale })?;
     } else {
-        let needed = match stage {
-            Some(Stage::Acpi) => " (its power button was enough)",
-            Some(Stage::Quit) => " (QEMU was told to quit)",
-            Some(Stage::Kill) => " (QEMU had to be killed)",
-            None => "",
-        };
+        // An outcome says the stage that was needed.
         let became = match (&finale.outcome, &finale.failure) {
-            (Some(outcome), _) => format!("the guest {outcome}{needed}"),
+            (Some(outcome), _) => format!("the guest {outcome}"),
             (None, Some(failure)) => format!("the guest never ran: {failure}"),
             (None, None) => "the guest never ran".to_owned(),
         };

@@ -9,6 +9,8 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::out;
 
+/// The width of a process's number: Linux counts up to 4,194,304.
+const PID: usize = 7;
 /// What stands where there is nothing to say.
 const NOTHING: &str = "-";
 
@@ -66,7 +68,7 @@ fn table(all: &[Told]) -> String {
             told.known.name.to_string(),
             state(told),
             since(told).unwrap_or_else(|| NOTHING.to_owned()),
-            process.unwrap_or_else(|| NOTHING.to_owned()),
+            format!("{:<PID$}", process.as_deref().unwrap_or(NOTHING)),
             if devices.is_empty() { NOTHING.to_owned() } else { devices.join(" ") },
         ]
     };

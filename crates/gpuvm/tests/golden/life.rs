@@ -104,7 +104,11 @@ impl Host {
 
     fn transcript(&self, args: &[&str]) -> String {
         let told = transcript(&self.run(args), &self.path().display().to_string());
-        let own = Regex::new(&format!(r"\b{}\b", std::process::id())).unwrap();
+        let pid = std::process::id().to_string();
+        // A column of a table stays as wide as it is.
+        let cell = Regex::new(&format!(r"\b{pid}\b(  +)")).unwrap();
+        let told = cell.replace_all(&told, format!("{:<width$}$1", "PID", width = pid.len()));
+        let own = Regex::new(&format!(r"\b{pid}\b")).unwrap();
         let state = Regex::new(r"state [A-Z](, waiting in \w+)?").unwrap();
         state.replace_all(&own.replace_all(&told, "PID"), "state S").into_owned()
     }

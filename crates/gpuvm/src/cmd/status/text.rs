@@ -45,7 +45,7 @@ fn answered(text: &mut String, live: &Live) {
     let how = if gpuvm.detached { "detached" } else { "in the foreground" };
     row(text, "supervisor", &format!("process {}, gpuvm {}, {how}", gpuvm.pid, gpuvm.version));
     if let Some(qemu) = &live.qemu {
-        let version = qemu.version.as_ref().map(|version| format!(", QEMU {version}")).unwrap_or_default();
+        let version = qemu.version.as_ref().map(|version| format!(", version {version}")).unwrap_or_default();
         let exit = qemu.exit.map(|exit| format!(", ended with {exit}")).unwrap_or_default();
         row(text, "QEMU", &format!("process {}{version}{exit}", qemu.pid));
     }
@@ -63,8 +63,8 @@ fn answered(text: &mut String, live: &Live) {
         row(text, &format!("vCPU {}", vcpu.vcpu), &format!("thread {}, {cpu}", vcpu.thread));
     }
     for node in &live.memory {
-        let host = node.host_node.map(|host| format!(" of host node {host}")).unwrap_or_default();
-        let words = format!("{} in pages of {}{host}", node.size, node.pages);
+        let host = node.host_node.map(|host| format!(" on host node {host}")).unwrap_or_default();
+        let words = format!("{}{host}, {} pages", node.size, node.pages);
         row(text, &format!("node {}", node.guest_node), &words);
     }
     live.devices.iter().for_each(|it| row(text, "device", &device(it)));
@@ -99,7 +99,8 @@ fn recorded(text: &mut String, known: &Known) {
     }
     known.devices.iter().for_each(|bdf| row(text, "device", &bdf.to_string()));
     if known.not_undone > 0 {
-        row(text, "not undone", &format!("{} changes to the host", known.not_undone));
+        let changes = if known.not_undone == 1 { "change" } else { "changes" };
+        row(text, "not undone", &format!("{} {changes} to the host", known.not_undone));
     }
     if let Some(plan) = &known.plan {
         plan.warnings.iter().for_each(|it| row(text, "warning", &format!("{}: {}", it.about, it.message)));
