@@ -114,7 +114,7 @@ pub async fn cycle(
     let mut requests = Requests::new(signals, Some(asked));
     let result = tokio::select! {
         biased;
-        result = up_asked(&job.run, &mut requests, Some(watch.sink(console)), &mut watched) => result,
+        result = up_asked(&job.run, &mut requests, Some(watch.sink(console)), None, &mut watched) => result,
         never = conductor.conduct(&mut heard, &ask) => match never {},
     };
     let qemu = watched.qemu;
