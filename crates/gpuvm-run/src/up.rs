@@ -397,7 +397,7 @@ impl<'a> Session<'a> {
         let mended = repairing::repair(&host, &mut self.journal, self.run.plan, judged, observer);
         let Some(took) = mended.took else { return };
         self.timings.push(Timing::new("repair", took));
-        mended.regroup(self.run.plan, &mut self.reservation);
+        mended.regroup(&self.run.kernel.root, &mut self.reservation);
         judged.failures.extend(reservation::update(self.run.places, &self.reservation).err());
         self.baselines.extend(mended.baselines);
         judged.failures.extend(keep(&self.run.places.baselines(&self.run.plan.name), &self.baselines).err());

@@ -73,6 +73,9 @@ const PLAIN: &[(&str, i32, &[&str])] = &[
     ("qmp-with-half-an-object", 64, &["qmp", "vm1", "query-status", "{"]),
     ("soak-never-ready", 64, &["soak", DEV, "--cycles", "3"]),
     ("soak-never-over", 64, &["soak", DEV, "--after", "1s"]),
+    ("soak-of-an-empty-expression", 64, &["soak", DEV, "--cycles", "3", "--expect", ""]),
+    ("soak-of-no-file", 78, &["soak", "/nonexistent.toml"]),
+    ("soak-of-a-wrong-shutdown-timeout", 64, &["soak", DEV, "--shutdown-timeout", "1500ms"]),
     ("soak-of-a-wrong-expression", 64, &["soak", DEV, "--cycles", "3", "--expect", "up("]),
     ("soak-of-a-wrong-mix", 64, &["soak", DEV, "--cycles", "3", "--after", "1s", "--mix", "clean:8,crash:1"]),
     ("soak-of-no-cycles", 64, &["soak", DEV, "--cycles", "0", "--after", "1s"]),
@@ -96,6 +99,10 @@ fn each_wrong_call_is_refused_as_it_was() {
     fs::write(&newer, "{\"gpuvm-facts\": 7, \"gpuvm\": \"9.0.0\", \"facts\": {}}").unwrap();
     fs::write(&latin1, b"name = \"\xe9\"\n").unwrap();
     std::os::unix::fs::symlink(crate::shared::hosts::NOT_READABLE, &denied).unwrap();
+    let garbage = folder.path().join("garbage");
+    fs::create_dir(&garbage).unwrap();
+    fs::write(garbage.join("record.jsonl"), "some notes\nof somebody\n").unwrap();
+    let garbage = garbage.display().to_string();
     let dev = DEV;
     let cases: &[(&str, i32, &[&str])] = &[
         ("unknown-option", 64, &["plan", "--strict", dev]),
@@ -128,6 +135,11 @@ fn each_wrong_call_is_refused_as_it_was() {
             "soak-resume-a-folder-without-one",
             64,
             &["soak", dev, "--prefix", &host, "--resume", "--out", &missing],
+        ),
+        (
+            "soak-resume-what-is-no-record",
+            64,
+            &["soak", dev, "--prefix", &host, "--resume", "--out", &garbage],
         ),
         ("up-on-a-recorded-host", 64, &["up", "--host-root", &host, dev]),
         ("list-on-a-recorded-host", 64, &["list", "--host-root", &host]),
