@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use gpuvm_core::lifecycle::{Effect, Event, Life, Outcome, Patience, Stage};
+use gpuvm_core::control::{Refusal, Why};
+use gpuvm_core::lifecycle::{Effect, Event, Fault, Life, Outcome, Patience, Stage};
 use gpuvm_core::plan::Plan;
 use gpuvm_core::reset::wait;
 use gpuvm_host::HostError;
@@ -16,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::launch::{COMMAND, Greeted, Process};
 use crate::pin;
 use crate::report::{Note, Observer, Phase};
-use crate::signals::{Request, Requests};
+use crate::signals::{Command, End, Request, Requests, Way};
 
 /// When threads are pinned again, after `cont`: soon for those that a first run makes, then now and then.
 const REPIN: [Duration; 3] = [Duration::from_millis(100), Duration::from_secs(1), Duration::from_secs(10)];
@@ -62,9 +63,20 @@ struct Driver<'a, 'b> {
     killed: Option<Instant>,
     /// When it was told to quit.
     told_to_quit: Option<Instant>,
+    /// How its end was asked for by `down`.
+    end: Option<End>,
+    /// Whether its end is under way, by whomever.
+    ending: Ending,
     /// How often the guest has rebooted under this QEMU.
     reboots: u32,
     answers: (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
+}
+
+/// Whether a guest is on its way out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    No,
+    Yes,
 }
 
 /// Drives a guest that has been continued until QEMU is gone and collected.
@@ -72,11 +84,10 @@ pub(crate) async fn drive(
     running: Running<'_>,
     process: &mut Process,
     kernel_log: &mut KernelLog,
-    patience: Patience,
+    life: &mut Life,
     requests: &mut Requests<'_>,
     observer: &mut dyn Observer,
 ) -> Result<Ended, HostError> {
-    let mut life = Life::new(patience);
     let mut driver = Driver {
         plan: running.plan,
         vcpus: running.vcpus,
@@ -92,22 +103,36 @@ pub(crate) async fn drive(
         queue: VecDeque::new(),
         killed: None,
         told_to_quit: None,
+        end: None,
+        ending: Ending::No,
         reboots: 0,
         answers: mpsc::unbounded_channel(),
     };
-    life.step(Event::Continued);
     loop {
         let event = driver.next().await;
-        for effect in life.step(event) {
+        for effect in step(life, event, driver.observer) {
             driver.perform(effect);
         }
-        if let Some(outcome) = life.outcome() {
-            return Ok(Ended { outcome: outcome.clone(), reboots: driver.reboots });
-        }
-        if let Some(since) = driver.killed.filter(|since| since.elapsed() > patience.killed) {
-            return Err(stuck(driver.process.pid(), since));
+        match (life.outcome(), driver.killed) {
+            (Some(outcome), _) => {
+                return Ok(Ended { outcome: outcome.clone(), reboots: driver.reboots });
+            }
+            (None, Some(since)) if life.state().is_final() => {
+                return Err(stuck(driver.process.pid(), since));
+            }
+            _ => {}
         }
     }
+}
+
+/// Takes one event into a life, and tells where it stands if that has changed.
+pub(crate) fn step(life: &mut Life, event: Event, observer: &mut dyn Observer) -> Vec<Effect> {
+    let before = (life.state(), life.halt().cloned());
+    let effects = life.step(event);
+    if before != (life.state(), life.halt().cloned()) {
+        observer.state(life.state(), life.halt());
+    }
+    effects
 }
 
 /// Ends a QEMU whose guest never ran, and collects it.
@@ -116,18 +141,22 @@ pub(crate) async fn drive(
 /// Returns that the kernel doesn't let go of it.
 pub(crate) async fn end(
     process: &mut Process,
+    life: &mut Life,
     patience: Patience,
     observer: &mut dyn Observer,
 ) -> Result<(), HostError> {
+    step(life, Event::StartFailed, observer);
     process.kill_now();
     let since = Instant::now();
     while since.elapsed() < patience.killed {
         let wait = STILL_THERE.min(patience.killed.saturating_sub(since.elapsed()));
-        if tokio::time::timeout(wait, process.exited()).await.is_ok() {
+        if let Ok(exit) = tokio::time::timeout(wait, process.exited()).await {
+            step(life, Event::Exited(exit), observer);
             return Ok(());
         }
         observer.note(&what_holds(process.pid()));
     }
+    step(life, Event::Deadline(Stage::Kill), observer);
     Err(stuck(process.pid(), since))
 }
 
@@ -188,14 +217,7 @@ impl Driver<'_, '_> {
                     }
                 },
                 Some(event) = self.answers.1.recv() => Some(event),
-                request = self.requests.next() => Some(match request {
-                    Request::Stop(by) => {
-                        self.observer.note(&Note(format!("{by}: ending the guest")));
-                        Event::StopRequested
-                    }
-                    Request::Crash => Event::CrashRequested,
-                    Request::Reset => Event::ResetRequested,
-                }),
+                request = self.requests.next() => self.asked(request),
                 stage = due => self.overdue(stage),
                 exit = self.process.exited() => {
                     self.last_words().await;
@@ -205,8 +227,7 @@ impl Driver<'_, '_> {
                 () = sleep_until(patience_over.unwrap_or_else(Instant::now)), if patience_over.is_some() => {
                     self.observer.note(&what_holds(self.process.pid()));
                     self.patience_over = Some(Instant::now() + STILL_THERE);
-                    // Whatever the event, it leads to a look at how long this has gone on.
-                    Some(Event::Deadline(Stage::Kill))
+                    None
                 }
                 () = sleep_until(self.repin.1) => {
                     self.look_again();
@@ -216,6 +237,75 @@ impl Driver<'_, '_> {
             if let Some(event) = event {
                 return event;
             }
+        }
+    }
+
+    /// Takes what somebody asks for.
+    fn asked(&mut self, request: Request) -> Option<Event> {
+        Some(match request {
+            Request::Stop(by) => {
+                self.observer.note(&Note(format!("{by}: ending the guest")));
+                Event::StopRequested
+            }
+            Request::End(end) => return self.end_asked(end),
+            Request::Crash => Event::CrashRequested,
+            Request::Reset => Event::ResetRequested,
+            Request::Pause => Event::PauseRequested,
+            Request::Resume => Event::ResumeRequested,
+            Request::Command(command) => {
+                self.pass_on(command);
+                return None;
+            }
+        })
+    }
+
+    /// Takes a wish for the guest's end. One that is under way isn't hurried by another gentle one: that may be somebody else's.
+    fn end_asked(&mut self, end: End) -> Option<Event> {
+        let words = match end.way {
+            Way::Gently => "down: ending the guest",
+            Way::AtOnce => "down --force: ending the guest",
+        };
+        self.observer.note(&Note(words.to_owned()));
+        let before = std::mem::replace(&mut self.ending, Ending::Yes);
+        match (before, end.way) {
+            (Ending::Yes, Way::Gently) => return None,
+            (Ending::Yes, Way::AtOnce) => {}
+            (Ending::No, Way::Gently) => self.end = Some(end),
+            // The first leads to the power button, which is left out, and the second goes on from there.
+            (Ending::No, Way::AtOnce) => {
+                self.end = Some(end);
+                self.queue.push_back(Event::StopRequested);
+            }
+        }
+        Some(Event::StopRequested)
+    }
+
+    /// Sends a command for somebody, without waiting for its answer.
+    fn pass_on(&self, command: Command) {
+        let (qmp, Command { execute, arguments, answer }) = (self.qmp.clone(), command);
+        tokio::spawn(async move {
+            let result = qmp.execute_value(&execute, arguments, COMMAND).await.map_err(|error| {
+                let kind = match &error {
+                    gpuvm_qmp::Error::Timeout { .. } => Why::Timeout,
+                    _ => Why::Qemu,
+                };
+                Refusal { kind, message: error.to_string() }
+            });
+            // Whoever asked may be gone.
+            drop(answer.send(result));
+        });
+    }
+
+    /// Returns how long a stage may take.
+    fn share(&self, stage: Stage, usual: Duration) -> Duration {
+        let Some(End { within: Some(within), way }) = self.end else { return usual };
+        match (stage, way) {
+            (Stage::Acpi, _) => within / 4 * 3,
+            // QEMU has taken it and goes: only that it gets there is waited for.
+            (Stage::Quit, _) if self.told_to_quit.is_none() => usual,
+            (Stage::Quit, Way::Gently) => within / 4,
+            (Stage::Quit, Way::AtOnce) => within,
+            (Stage::Kill, _) => usual,
         }
     }
 
@@ -256,13 +346,16 @@ impl Driver<'_, '_> {
 
     fn monitor(&mut self, event: &gpuvm_qmp::Event) -> Option<Event> {
         tracing::debug!(name = event.name, data = %event.data, "QMP event");
+        self.observer.qmp(event);
         match event.known()? {
             Known::Shutdown { reason, .. } => {
                 let reason = reason.unwrap_or_default();
+                self.ending = Ending::Yes;
                 self.observer.phase(&Phase::Leaving { reason: reason.clone() });
                 Some(Event::Shutdown { reason })
             }
             Known::GuestPanicked { .. } => Some(Event::Panicked),
+            Known::Resume => Some(Event::Continued),
             // Of a machine that is being made or loaded there is one too.
             Known::Reset { guest, reason } if guest || reason.as_deref() == Some(RESET_ASKED) => {
                 self.reboots += 1;
@@ -282,9 +375,11 @@ impl Driver<'_, '_> {
         let (qmp, answers) = (self.qmp.clone(), self.answers.0.clone());
         tokio::spawn(async move {
             match qmp.query_status(COMMAND).await {
-                Ok(status) if status.status == "internal-error" => drop(answers.send(Event::InternalError)),
+                Ok(status) if status.status == "internal-error" => {
+                    drop(answers.send(Event::Failed(Fault::Unknown)));
+                }
                 Ok(status) if status.running => {}
-                Ok(status) => tracing::warn!("QEMU has stopped the guest: its status is `{}`", status.status),
+                Ok(status) => drop(answers.send(Event::Halted { status: status.status })),
                 Err(error) => tracing::warn!("why the guest stopped is not known: {error}"),
             }
         });
@@ -292,11 +387,15 @@ impl Driver<'_, '_> {
 
     fn perform(&mut self, effect: Effect) {
         match effect {
+            // Whoever wants it at once doesn't want the guest asked.
+            Effect::PowerDown if self.end.is_some_and(|end| end.way == Way::AtOnce) => {}
             Effect::PowerDown => {
+                self.ending = Ending::Yes;
                 self.observer.phase(&Phase::Stopping { stage: Stage::Acpi });
                 self.command(Stage::Acpi);
             }
             Effect::Quit => {
+                self.ending = Ending::Yes;
                 self.observer.phase(&Phase::Stopping { stage: Stage::Quit });
                 self.told_to_quit = Some(Instant::now());
                 self.command(Stage::Quit);
@@ -308,7 +407,11 @@ impl Driver<'_, '_> {
                 self.patience_over = Some(Instant::now() + STILL_THERE);
             }
             Effect::Reset => self.reset(),
-            Effect::Arm(stage, after) => self.deadline = Some((stage, Instant::now() + after)),
+            Effect::Pause => self.pause(),
+            Effect::Resume => self.resume(),
+            Effect::Arm(stage, after) => {
+                self.deadline = Some((stage, Instant::now() + self.share(stage, after)));
+            }
         }
     }
 
@@ -317,6 +420,26 @@ impl Driver<'_, '_> {
         let qmp = self.qmp.clone();
         tokio::spawn(async move {
             if let Err(error) = qmp.system_reset(COMMAND).await {
+                tracing::warn!("{error}");
+            }
+        });
+    }
+
+    /// Stops the vCPUs; that they have stopped is told by QEMU's STOP.
+    fn pause(&self) {
+        let qmp = self.qmp.clone();
+        tokio::spawn(async move {
+            if let Err(error) = qmp.stop(COMMAND).await {
+                tracing::warn!("{error}");
+            }
+        });
+    }
+
+    /// Lets the vCPUs go on; that they do is told by QEMU's RESUME.
+    fn resume(&self) {
+        let qmp = self.qmp.clone();
+        tokio::spawn(async move {
+            if let Err(error) = qmp.cont(COMMAND).await {
                 tracing::warn!("{error}");
             }
         });

@@ -25,6 +25,7 @@ use gpuvm_sys::socket::{listen_unix, stream_pair};
 use tokio::net::UnixStream;
 use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
 
+use crate::control::Launched;
 use crate::error::LaunchError;
 use crate::report::LastWords;
 
@@ -68,6 +69,7 @@ pub(crate) fn spawn(
     paths: &Paths,
     sockets: Sockets,
     which: Which,
+    launched: Launched,
 ) -> Result<Process, LaunchError> {
     let vars = paths.state.join(UEFI_VARS);
     if let Firmware::Uefi(firmware) = &plan.firmware {
@@ -101,8 +103,12 @@ pub(crate) fn spawn(
         fds: vec![sockets.monitor, sockets.serial],
         stdout: stdout.into(),
         stderr: stderr.into(),
-        // Without a launcher nobody would give the host back: QEMU flushes its disks and ends.
-        death_signal: Some(Signal::SIGTERM),
+        death_signal: match launched {
+            // Without a launcher nobody would give the host back: QEMU flushes its disks and ends.
+            Launched::Foreground => Some(Signal::SIGTERM),
+            // Its guest is not to suffer from what becomes of gpuvm.
+            Launched::Detached => None,
+        },
         memlock: None,
     })
     .map_err(|source| LaunchError::Spawn { qemu: plan.qemu.clone(), source })?;

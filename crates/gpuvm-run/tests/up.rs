@@ -8,14 +8,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gpuvm_core::lifecycle::{Exit, Outcome, Patience, Stage};
+use gpuvm_core::lifecycle::{Exit, Fault, Outcome, Patience, Stage};
 use gpuvm_core::plan::plan;
 use gpuvm_core::profile::{Sources, VmName, parse};
 use gpuvm_core::reset::Verdict;
 use gpuvm_host::errno::EBUSY;
 use gpuvm_host::places::Places;
 use gpuvm_host::{HostError, facts};
-use gpuvm_run::{Cause, Cleaned, LaunchError, Note, Observer, Phase, Run, Signals, cleanup, up};
+use gpuvm_run::{Cause, Cleaned, LaunchError, Launched, Note, Observer, Phase, Run, Signals, cleanup, up};
 use gpuvm_testkit::fake_host::{FakeDevice, FakeHost, Fault, GroupFault, gpu};
 use gpuvm_testkit::fake_qemu::{
     Action, ExitAtStart, Greeting, OnPowerdown, OnQuit, Recording, Reply, Script, TimedAction,
@@ -148,7 +148,7 @@ async fn a_stop_for_an_internal_error_ends_the_guest() {
         replies: [("query-status".to_owned(), Reply::Value(status))].into(),
         ..Script::default()
     });
-    assert_eq!(bench.up().await.unwrap().outcome, Outcome::InternalError);
+    assert_eq!(bench.up().await.unwrap().outcome, Outcome::InternalError { fault: Fault::Unknown });
     bench.assert_given_back();
 }
 
@@ -455,7 +455,16 @@ async fn a_second_vm_on_the_same_bus_is_told_who_has_it_though_the_groups_differ
     gpuvm_host::reservation::reserve(&places, &first).unwrap();
     let second = planned("second", "0000:83:00.1");
     let patience = Patience::default();
-    let run = Run { plan: &second, profile: "", kernel: &kernel, places: &places, boot_id: "boot", patience };
+    let launched = Launched::Foreground;
+    let run = Run {
+        plan: &second,
+        profile: "",
+        kernel: &kernel,
+        places: &places,
+        boot_id: "boot",
+        patience,
+        launched,
+    };
     let error = up(&run, &mut nobody(), None, &mut Told::default()).await.unwrap_err();
     let text = error.cause.to_string();
     assert!(matches!(*error.cause, Cause::Host(HostError::Reserved { .. })), "{text}");

@@ -114,7 +114,7 @@ pub async fn cycle(
     let mut requests = Requests::new(signals, Some(asked));
     let result = tokio::select! {
         biased;
-        result = up_asked(&job.run, &mut requests, Some(watch.sink(console)), &mut watched) => result,
+        result = up_asked(&job.run, &mut requests, Some(watch.sink(console)), None, &mut watched) => result,
         never = conductor.conduct(&mut heard, &ask) => match never {},
     };
     let qemu = watched.qemu;
@@ -135,6 +135,7 @@ pub async fn cycle(
         at: job.at,
         ms: job.plan_ms + end,
         phases: std::iter::once(plan).chain(outline.phases).collect(),
+        waited_ms: 0,
         outcome,
         faults: outline.faults.into_iter().chain(left).collect(),
         devices,

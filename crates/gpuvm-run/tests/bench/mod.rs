@@ -12,7 +12,7 @@ use gpuvm_core::profile::{Sources, parse};
 use gpuvm_host::facts;
 use gpuvm_host::kernel::Kernel;
 use gpuvm_host::places::Places;
-use gpuvm_run::{Note, Observer, Phase, Report, Run, Signals, UpError, up};
+use gpuvm_run::{Launched, Note, Observer, Phase, Report, Run, Signals, UpError, up};
 use gpuvm_testkit::fake_host::{FakeDevice, FakeHost, Snapshot, gpu};
 use gpuvm_testkit::fake_qemu::{Action, Recording, Script, TimedAction};
 
@@ -110,6 +110,7 @@ impl Bench {
             places: &self.places,
             boot_id: &self.boot_id,
             patience,
+            launched: Launched::Foreground,
         }
     }
 

@@ -39,6 +39,7 @@ pub(super) fn run(cli: &Cli, args: &CleanupArgs) -> Result<Exit, Failure> {
         for report in &reports {
             let result = match report.result {
                 Cleaned::Running => "is in the hands of another gpuvm: nothing was touched",
+                Cleaned::Unsupervised => "is in use, and unsupervised: nothing was touched",
                 Cleaned::Done => "is given back",
                 Cleaned::Left => "is NOT wholly given back",
             };
@@ -70,5 +71,10 @@ pub(super) fn run(cli: &Cli, args: &CleanupArgs) -> Result<Exit, Failure> {
             }
         }
     }
-    Ok(if left || sick { Exit::NotGivenBack } else { Exit::Ok })
+    let in_use = reports.iter().any(|report| report.result == Cleaned::Unsupervised);
+    Ok(match (left || sick, in_use) {
+        (true, _) => Exit::NotGivenBack,
+        (false, true) => Exit::Busy,
+        (false, false) => Exit::Ok,
+    })
 }
