@@ -24,7 +24,7 @@ installed_masked=(
 )
 # What udev would load by the names of the emulated machine's parts, of no use to anybody there, and dear to check and start under emulation.
 installed_unwanted=(
-    shpchp i2c_i801 lpc_ich iTCO_wdt joydev psmouse mousedev pcspkr parport_pc ppdev floppy qemu_fw_cfg ccp sev amd64_edac edac_mce_amd
+    i2c_i801 lpc_ich iTCO_wdt joydev psmouse mousedev pcspkr parport_pc ppdev floppy qemu_fw_cfg ccp sev amd64_edac edac_mce_amd
     intel_rapl_common intel_rapl_msr acpi_cpufreq aesni_intel ghash_clmulni_intel sha1_ssse3 sha256_ssse3 sha512_ssse3 polyval_clmulni
     crc32_pclmul crc32c_intel crct10dif_pclmul
 )

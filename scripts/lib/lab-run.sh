@@ -140,6 +140,12 @@ run_host() {
 run_verdict() {
     local word='' status=''
     read -r word status < <(grep -a '^exit ' "$run_dir/status" 2> /dev/null) || true
+    # A host that boots again by itself hides its own death, of which the command then knows nothing.
+    if [ "$word" = exit ] && [ "$status" != 0 ] && [ "$host" = "$installed_host" ] && grep -qa 'Oops: int3' "$run_dir/console.log"; then
+        run_keep
+        say "the emulated kernel died in one of the boots (Oops: int3), and the command failed with $status; kept: $kept"
+        return 125
+    fi
     if [ "$word" = exit ]; then
         [ "${GPUVM_LAB_TIMES:-0}" = 0 ] || run_times
         run_clean
