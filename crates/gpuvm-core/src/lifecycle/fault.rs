@@ -59,7 +59,8 @@ impl Fault {
         if let Some(said) = stderr.lines().rev().find(|line| is_kvm_line(line)) {
             return Self::Kvm { said: said.trim().to_owned() };
         }
-        match errors.clone().next() {
+        // A root port's counters tell of everything below it.
+        match errors.clone().find(|finding| finding.check != Check::RootPortErrors) {
             Some(finding) => Self::Device { bdf: finding.bdf, seen: Some(finding.to_string()) },
             None => Self::Unknown,
         }
@@ -86,4 +87,49 @@ fn is_error(finding: &Finding) -> bool {
         finding.check,
         Check::AllOnes | Check::Retrying | Check::NonfatalErrors | Check::FatalErrors | Check::RootPortErrors
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::reset::Verdict;
+
+    const DEVICE: &str =
+        "qemu: vfio_err_notifier_handler(0000:02:00.0) Unrecoverable error detected. Please collect any data";
+    const KVM: &str = "KVM internal error. Suberror: 1";
+
+    fn finding(check: Check, bdf: &str) -> Finding {
+        let (register, meaning) = ("aer_dev_nonfatal".to_owned(), "it had errors".to_owned());
+        let (before, after) = (Some("0".to_owned()), "1".to_owned());
+        Finding {
+            check,
+            weight: Some(Verdict::Faulted),
+            bdf: bdf.parse().unwrap(),
+            register,
+            before,
+            after,
+            meaning,
+        }
+    }
+
+    #[rstest]
+    #[case::line_and_counter(DEVICE, vec![finding(Check::NonfatalErrors, "0000:02:00.0")], "an error of 0000:02:00.0 (aer_dev_nonfatal of 0000:02:00.0: 1")]
+    #[case::line_and_the_ports_counter(DEVICE, vec![finding(Check::RootPortErrors, "0000:00:04.0")], "an error of 0000:02:00.0 (aer_dev_nonfatal of 0000:00:04.0: 1")]
+    #[case::line_and_the_guests_own_doing(DEVICE, vec![finding(Check::Bars, "0000:02:00.0")], "an error of 0000:02:00.0, of which nothing shows")]
+    #[case::counter_alone("", vec![finding(Check::AllOnes, "0000:02:00.0")], "an error of 0000:02:00.0 (")]
+    #[case::a_port_alone_names_no_device("", vec![finding(Check::RootPortErrors, "0000:00:04.0")], "an error that it can't go on from")]
+    #[case::kvm(KVM, vec![], "KVM (KVM internal error. Suberror: 1)")]
+    #[case::kvm_run("error: kvm run failed Bad address\nRAX=0", vec![], "KVM (error: kvm run failed Bad address)")]
+    #[case::line_of_no_device("vfio_err_notifier_handler(gpu0) Unrecoverable", vec![], "an error that it can't go on from")]
+    #[case::nothing("", vec![], "an error that it can't go on from")]
+    fn what_stopped_a_guest_is_told_apart(
+        #[case] stderr: &str,
+        #[case] findings: Vec<Finding>,
+        #[case] words: &str,
+    ) {
+        let told = Fault::tell(stderr, &findings).to_string();
+        assert!(told.starts_with(words), "{told}");
+    }
 }

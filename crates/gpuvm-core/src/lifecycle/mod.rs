@@ -1,21 +1,22 @@
 //! The life of a VM as a pure function: what happened, and what is to be done about it.
 //!
 //! ```text
-//!    Preparing --Prepared--> HostReady --Greeted--> Paused --Continued--> Running <------------------------------\
-//!        |                      |  ^                  |                    | |  \--Halted: as asked--> PausedByUser  | Continued
-//!        |                      |  |                  |                    | \--Halted: error--------> PausedByError/
-//!        |                      |  |                  |                    v                              |
-//!        |                      |  |                  |       PoweringDown <---------- stop asked --------/
-//!        |                      |  |                  |            |
-//!        |                      |  |                  \------------+--- Deadline, panic, fault, QEMU's own word -> Quitting
-//!        |                      |  |                               |                                                  |
-//!        |                      \--+-- stop asked, StartFailed ----+--------- crash asked --------> Killing <-Deadline-/
-//!        |                         |                                                                |   |
-//!  NeverStarted                    |                                 QEMU's exit, whatever the state |   | Deadline
-//!        |                    StartedAgain                                                          v   |
-//!        \-------------------------\---------------------------------------------------------- Exited   |
-//!                                                                                                |      v
-//!                                      GivenBack: Released <-------- Quarantined <---------------+--> NeedsOperator
+//! Preparing --Prepared--> HostReady --Greeted--> Paused --Continued--> Running --Halted, asked--> PausedByUser  --Continued--> Running
+//!     |                    ^    |                   |                     |   \---Halted, error--> PausedByError --Continued--> Running
+//!     |                    |    |                   |                     |                              |
+//!     |                    |    |                   |                     \--------- stop asked --------/--> PoweringDown
+//!     |                    |    |                   |                                                              |
+//!     |                    |    |                   \-- stop asked; or from any of these: QEMU's own word, panic,   v
+//!     |                    |    |                       fault, monitor lost, deadline of the power button ----> Quitting
+//!     |                    |    |                                                                                  | deadline
+//!     |                    |    \-- stop asked, start failed; or from any with a QEMU: crash asked --------------> Killing
+//!     |                    |                                                                                       |     |
+//!     |                    | started again                              from any with a QEMU: QEMU's exit -> Exited |     | deadline
+//!     \-- never started --------------------------------------------------------------------------------> Exited  |     |
+//!                          \------------------------------------------------------------------------------ Exited <-/     |
+//!                                                                                                            |           |
+//!                                                   given back: Released, Quarantined or NeedsOperator <-----/           |
+//!                                                                                        NeedsOperator <-----------------/
 //! ```
 //!
 //! What is done about what QEMU tells:

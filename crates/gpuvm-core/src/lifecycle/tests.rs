@@ -1,3 +1,5 @@
+mod machine;
+
 use proptest::prelude::*;
 use rstest::rstest;
 

@@ -286,7 +286,10 @@ impl Client {
             seq = entry.seq;
             self.send(&entry).await?;
         }
-        while follow {
+        if !follow {
+            return Ok(());
+        }
+        loop {
             let entry = tokio::select! {
                 biased;
                 entry = entries.recv() => entry,
@@ -306,7 +309,6 @@ impl Client {
                 Err(RecvError::Closed) => return Ok(()),
             }
         }
-        Ok(())
     }
 
     async fn console(
