@@ -142,10 +142,10 @@ enum Up {
 fn last(text: &[u8], lines: Option<usize>) -> &[u8] {
     let Some(lines) = lines else { return text };
     let body = text.strip_suffix(b"\n").unwrap_or(text);
-    let ends = body.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
+    let mut ends = body.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
     let from = match lines {
         0 => text.len(),
-        lines => ends.skip(lines - 1).next().unwrap_or(0),
+        lines => ends.nth(lines - 1).unwrap_or(0),
     };
     text.get(from..).unwrap_or_default()
 }
