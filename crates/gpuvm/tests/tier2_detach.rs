@@ -11,6 +11,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use gpuvm_core::control::{Answer, Finale, Live, State};
+use gpuvm_host::process::ProcessId;
 use gpuvm_sys::process::{Signal, pidfd_open, pidfd_send_signal};
 use rstest::rstest;
 use serde_json::Value;
@@ -91,10 +92,10 @@ fn is_ours(pid: i32) -> bool {
     words(pid).contains("idle")
 }
 
+/// Waits until no thread of a process is left, as gpuvm means it.
 fn gone(pid: i32) {
     let begun = Instant::now();
-    // A zombie has no words.
-    while !words(pid).is_empty() {
+    while ProcessId::of(pid).is_some_and(ProcessId::is_alive) {
         assert!(begun.elapsed() < LONG, "process {pid} is still there");
         std::thread::sleep(Duration::from_millis(20));
     }
