@@ -225,6 +225,7 @@ fn by_records() -> Vec<(&'static str, i32, Host, Vec<&'static str>)> {
 }
 
 /// What is told by a supervisor.
+#[allow(clippy::too_many_lines, reason = "a table of cases")]
 fn by_supervisor() -> Vec<(&'static str, i32, Host, Vec<&'static str>)> {
     let stream = || {
         let lines: Vec<String> = entries().iter().map(|entry| format!("{entry}\n")).collect();
