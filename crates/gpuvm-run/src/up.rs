@@ -384,9 +384,9 @@ impl<'a> Session<'a> {
             outcome,
             took: self.since.elapsed(),
         };
-        let log = &mut self.kernel_log;
-        let mut judged =
-            judging::after_run(root, places, &self.baselines, &mut |bdf| log.heard(bdf), resets, ran);
+        let (log, ours) = (&mut self.kernel_log, judging::our_methods(&self.journal));
+        let heard = &mut |bdf| log.heard(bdf);
+        let mut judged = judging::after_run(root, places, &self.baselines, &ours, heard, resets, ran);
         self.repair(&mut judged, observer);
         judged
     }

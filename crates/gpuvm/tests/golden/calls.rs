@@ -1,6 +1,7 @@
 //! Help, and calls that make no sense.
 
 use std::fs;
+use std::path::Path;
 
 use crate::shared::golden::compare;
 use crate::{gpuvm, transcript};
@@ -87,22 +88,26 @@ const PLAIN: &[(&str, i32, &[&str])] = &[
 
 const DEV: &str = "profiles/dev.toml";
 
+/// Writes files that are none of what they are called as.
+fn lay_out(folder: &Path) {
+    let write = |name: &str, bytes: &[u8]| fs::write(folder.join(name), bytes).unwrap();
+    write("other.json", b"{\"plan\": {}}");
+    write("newer.json", b"{\"gpuvm-facts\": 7, \"gpuvm\": \"9.0.0\", \"facts\": {}}");
+    write("latin1.toml", b"name = \"\xe9\"\n");
+    std::os::unix::fs::symlink(crate::shared::hosts::NOT_READABLE, folder.join("denied.toml")).unwrap();
+    fs::create_dir(folder.join("garbage")).unwrap();
+    write("garbage/record.jsonl", b"some notes\nof somebody\n");
+}
+
 /// Wrong command lines, and files that are no profiles.
 #[test]
 fn each_wrong_call_is_refused_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();
+    lay_out(folder.path());
     let (missing, latin1, denied, host) =
         (path("none.toml"), path("latin1.toml"), path("denied.toml"), path(""));
-    let (other, newer) = (path("other.json"), path("newer.json"));
-    fs::write(&other, "{\"plan\": {}}").unwrap();
-    fs::write(&newer, "{\"gpuvm-facts\": 7, \"gpuvm\": \"9.0.0\", \"facts\": {}}").unwrap();
-    fs::write(&latin1, b"name = \"\xe9\"\n").unwrap();
-    std::os::unix::fs::symlink(crate::shared::hosts::NOT_READABLE, &denied).unwrap();
-    let garbage = folder.path().join("garbage");
-    fs::create_dir(&garbage).unwrap();
-    fs::write(garbage.join("record.jsonl"), "some notes\nof somebody\n").unwrap();
-    let garbage = garbage.display().to_string();
+    let (other, newer, garbage) = (path("other.json"), path("newer.json"), path("garbage"));
     let dev = DEV;
     let cases: &[(&str, i32, &[&str])] = &[
         ("unknown-option", 64, &["plan", "--strict", dev]),
