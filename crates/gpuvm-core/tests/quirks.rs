@@ -417,6 +417,28 @@ fn an_entry_of_the_hosts_own_replaces_the_one_of_its_name() {
     assert!(!steps(&facts, GPU, ResetWish::default()).0.contains(&Method::Hot));
 }
 
+#[test]
+fn an_entry_of_nothing_but_its_name_and_no_effects_silences_the_one_of_its_name() {
+    let mut facts = card("10de:2b85", "7.1.8");
+    let names = |facts: &HostFacts| -> Vec<String> { table(facts).map(|quirk| quirk.name.clone()).collect() };
+    let mut before = names(&facts);
+    facts.quirks.add("/etc/gpuvm/quirks.d/a.toml", "[[quirk]]\nname = \"rtx-5090-flr\"\neffects = []\n");
+    assert_eq!(facts.quirks.problems, []);
+    before.retain(|name| name != "rtx-5090-flr");
+    assert_eq!(names(&facts), before);
+    assert!(quirks_of(bdf(GPU), &facts).iter().all(|found| found.quirk.name != "rtx-5090-flr"));
+    // It goes with a report, and a file that comes later has the last word.
+    let text = serde_json::to_string(&facts.quirks).unwrap();
+    assert_eq!(serde_json::from_str::<LocalQuirks>(&text).unwrap(), facts.quirks);
+    facts.quirks.add("/etc/gpuvm/quirks.d/b.toml", ENTRY);
+    assert_eq!(names(&facts).len(), before.len() + 1);
+}
+
+#[test]
+fn the_table_of_the_program_silences_nothing() {
+    assert!(embedded().iter().all(|quirk| !quirk.behaviour.is_empty()));
+}
+
 /// What README shows can be copied.
 #[test]
 fn the_entry_in_the_readme_parses() {

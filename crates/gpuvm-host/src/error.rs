@@ -187,6 +187,16 @@ pub enum HostError {
         /// Who has it, in words.
         owner: String,
     },
+    /// A soak has the VM's name for as long as it runs, also between two of its cycles.
+    #[error(
+        "VM {vm} is being soaked (gpuvm process {pid}): its name is taken until that soak is over, between its cycles too"
+    )]
+    Soaked {
+        /// The VM.
+        vm: String,
+        /// The process that soaks it.
+        pid: i32,
+    },
     /// A device isn't any more as it was when the plan was made.
     #[error("{bdf} has {now} now, and had {planned} when this was planned: somebody else is at it")]
     Stale {

@@ -22,6 +22,7 @@ use crate::orphans;
 use crate::places::Places;
 use crate::process::ProcessId;
 use crate::root::{HostRoot, read_text};
+use crate::soak;
 
 /// What a process is to a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -221,6 +222,7 @@ pub fn reserve(places: &Places, wanted: &Reservation) -> Result<(), HostError> {
 /// As [`reserve`]; nothing is changed.
 pub fn check(places: &Places, wanted: &Reservation) -> Result<Vec<PathBuf>, HostError> {
     bound::intact(places, &wanted.devices)?;
+    not_soaked(places, wanted)?;
     let mut over = Vec::new();
     for held in all(places, &wanted.boot_id)? {
         let alive = held.alive();
@@ -243,6 +245,15 @@ pub fn check(places: &Places, wanted: &Reservation) -> Result<Vec<PathBuf>, Host
         }
     }
     Ok(over)
+}
+
+/// Checks that no other process soaks the VM: between two cycles a soak has no record here.
+fn not_soaked(places: &Places, wanted: &Reservation) -> Result<(), HostError> {
+    let Owner::Vm(vm) = wanted.owner() else { return Ok(()) };
+    match soak::holder(places, &vm)?.filter(|holder| *holder != ProcessId::own()) {
+        Some(holder) => Err(HostError::Soaked { vm: vm.to_string(), pid: holder.pid }),
+        None => Ok(()),
+    }
 }
 
 fn conflicts(held: &Reservation, wanted: &Reservation) -> Result<(), HostError> {

@@ -13,6 +13,7 @@ use gpuvm_host::lock::make_dir;
 use gpuvm_host::places::Places;
 use gpuvm_host::process::ProcessId;
 use gpuvm_host::reservation::{Owner, Reservation, check, reserve};
+use gpuvm_host::soak;
 use rstest::rstest;
 
 const BOOT: &str = "boot-1";
@@ -56,6 +57,56 @@ fn what_another_vm_has_is_refused_by_name(
         "{error}"
     );
     assert!(error.to_string().contains(says), "{error}");
+}
+
+/// A process that lives until the test is over.
+struct Other(std::process::Child);
+
+impl Other {
+    fn start() -> Self {
+        Self(std::process::Command::new("sleep").arg("60").spawn().unwrap())
+    }
+
+    fn id(&self) -> ProcessId {
+        ProcessId::of(i32::try_from(self.0.id()).unwrap()).unwrap()
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        self.0.kill().and_then(|()| self.0.wait()).ok();
+    }
+}
+
+#[test]
+fn between_two_cycles_a_soak_has_its_vms_name_and_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let places = Places::below(dir.path());
+    let (soaked, wanted) = (VmName::new("vm1").unwrap(), reservation("vm1", "0000:81:00.0", 7, &[]));
+    // Its own cycles may have it.
+    let held = soak::hold(&places, &soaked).unwrap();
+    check(&places, &wanted).unwrap();
+    let other = Other::start();
+    let id = other.id();
+    std::fs::write(places.soak_lock(&soaked), serde_json::to_string(&id).unwrap()).unwrap();
+    let error = reserve(&places, &wanted).unwrap_err();
+    assert!(matches!(&error, HostError::Soaked { vm, pid } if vm == "vm1" && *pid == id.pid), "{error}");
+    check(&places, &reservation("vm2", "0000:81:00.0", 7, &[])).unwrap();
+    // One that was killed has nothing any more, and neither has one that is over.
+    drop(other);
+    reserve(&places, &wanted).unwrap();
+    drop(held);
+    assert_eq!(soak::holder(&places, &soaked).unwrap(), None);
+}
+
+#[test]
+fn a_soak_that_is_over_gives_its_vms_name_free_though_its_process_lives() {
+    let dir = tempfile::tempdir().unwrap();
+    let (places, vm) = (Places::below(dir.path()), VmName::new("vm1").unwrap());
+    let held = soak::hold(&places, &vm).unwrap();
+    assert_eq!(soak::holder(&places, &vm).unwrap(), Some(ProcessId::own()));
+    drop(held);
+    assert_eq!(soak::holder(&places, &vm).unwrap(), None);
 }
 
 #[rstest]

@@ -548,3 +548,37 @@ fn a_rung_that_hangs_keeps_the_reservation_and_nothing_else_is_tried() {
     let held = reservation::all(&bench.places, &bench.boot_id()).unwrap();
     assert_eq!(held[0].in_flight.len(), 1, "{held:?}");
 }
+
+/// A device whose reset fails is made well by a rescan where a person asks for that rung; a profile's is not (`stands_in_for_a_reset`).
+#[test]
+fn a_rescan_that_a_person_asks_for_stands_in_for_a_reset_that_failed() {
+    let bench = placed();
+    bench.fake.fault(&format!("/sys/bus/pci/devices/{GPU}/reset"), Fault::Errno(ENOTTY));
+    bench.fake.sicken(GPU, Cure::By(Rung::Rescan));
+    let report = bench.reset_by(&bench.plan_repair(GPU, "flr", RepairPolicy::Rescan).unwrap()).unwrap();
+    assert!(report.is_good(), "{report:?}");
+    assert_eq!((methods(&report), climbed(&report)), (vec![(Method::Flr, false)], Rung::ALL.to_vec()));
+}
+
+#[test]
+fn nothing_is_climbed_for_a_device_whose_group_somebody_has_opened_meanwhile() {
+    let bench = placed();
+    bench.fake.sicken(GPU, Cure::By(Rung::Hot));
+    let job = bench.plan_repair(GPU, "flr", RepairPolicy::Rescan).unwrap();
+    let mut other = None;
+    let mut told = |event: Event<'_>| {
+        if matches!(event, Event::Judging) && other.is_none() {
+            let group = fs::File::open(bench.fake.path("/dev/vfio/7")).unwrap();
+            other = Some(std::process::Command::new("sleep").arg("60").stdin(group).spawn().unwrap());
+        }
+    };
+    let kernel = bench.fake.kernel();
+    let report = run(&kernel, &bench.places, &bench.boot_id(), &job, &|| false, &mut told).unwrap();
+    let mut other = other.unwrap();
+    other.kill().and_then(|()| other.wait()).unwrap();
+    assert!(!report.is_good() && climbed(&report).is_empty(), "{report:?}");
+    let id = other.id().to_string();
+    let busy =
+        |error: &HostError| matches!(error, HostError::GroupBusy { holder, .. } if holder.starts_with(&id));
+    assert!(report.left.iter().any(busy), "{:?}", report.left);
+}

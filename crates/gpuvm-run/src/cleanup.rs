@@ -217,8 +217,8 @@ fn judge(
     let since = Since::read(&kernel.root, &begun.log);
     let took = Duration::from_secs(ledger::now().saturating_sub(begun.at));
     let ran = Ran { vm, qemu: None, started: record.qemu.is_some(), outcome: None, took };
-    let mut judged =
-        judging::after_run(&kernel.root, places, baselines, &mut |bdf| since.of(bdf), Resets::default(), ran);
+    let (root, ours, heard) = (&kernel.root, judging::our_methods(journal), &mut |bdf| since.of(bdf));
+    let mut judged = judging::after_run(root, places, baselines, &ours, heard, Resets::default(), ran);
     repair(host, record, journal, &mut judged, observer)?;
     // A full disk stops nothing: giving back comes first.
     judged.failures.extend(judging::note_judged(places, vm, &judged.devices, Stage::Judged).err());

@@ -12,9 +12,9 @@ use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::Plan;
 use gpuvm_core::profile::VmName;
 use gpuvm_core::reset::{
-    Check, Deed, Finding, Heard, Judgement, Method, Snapshot, Step, Verdict, inspect, judge,
+    Check, Deed, Finding, Heard, Judgement, Method, Reading, Snapshot, Step, Verdict, inspect, judge,
 };
-use gpuvm_host::journal::Journal;
+use gpuvm_host::journal::{Journal, Record};
 use gpuvm_host::kernel::Kernel;
 use gpuvm_host::kernel_log::Mark;
 use gpuvm_host::ledger;
@@ -126,6 +126,7 @@ pub(crate) fn after_run(
     root: &HostRoot,
     places: &Places,
     baselines: &BTreeMap<Bdf, Snapshot>,
+    ours: &OurMethods,
     heard: &mut dyn FnMut(Bdf) -> Heard,
     resets: Resets,
     ran: Ran<'_>,
@@ -136,7 +137,7 @@ pub(crate) fn after_run(
     for (bdf, before) in baselines {
         let (after, heard) = (snapshot::take(&spared, *bdf), heard(*bdf));
         let reset = resets.done.get(bdf);
-        let mut findings = judge(before, &after, &heard).findings;
+        let mut findings = judge(&expected(before, ours), &after, &heard).findings;
         findings.extend(reset.and_then(|reset| not_reset(*bdf, reset)));
         let judgement = Judgement::new(findings);
         if let Some(ResetReport { method, ms, failure }) = reset {
@@ -151,6 +152,28 @@ pub(crate) fn after_run(
         judged.add(judgement, evidence, reset.cloned());
     }
     judged
+}
+
+/// The reset methods that gpuvm has left functions for the run.
+pub(crate) type OurMethods = BTreeMap<Bdf, Vec<Method>>;
+
+/// Finds in a journal what gpuvm has left of devices' reset methods and not put back yet.
+pub(crate) fn our_methods(journal: &Journal) -> OurMethods {
+    let ours = |record: Record| match record.op {
+        HostOp::SetResetMethods { bdf, methods } => Some((bdf, methods)),
+        _ => None,
+    };
+    journal.open_records().into_iter().filter_map(ours).collect()
+}
+
+/// Returns what a device should say of itself after a run: the baseline, but for what gpuvm has changed of it on purpose.
+fn expected(before: &Snapshot, ours: &OurMethods) -> Snapshot {
+    let mut expected = before.clone();
+    if let Some(methods) = ours.get(&before.bdf) {
+        expected.reset_methods =
+            Reading::Read(methods.iter().map(|method| method.name().to_owned()).collect());
+    }
+    expected
 }
 
 /// Makes the finding on a function whose reset the plan wanted and that wasn't reset.

@@ -1,18 +1,18 @@
 //! Repairs what came back sick, as far as the profile allows: by the ladders that the plan decided on while the devices were well.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use gpuvm_core::pci::{Bdf, GroupId};
 use gpuvm_core::plan::{Plan, Topic, Warning, is_vfio_driver};
-use gpuvm_core::reset::repair::{Climbed, Ladder, Rung};
+use gpuvm_core::reset::repair::{Climbed, Ladder, Rung, Wanted};
 use gpuvm_core::reset::{Check, Deed, Finding, Rejected, Snapshot, Verdict};
 use gpuvm_host::HostError;
 use gpuvm_host::apply::Host;
 use gpuvm_host::journal::Journal;
 use gpuvm_host::repair::{self, Event, Repaired};
 use gpuvm_host::reservation::Reservation;
-use gpuvm_host::root::driver_of;
+use gpuvm_host::root::{HostRoot, driver_of, group_of};
 
 use crate::judging::{Judged, record};
 use crate::report::{DeviceReport, Evidence, Note, Observer, Phase};
@@ -29,21 +29,13 @@ pub(crate) struct Mended {
 }
 
 impl Mended {
-    /// Writes the groups that functions are in now over those that they were in.
-    pub(crate) fn regroup(&self, plan: &Plan, reservation: &mut Reservation) {
-        let was = |bdf: &Bdf| {
-            let has = |id: GroupId| {
-                plan.groups.iter().any(|group| group.id == id && group.members.iter().any(|m| m.bdf == *bdf))
-            };
-            reservation.groups.iter().copied().find(|id| has(*id))
-        };
-        let before: Vec<GroupId> = self.groups.keys().filter_map(was).collect();
-        let now: Vec<GroupId> = self.groups.values().copied().flatten().collect();
-        if !now.is_empty() {
-            reservation.groups.retain(|id| !before.contains(id) && !now.contains(id));
-            reservation.groups.extend(now);
-            reservation.groups.sort();
-            reservation.groups.dedup();
+    /// Writes down the groups that the functions are in now: those that were found anew may be in others than before, each time.
+    pub(crate) fn regroup(&self, root: &HostRoot, reservation: &mut Reservation) {
+        let now = |bdf: &Bdf| self.groups.get(bdf).copied().unwrap_or_else(|| group_of(root, *bdf).ok());
+        let now: BTreeSet<GroupId> = reservation.devices.iter().filter_map(now).collect();
+        // Where none is there, nothing is known of groups.
+        if !self.groups.is_empty() && !now.is_empty() {
+            reservation.groups = now.into_iter().collect();
         }
     }
 }
@@ -117,7 +109,8 @@ fn fitting(ladder: &Ladder, judged: &Judged) -> Ladder {
     };
     let mut fitting = ladder.clone();
     // One that another of its card is tried by would be taken for its own.
-    fitting.rungs.retain(|climb| climb.rung != Rung::Rescan || !climb.functions.iter().any(not_reset));
+    let stands_in = |rung: Rung| rung.stands_in_for_a_reset(Wanted::ByProfile);
+    fitting.rungs.retain(|climb| stands_in(climb.rung) || !climb.functions.iter().any(not_reset));
     if fitting.rungs.len() < ladder.rungs.len() {
         let reason = "the card was not reset as planned, and being found anew is no reset".to_owned();
         fitting.left_out.push(Rejected { method: Rung::Rescan.to_string(), reason });

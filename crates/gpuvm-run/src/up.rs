@@ -352,9 +352,9 @@ impl<'a> Session<'a> {
             outcome,
             took: self.since.elapsed(),
         };
-        let log = &mut self.kernel_log;
-        let mut judged =
-            judging::after_run(root, places, &self.baselines, &mut |bdf| log.heard(bdf), resets, ran);
+        let (log, ours) = (&mut self.kernel_log, judging::our_methods(&self.journal));
+        let heard = &mut |bdf| log.heard(bdf);
+        let mut judged = judging::after_run(root, places, &self.baselines, &ours, heard, resets, ran);
         self.repair(&mut judged, observer);
         judged
     }
@@ -365,7 +365,7 @@ impl<'a> Session<'a> {
         let mended = repairing::repair(&host, &mut self.journal, self.run.plan, judged, observer);
         let Some(took) = mended.took else { return };
         self.timings.push(Timing::new("repair", took));
-        mended.regroup(self.run.plan, &mut self.reservation);
+        mended.regroup(&self.run.kernel.root, &mut self.reservation);
         judged.failures.extend(reservation::update(self.run.places, &self.reservation).err());
         self.baselines.extend(mended.baselines);
         judged.failures.extend(keep(&self.run.places.baselines(&self.run.plan.name), &self.baselines).err());

@@ -9,14 +9,18 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use bench::{AUDIO, Bench, GPU, Told, action, nobody, shutdown_after};
+use gpuvm_core::host_ops::HostOp;
 use gpuvm_core::lifecycle::{NotAgain, Outcome, Reboots};
 use gpuvm_core::pci::Bdf;
+use gpuvm_core::plan::PlannedOp;
 use gpuvm_core::reset::{
-    Deed, Entry, Heard, Identity, Method, PlannedReset, Reading, RebootPolicy, ResetPlan, ResetWish, Step,
-    Verdict, quarantine,
+    Check, Deed, Entry, Heard, Identity, Method, PlannedReset, Reading, RebootPolicy, ResetPlan, ResetWish,
+    Step, Verdict, quarantine,
 };
 use gpuvm_host::{HostError, ledger};
-use gpuvm_run::{Cause, Cleaned, DeviceReport, LaunchError, Note, Observer, Phase, Signals, cleanup, up};
+use gpuvm_run::{
+    Cause, Cleaned, DeviceReport, LaunchError, Note, Observer, Phase, Report, Signals, cleanup, up,
+};
 use gpuvm_sys::reset::{ResetFailure, ResetOutcome, ResetTold, Step as SysStep};
 use gpuvm_testkit::fake_host::FakeHost;
 use gpuvm_testkit::fake_qemu::{Action, ExitAtStart, Recording, Reply, Script};
@@ -504,4 +508,25 @@ async fn a_run_whose_launcher_was_killed_is_judged_once_by_cleanup() {
     assert_eq!((again.result, again.devices.len()), (Cleaned::Done, 0), "{again:?}");
     assert_eq!(bench.entries(GPU).len(), 1);
     bench.assert_given_back();
+}
+
+#[tokio::test]
+async fn reset_methods_that_gpuvm_itself_has_cut_down_for_the_run_are_no_finding() {
+    let mut bench = Bench::new(&Script { after_cont: shutdown_after(20), ..Script::default() });
+    let op = HostOp::SetResetMethods { bdf: GPU.parse().unwrap(), methods: Vec::new() };
+    bench.plan.operations.insert(0, PlannedOp { op, reason: "the profile wants it so".to_owned() });
+    let report = bench.up().await.unwrap();
+    let findings = |report: &Report| -> Vec<Check> {
+        let of =
+            |device: &DeviceReport| device.judgement.findings.iter().map(|finding| finding.check).collect();
+        report.devices.iter().flat_map(|device| -> Vec<Check> { of(device) }).collect()
+    };
+    assert!(!findings(&report).contains(&Check::ResetMethods), "{:?}", report.devices);
+
+    // Where it is somebody else's doing, it is told as ever.
+    let bench = Bench::new(&Script { after_cont: shutdown_after(20), ..Script::default() });
+    let list = bench.fake.path(&format!("/sys/bus/pci/devices/{GPU}/reset_method"));
+    let mut cut = At::new("Running", 1, || std::fs::write(&list, "bus\n").unwrap());
+    let report = up(&bench.run(), &mut nobody(), None, &mut cut).await.unwrap();
+    assert!(findings(&report).contains(&Check::ResetMethods), "{:?}", report.devices);
 }

@@ -262,6 +262,27 @@ async fn a_guest_that_reboots_goes_on_after_its_device_was_repaired() {
     assert_eq!(quarantine(&bench.entries(GPU)), None);
 }
 
+/// The group is renumbered each time that its device is found anew: none of its former numbers may stay reserved.
+#[tokio::test]
+async fn of_a_device_that_is_renumbered_twice_no_former_group_stays_reserved() {
+    let bench = Bench::below_port(&reboots_once(), "repair = \"rescan\"\nreboot = \"relaunch\"");
+    let (groups, kept) = (RefCell::new(Vec::new()), RefCell::new(70));
+    let mut observer = At::new("-", 1, || {});
+    let mut both = Both(&mut observer, |phase: &Phase| match phase {
+        // Both times that QEMU is gone.
+        Phase::Ended => {
+            bench.fake.regroups(GPU, *kept.borrow());
+            *kept.borrow_mut() += 1;
+            bench.fake.sicken(GPU, Cure::By(Rung::Rescan));
+        }
+        Phase::GivingBack => drop(groups.replace(bench.reserved().groups)),
+        _ => {}
+    });
+    let report = up(&bench.run(), &mut nobody(), None, &mut both).await.unwrap();
+    assert!(report.all_well() && report.left.is_empty(), "{report:?}");
+    assert_eq!((bench.starts(), groups.into_inner()), (2, vec![GroupId(71)]));
+}
+
 /// Tells two.
 struct Both<'a, 'b, F: FnMut(&Phase)>(&'a mut At<'b>, F);
 

@@ -194,6 +194,7 @@ impl Made {
             kind,
             at: self.at_ms / 1000,
             ms: phases.iter().map(|part| part.ms).sum(),
+            waited_ms: 0,
             phases,
             outcome: Some(match kind {
                 CycleKind::Kill => Outcome::QemuDied { exit: Exit::Signal(9) },

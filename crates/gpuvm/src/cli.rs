@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use gpuvm_core::profile::VmName;
@@ -119,6 +120,21 @@ pub(crate) struct ProfileArgs {
     pub(crate) set: Vec<String>,
 }
 
+/// Reads a time as in 90s or 2m; a number alone is one of seconds.
+pub(crate) fn whole_seconds(text: &str) -> Result<u32, String> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let time = match is_number {
+        true => {
+            Duration::from_secs(text.parse().map_err(|_| "it is longer than a guest may take".to_owned())?)
+        }
+        false => humantime::parse_duration(text).map_err(|error| error.to_string())?,
+    };
+    if time.subsec_nanos() > 0 {
+        return Err("expected whole seconds".to_owned());
+    }
+    u32::try_from(time.as_secs()).map_err(|_| "it is longer than a guest may take".to_owned())
+}
+
 /// What `up` takes.
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {
@@ -126,7 +142,7 @@ pub(crate) struct UpArgs {
     pub(crate) profile: ProfileArgs,
 
     /// Give the guest so long to power off when asked to, before QEMU is told to quit [default: the profile's shutdown-timeout]
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "TIME", value_parser = whole_seconds)]
     pub(crate) shutdown_timeout: Option<u32>,
 
     /// Go on although this host has changed since it was locked, and lock it as it is now
@@ -201,4 +217,28 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     // Nothing can be done about a terminal that is gone.
     error.print().ok();
     if error.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::a_number("90", Ok(90))]
+    #[case::seconds("2s", Ok(2))]
+    #[case::minutes_and_seconds("1m 30s", Ok(90))]
+    #[case::none("0", Ok(0))]
+    #[case::empty("", Err(()))]
+    #[case::a_part_of_a_second("1500ms", Err(()))]
+    #[case::a_word("soon", Err(()))]
+    #[case::too_long("99999999999", Err(()))]
+    #[case::negative("-1", Err(()))]
+    fn times_are_taken_as_elsewhere_and_as_plain_seconds(
+        #[case] text: &str,
+        #[case] expected: Result<u32, ()>,
+    ) {
+        assert_eq!(whole_seconds(text).map_err(drop), expected);
+    }
 }

@@ -194,6 +194,7 @@ fn host_code(error: &HostError) -> Exit {
         | HostError::GroupBusy { .. }
         | HostError::Locked { .. }
         | HostError::SoakRuns { .. }
+        | HostError::Soaked { .. }
         | HostError::Spared { .. }
         | HostError::ReachesMore { .. }
         | HostError::Stale { .. } => Exit::Busy,

@@ -46,6 +46,12 @@ pub(crate) fn no_record() -> String {
         .to_owned()
 }
 
+/// What to do about a record that can't be gone on with.
+pub(crate) fn damaged_record(record: &Path) -> String {
+    let record = quote(record.as_os_str());
+    format!("look at it: {record}; put that line right, or move it away and begin a new soak")
+}
+
 /// What to do where there is no soak to go on with.
 pub(crate) fn no_soak() -> String {
     "name its folder by --out, or begin one: the same command without --resume".to_owned()
@@ -103,7 +109,8 @@ pub(crate) fn quarantined(bdf: Bdf, reset_since: bool) -> String {
     match reset_since {
         true => format!("it was reset since and came back well: gpuvm quarantine clear {bdf}"),
         false => format!(
-            "reset it, and clear it if it comes back well: gpuvm reset {bdf}, then gpuvm quarantine clear {bdf}"
+            "reset it, and clear it if it comes back well: gpuvm reset {bdf}, then gpuvm quarantine clear {bdf}\n\
+             where a reset isn't enough, step by step up to having the kernel find it anew: gpuvm reset --repair rescan {bdf}"
         ),
     }
 }
@@ -111,7 +118,8 @@ pub(crate) fn quarantined(bdf: Bdf, reset_since: bool) -> String {
 /// What to do about a device that can't be cleared yet.
 pub(crate) fn not_cleared(bdf: Bdf) -> String {
     format!(
-        "reset it: gpuvm reset {bdf}; or take it as it is, if you know that it is well: gpuvm quarantine clear {bdf} --accept"
+        "reset it: gpuvm reset {bdf}, or with --repair rescan where that isn't enough; or take it as it is, if you know that it is \
+         well: gpuvm quarantine clear {bdf} --accept"
     )
 }
 
@@ -216,6 +224,9 @@ fn of_error(error: &HostError) -> Option<String> {
         HostError::AlreadyUp { .. } => {
             "each name runs once; --set name=OTHER runs another beside it".to_owned()
         }
+        HostError::Soaked { pid, .. } => format!(
+            "wait until the soak is over, or end it: kill -INT {pid}; --set name=OTHER runs another VM beside it, on other devices"
+        ),
         HostError::Aperture { .. } => {
             "write a smaller [memory] size, which fits below the gap or the end".to_owned()
         }

@@ -38,7 +38,23 @@ impl Rung {
     }
 }
 
+/// Who wants a device repaired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// A profile's `repair`, for whatever comes back sick from a guest.
+    ByProfile,
+    /// A person who names the device and the rung (`gpuvm reset --repair`).
+    ByPerson,
+}
+
 impl Rung {
+    /// Tells whether a device whose planned reset failed may be called well after this rung. Of a profile's device the next guest must
+    /// find nothing of the one before: a reset wipes that, and being removed and found anew alone doesn't, so a rescan is no way out
+    /// there. A person who asks for a rescan of this very device has weighed that, and wants it to answer again.
+    pub fn stands_in_for_a_reset(self, wanted: Wanted) -> bool {
+        self != Self::Rescan || wanted == Wanted::ByPerson
+    }
+
     /// Returns what a function is held against after this rung: its baseline, but for the errors that were counted since, before the
     /// rung. A device that was found anew has counted none.
     pub fn yardstick(self, baseline: &Snapshot, sick: Option<&Snapshot>) -> Snapshot {

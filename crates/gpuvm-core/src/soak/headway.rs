@@ -190,6 +190,7 @@ mod tests {
             at: 1,
             ms: 1,
             phases: Vec::new(),
+            waited_ms: 0,
             outcome: None,
             faults,
             devices: Vec::new(),

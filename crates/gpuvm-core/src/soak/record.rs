@@ -171,6 +171,9 @@ pub struct Cycle {
     pub at: u64,
     /// How long it took, in ms.
     pub ms: u64,
+    /// How long it was waited before, for what somebody else had, in ms.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub waited_ms: u64,
     /// How long each part took, in the order in which they came; one that comes twice is there twice.
     pub phases: Vec<PhaseTime>,
     /// How the guest ended; nothing of one that never ran.
@@ -189,6 +192,11 @@ pub struct Cycle {
     pub polled: Option<Polled>,
     /// What gpuvm itself used when it was over.
     pub own: OwnUse,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_none(ms: &u64) -> bool {
+    *ms == 0
 }
 
 /// How long a part of a cycle took.

@@ -186,17 +186,32 @@ pub struct Spread {
 }
 
 /// The times in which the soak ran, in ms since 1970: what lies between an interruption and when it went on is in none of them.
+///
+/// That clock may be set meanwhile, as it is soon after a boot, and so it is believed no further than the cycles' own times bear it out,
+/// which are measured by one that isn't.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Spans {
     over: u64,
     /// The one that isn't over: its beginning and the end of what is known of it.
     open: Option<(u64, u64)>,
+    /// What its cycles took, each with what was waited for it.
+    cycles: u64,
 }
+
+/// What a soak may do besides its cycles: the last one may have been interrupted, and has no line then.
+const BESIDES: u64 = 10 * 60_000;
+/// Beginnings are in whole seconds.
+const ROUNDED: u64 = 1_000;
 
 impl Spans {
     fn begin(&mut self, at: u64) {
         self.over = self.elapsed();
-        self.open = Some((at, at));
+        (self.open, self.cycles) = (Some((at, at)), 0);
+    }
+
+    fn cycle(&mut self, begin: u64, ms: u64, waited: u64) {
+        self.cycles = self.cycles.saturating_add(ms).saturating_add(waited);
+        self.reach(begin, begin.saturating_add(ms));
     }
 
     fn reach(&mut self, from: u64, to: u64) {
@@ -206,7 +221,8 @@ impl Spans {
 
     fn elapsed(&self) -> u64 {
         let open = self.open.map_or(0, |(begin, end)| end.saturating_sub(begin));
-        self.over.saturating_add(open)
+        let (least, most) = (self.cycles.saturating_sub(ROUNDED), self.cycles.saturating_add(BESIDES));
+        self.over.saturating_add(open.clamp(least, most))
     }
 }
 
@@ -246,7 +262,7 @@ impl Tally {
 
     fn add_cycle(&mut self, cycle: &Cycle) {
         let begin = cycle.at.saturating_mul(1000);
-        self.spans.reach(begin, begin.saturating_add(cycle.ms));
+        self.spans.cycle(begin, cycle.ms, cycle.waited_ms);
         let verdict = cycle.verdict();
         *self.verdicts.entry(verdict).or_default() += 1;
         *self.kinds.entry(cycle.kind).or_default() += 1;
@@ -393,6 +409,28 @@ mod tests {
         // A clock that was set back takes nothing away.
         spans.reach(50_000, 50_100);
         assert_eq!(spans.elapsed(), 5_500);
+    }
+
+    #[rstest]
+    #[case::set_forward(1_700_000_000_000, 15_000 + BESIDES)]
+    #[case::as_it_is(20_000, 20_000)]
+    #[case::set_back(0, 15_000 - ROUNDED)]
+    fn a_clock_that_is_set_while_a_soak_runs_hardly_bears_on_how_long_it_ran(
+        #[case] later: u64,
+        #[case] elapsed: u64,
+    ) {
+        let mut spans = Spans::default();
+        spans.begin(50_000_000);
+        spans.cycle(50_000_000, 5_000, 0);
+        spans.cycle(later.saturating_add(50_000_000 - 10_000), 6_000, 4_000);
+        spans.reach(later + 50_000_000, later + 50_000_000);
+        if later == 0 {
+            spans = Spans { open: Some((50_000_000, 50_000_000)), ..spans };
+        }
+        assert_eq!(spans.elapsed(), elapsed);
+        // Nor is what comes later counted from there.
+        spans.begin(1);
+        assert_eq!(spans.elapsed(), elapsed);
     }
 
     proptest! {

@@ -71,6 +71,18 @@ impl Cycle {
         worst.unwrap_or(CycleVerdict::Healthy)
     }
 
+    /// Says what somebody else has, where that alone kept the guest from running: nothing is held against the guest or its devices then.
+    pub fn busy(&self) -> Option<&str> {
+        match &self.faults[..] {
+            [Fault::Refused { message, exit_code: Fault::BUSY }]
+                if self.devices.iter().all(|device| device.comes_to() == CycleVerdict::Healthy) =>
+            {
+                Some(message)
+            }
+            _ => None,
+        }
+    }
+
     /// Says in a sentence why it isn't healthy, by what weighs most; nothing of one that is.
     pub fn reason(&self) -> Option<String> {
         let verdict = self.verdict();
@@ -87,7 +99,12 @@ impl Cycle {
         };
         let worst_device = || self.worst_device().and_then(device);
         let sick = self.devices.iter().any(|device| device.judgement.verdict.is_bad());
-        let faults = || self.faults.iter().max_by_key(|fault| fault.verdict()).map(Fault::to_string);
+        let waited = || match self.busy() {
+            Some(_) => format!(" (waited {} s for it)", self.waited_ms / 1000),
+            None => String::new(),
+        };
+        let faults = || self.faults.iter().max_by_key(|fault| fault.verdict());
+        let faults = || faults().map(|fault| format!("{fault}{}", waited()));
         match verdict {
             CycleVerdict::Healthy => None,
             CycleVerdict::Bad if sick => worst_device(),
@@ -117,6 +134,9 @@ impl DeviceCycle {
 }
 
 impl Fault {
+    /// The exit code of an `up` that is refused because somebody else has a device or CPU.
+    const BUSY: u8 = 75;
+
     /// Returns what a cycle with it comes to.
     pub fn verdict(&self) -> CycleVerdict {
         match self {
@@ -139,6 +159,9 @@ impl std::fmt::Display for Fault {
             }
             Self::EndedOtherwise { how } => write!(f, "the guest ended otherwise than it was to: {how}"),
             Self::Job { message } => write!(f, "the guest's job failed: {message}"),
+            Self::Refused { message, exit_code: Self::BUSY } => {
+                write!(f, "busy, so that the guest never ran: {message}")
+            }
             Self::Refused { message, .. } => write!(f, "the guest never ran: {message}"),
             Self::NotGivenBack { message } => write!(f, "the host is not as it was: {message}"),
         }
@@ -221,6 +244,7 @@ mod tests {
             at: 0,
             ms: 0,
             phases: Vec::new(),
+            waited_ms: 0,
             outcome: None,
             faults: Vec::new(),
             devices: vec![device("81:00.0", first.0, first.1), device("82:00.0", second.0, second.1)],

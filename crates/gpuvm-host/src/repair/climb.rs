@@ -43,7 +43,7 @@ pub fn deadline_of(planned: &Climb) -> Duration {
 pub fn climb(host: &Host<'_>, journal: &mut Journal, bdf: Bdf, planned: &Climb) -> Done {
     let result = match planned.rung {
         Rung::Hot => hot(host.kernel, bdf, planned),
-        Rung::Subordinate => subordinate(host.kernel, planned),
+        Rung::Subordinate => subordinate(host.kernel, bdf, planned),
         Rung::Rescan => return rescan(host, journal, planned),
     };
     Done { result, left: Vec::new() }
@@ -55,9 +55,12 @@ fn hot(kernel: &Kernel, bdf: Bdf, planned: &Climb) -> Result<(), HostError> {
 }
 
 /// Has the kernel reset all that is below a bridge. It asks nobody whose that is, so it is looked at once more.
-fn subordinate(kernel: &Kernel, planned: &Climb) -> Result<(), HostError> {
+fn subordinate(kernel: &Kernel, bdf: Bdf, planned: &Climb) -> Result<(), HostError> {
     let root = &kernel.root;
-    let Some(port) = planned.port else { return Ok(()) };
+    let Some(port) = planned.port else {
+        let problem = "no bridge above it is known, and so nothing was reset";
+        return Err(HostError::content(&root.device(bdf), "", problem));
+    };
     let doing = format!("reset everything below {port}");
     planned.functions.iter().chain([&port]).try_for_each(|bdf| root.lockable(*bdf))?;
     nothing_more(&doing, planned, below(root, port)?)?;

@@ -1,13 +1,14 @@
 //! What `gpuvm reset --repair` does where resets have left something sick.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::ResetJob;
-use gpuvm_core::reset::repair::Climbed;
+use gpuvm_core::reset::repair::{Climb, Climbed, Ladder, Wanted};
 use gpuvm_core::reset::{Check, Deed, Judgement, Snapshot};
 
-use super::run::{Event, FunctionReport, Report, Told};
+use super::run::{Event, FunctionReport, Report, Told, unopened};
 use crate::error::HostError;
 use crate::kernel::Kernel;
 use crate::ledger;
@@ -40,13 +41,24 @@ pub(super) fn mend(
         repair::Event::Climbed { bdf, climbed } => told(Event::Climbed { bdf, climbed }),
     };
     let of_host = (kernel, places, boot_id.as_str());
-    let repaired = match repair_alone(of_host, before, &job.ladders, &sick, stop, &mut event) {
+    // Resets take minutes, in which somebody may have opened a group: a rung would pull the device from under that one.
+    let busy = RefCell::new(None);
+    let stop = || {
+        if stop() {
+            return true;
+        }
+        *busy.borrow_mut() = unopened(kernel, reservation).err();
+        busy.borrow().is_some()
+    };
+    let ladders = fitting(&job.ladders, report);
+    let repaired = match repair_alone(of_host, before, &ladders, &sick, &stop, &mut event) {
         Ok(repaired) => repaired,
         Err(error) => {
             report.left.push(error);
             return;
         }
     };
+    report.left.extend(busy.into_inner());
     report.left.extend(write_down((kernel, places), before, &sick, &repaired));
     for (bdf, before) in before {
         come_to(*bdf, before, sick.contains_key(bdf), &repaired, report);
@@ -62,6 +74,20 @@ pub(super) fn mend(
         report.left.extend(reservation::update(places, reservation).err());
     }
     report.left.extend(repaired.in_flight.into_iter().chain(repaired.left));
+}
+
+/// Leaves out of the ladders what wouldn't do for a device whose reset failed.
+fn fitting(ladders: &[Ladder], report: &Report) -> Vec<Ladder> {
+    let of_reset = |bdf: &Bdf| {
+        let mut functions = report.functions.iter().filter(|function| function.bdf == *bdf);
+        functions.any(|function| function.judgement.findings.iter().any(|of| of.check == Check::Reset))
+    };
+    let fits = |climb: &Climb| {
+        climb.rung.stands_in_for_a_reset(Wanted::ByPerson) || !climb.functions.iter().any(of_reset)
+    };
+    let mut ladders = ladders.to_vec();
+    ladders.iter_mut().for_each(|ladder| ladder.rungs.retain(fits));
+    ladders
 }
 
 /// Tells whether a function was reset and came back well.

@@ -211,7 +211,7 @@ fn denied(report: &mut Report) -> Option<HostError> {
 }
 
 /// Checks that nobody has one of the groups open: a reset would pull the device from under its user.
-fn unopened(kernel: &Kernel, reservation: &Reservation) -> Result<(), HostError> {
+pub(super) fn unopened(kernel: &Kernel, reservation: &Reservation) -> Result<(), HostError> {
     for group in &reservation.groups {
         if let Some(holder) = vfio::group_holder(&kernel.root, *group)? {
             return Err(HostError::GroupBusy { group: *group, holder });

@@ -15,7 +15,7 @@ use crate::HostError;
 use crate::lock::make_dir;
 use crate::places::Places;
 use crate::process::ProcessId;
-use crate::root::list;
+use crate::root::{list, read_text};
 
 pub use poll::Poll;
 pub use record::{RECORD, Record, Resumed, Written, read, read_file};
@@ -28,7 +28,14 @@ const CONSOLES_MAX: usize = 50;
 /// The right to run a soak of a VM, or to write a record; it ends with this value, and with the process, however that ends.
 #[derive(Debug)]
 pub struct Holding {
-    _file: File,
+    file: File,
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        // Nobody has it any more, though this process may live on. One that is killed is known by its number and start.
+        self.file.set_len(0).ok();
+    }
 }
 
 /// Takes the right to soak a VM.
@@ -37,6 +44,16 @@ pub struct Holding {
 /// Returns that another gpuvm soaks it, and failures to make or lock the file.
 pub fn hold(places: &Places, vm: &VmName) -> Result<Holding, HostError> {
     take(&places.soak_lock(vm), &format!("a soak of VM {vm}"))
+}
+
+/// Returns the process that soaks a VM, and so has its name between two cycles too; nothing where none does.
+///
+/// # Errors
+/// Returns failures to read; a file that makes no sense was being written when its process was killed.
+pub fn holder(places: &Places, vm: &VmName) -> Result<Option<ProcessId>, HostError> {
+    let text = read_text(&places.soak_lock(vm))?.unwrap_or_default();
+    let owner = serde_json::from_str::<ProcessId>(&text).ok();
+    Ok(owner.filter(|owner| owner.is_alive()))
 }
 
 /// Locks a file at once or not at all, and writes into it who has it.
@@ -65,7 +82,7 @@ fn take(path: &Path, what: &str) -> Result<Holding, HostError> {
         file.write_all(own.as_bytes())
     })();
     written.map_err(HostError::file("write", path))?;
-    Ok(Holding { _file: file })
+    Ok(Holding { file })
 }
 
 /// Makes the folder of a soak that begins now.

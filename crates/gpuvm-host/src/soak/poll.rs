@@ -1,7 +1,7 @@
 //! A command that is run again and again while a soak runs, to see whether the host answers meanwhile.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, PipeWriter, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -34,6 +34,12 @@ const TICK: Duration = Duration::from_millis(50);
 const PARTS: usize = 16;
 /// The most that is kept of what one has said.
 const SAID_MAX: usize = 2 << 10;
+
+/// Ends what runs when the pipe from gpuvm ends before gpuvm has said that it is over: gpuvm was killed then. The last line names the
+/// process group, which is the number of its first process.
+const GUARD: &str = "while read -r group; do last=$group; done < /proc/self/fd/FD
+[ -z \"$last\" ] && exit
+kill -TERM \"-$last\"; sleep 2; kill -KILL \"-$last\"";
 
 /// A command that polls. It runs in a thread of its own, since gpuvm's own is held up by the very resets that are of interest.
 #[derive(Debug)]
@@ -69,8 +75,8 @@ impl Poll {
     fn at(pace: Pace, command: &str) -> io::Result<Self> {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (stop, stopped) = mpsc::channel();
-        let (command, shared) = (command.to_owned(), Arc::clone(&seen));
-        let poll = move || Poller { command, pace, seen: shared, stopped }.run();
+        let (command, shared, guard) = (command.to_owned(), Arc::clone(&seen), Guard::start()?);
+        let poll = move || Poller { command, pace, seen: shared, stopped, guard }.run();
         let thread = std::thread::Builder::new().name("poll".to_owned()).spawn(poll)?;
         Ok(Self { seen, stop, thread, patience: pace.patience })
     }
@@ -110,16 +116,67 @@ struct Poller {
     pace: Pace,
     seen: Arc<Mutex<Seen>>,
     stopped: Receiver<()>,
+    guard: Guard,
+}
+
+/// A process that outlives gpuvm, for no longer than it takes to end the command that runs when gpuvm is killed. The command's own death
+/// signal reaches its shell alone, and not what that has started.
+#[derive(Debug)]
+struct Guard {
+    tell: PipeWriter,
+    child: Child,
+}
+
+impl Guard {
+    fn start() -> io::Result<Self> {
+        let (read, tell) = io::pipe()?;
+        let null = || File::options().write(true).open("/dev/null").map(OwnedFd::from);
+        let script = GUARD.replace("FD", &read.as_raw_fd().to_string());
+        let child = spawn(SpawnSpec {
+            argv: ["/bin/sh", "-c", &script].map(Into::into).into(),
+            env: Vec::new(),
+            fds: vec![read.into()],
+            stdout: null()?,
+            stderr: null()?,
+            death_signal: None,
+            memlock: None,
+        })?;
+        Ok(Self { tell, child })
+    }
+
+    /// Says which process group is to be ended if gpuvm is killed; none once it has ended. One that isn't there any more can't be told.
+    fn watch(&mut self, group: Option<i32>) {
+        let group = group.map(|pid| pid.to_string()).unwrap_or_default();
+        self.tell.write_all(format!("{group}\n").as_bytes()).ok();
+    }
+
+    fn end(self) {
+        let Self { tell, mut child } = self;
+        drop(tell);
+        // It reads the end of the pipe and goes; one that doesn't is nobody's concern once gpuvm has ended.
+        child.wait_deadline(Duration::from_secs(1)).ok();
+    }
 }
 
 impl Poller {
     /// Runs the command until the soak is over. Returns what is left of it then.
-    fn run(self) -> Option<String> {
+    fn run(mut self) -> Option<String> {
+        let left = self.again_and_again();
+        self.guard.end();
+        left
+    }
+
+    fn again_and_again(&mut self) -> Option<String> {
         loop {
             let begun = Instant::now();
             lock(&self.seen).since = Some(begun);
             let watched = match Running::start(&self.command) {
-                Ok(mut running) => self.watch(&mut running, begun),
+                Ok(mut running) => {
+                    self.guard.watch(Some(running.child.pid()));
+                    let watched = self.watch(&mut running, begun);
+                    self.guard.watch(None);
+                    watched
+                }
                 Err(error) => {
                     self.over(begun, Some(&format!("it can't be started: {error}")));
                     Watched::Over

@@ -15,7 +15,7 @@ use gpuvm_core::reset::{Before, Deed, Verdict};
 use gpuvm_host::apply::{Host, apply};
 use gpuvm_host::journal::{Journal, OpState};
 use gpuvm_host::lock::make_dir;
-use gpuvm_host::repair::{Repaired, book, repair};
+use gpuvm_host::repair::{Repaired, book, climb, repair};
 use gpuvm_host::undo::undo_all;
 use gpuvm_host::{HostError, snapshot};
 use gpuvm_sys::errno::{EBUSY, ENODEV, ENOTTY};
@@ -305,6 +305,20 @@ fn a_subordinate_reset_that_fails_is_told(#[case] part: &str, #[case] fault: Fau
     // What hangs has the locks of all below the port, and is the last that is tried.
     let rescans = usize::from(fault != Fault::Hang);
     assert_eq!((bench.writes_to("/rescan"), repaired.in_flight.len()), (rescans, 1 - rescans));
+}
+
+#[test]
+fn a_subordinate_reset_without_a_bridge_has_reset_nothing_and_says_so() {
+    let bench = Bench::new();
+    let mut journal = bench.taken();
+    let mut climbs = bench.ladders(RepairPolicy::Rescan).into_iter().flat_map(|ladder| ladder.rungs);
+    let mut planned = climbs.find(|climb| climb.rung == Rung::Subordinate).unwrap();
+    planned.port = None;
+    let kernel = bench.fake.kernel();
+    let done = climb(&bench.host(&kernel), &mut journal, bdf(CARD[0]), &planned);
+    let error = done.result.unwrap_err().to_string();
+    assert!(error.contains("no bridge above it"), "{error}");
+    assert_eq!(bench.writes_to("reset_subordinate"), 0);
 }
 
 #[test]

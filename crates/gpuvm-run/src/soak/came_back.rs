@@ -224,6 +224,7 @@ mod tests {
             at: 0,
             ms: 0,
             phases: Vec::new(),
+            waited_ms: 0,
             outcome: None,
             faults: Vec::new(),
             devices: vec![whole],

@@ -136,6 +136,7 @@ pub async fn cycle(
         at: job.at,
         ms: job.plan_ms + end,
         phases: std::iter::once(plan).chain(outline.phases).collect(),
+        waited_ms: 0,
         outcome,
         faults: outline.faults.into_iter().chain(left).collect(),
         devices,

@@ -1,4 +1,5 @@
-//! Lays out a host that isn't there, for `gpuvm VERB --host-root FOLDER`: `fake-host NAME` prints the folder, which stays.
+//! Lays out a host that isn't there, for `gpuvm VERB --host-root FOLDER`: `fake-host NAME` prints the folder, which stays
+//! until somebody removes it; no test runs this.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
 
@@ -13,6 +14,8 @@ fn main() -> ExitCode {
         eprintln!("fake-host NAME: one of {}", names.join(", "));
         return ExitCode::from(64);
     };
-    println!("{}", make().keep().display());
+    let folder = make().keep();
+    println!("{}", folder.display());
+    eprintln!("it stays in memory until it is removed: rm -r {}", folder.display());
     ExitCode::SUCCESS
 }

@@ -96,7 +96,10 @@ impl FakeHost {
     pub(super) fn bare() -> Self {
         // In memory where that can be had: gpuvm syncs each line of its journal, which on a disk takes most of a test's time.
         let shm = Path::new("/dev/shm");
-        let dir = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() };
+        // Its name says what it is of: a test that is killed leaves it behind.
+        let mut named = tempfile::Builder::new();
+        let named = named.prefix("fake-host-");
+        let dir = if shm.is_dir() { named.tempdir_in(shm) } else { named.tempdir() };
         let dir = dir.unwrap_or_else(|error| panic!("make a temporary folder: {error}"));
         let host = Self { dir, state: Rc::new(RefCell::new(State::default())) };
         host.file("/proc/sys/kernel/random/boot_id", "00000000-0000-4000-8000-000000000001\n");

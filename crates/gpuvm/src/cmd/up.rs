@@ -185,6 +185,16 @@ fn given_back(left: &[HostError]) -> &'static str {
     }
 }
 
+/// Says of a signal that ends a guest that another one hurries: until the guest is off, nothing else is told.
+pub(super) fn hurried(note: &str) -> String {
+    match note.strip_suffix(": ending the guest") {
+        Some(signal) if signal.starts_with("SIG") => {
+            format!("{note}, by its power button first; one more {signal} hurries")
+        }
+        _ => note.to_owned(),
+    }
+}
+
 /// Tells a person what is done.
 pub(super) struct Progress {
     begun: Instant,
@@ -243,6 +253,22 @@ impl Observer for Progress {
     }
 
     fn note(&mut self, note: &Note) {
-        self.tell(&note.0);
+        self.tell(&hurried(&note.0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::of_a_signal("SIGINT: ending the guest", true)]
+    #[case::of_a_soak("soak: ending the guest", false)]
+    #[case::of_something_else("SIGINT: the guest is not started again", false)]
+    fn only_a_signal_that_ends_the_guest_is_told_with_what_hurries(#[case] note: &str, #[case] told: bool) {
+        let hurries = hurried(note) == format!("{note}, by its power button first; one more SIGINT hurries");
+        assert_eq!((hurries, hurried(note) == note), (told, !told));
     }
 }

@@ -130,6 +130,9 @@ fn host_errors() -> Vec<(&'static str, HostError)> {
         SoakRuns {
             "soak-runs" => { what: "a soak of VM vm1".to_owned(), owner: "process 4711".to_owned() }
         }
+        Soaked {
+            "soaked" => { vm: "vm1".to_owned(), pid: 4711 }
+        }
         Stale {
             "stale" => { bdf: bdf(), planned: "driver nvidia".into(), now: "driver vfio-pci".into() }
         }

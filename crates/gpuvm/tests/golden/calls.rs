@@ -1,6 +1,7 @@
 //! Help, and calls that make no sense.
 
 use std::fs;
+use std::path::Path;
 
 use crate::shared::golden::compare;
 use crate::{gpuvm, transcript};
@@ -57,6 +58,9 @@ const PLAIN: &[(&str, i32, &[&str])] = &[
     ("quarantine-clear-nothing", 64, &["quarantine", "clear"]),
     ("soak-never-ready", 64, &["soak", DEV, "--cycles", "3"]),
     ("soak-never-over", 64, &["soak", DEV, "--after", "1s"]),
+    ("soak-of-an-empty-expression", 64, &["soak", DEV, "--cycles", "3", "--expect", ""]),
+    ("soak-of-no-file", 78, &["soak", "/nonexistent.toml"]),
+    ("soak-of-a-wrong-shutdown-timeout", 64, &["soak", DEV, "--shutdown-timeout", "1500ms"]),
     ("soak-of-a-wrong-expression", 64, &["soak", DEV, "--cycles", "3", "--expect", "up("]),
     ("soak-of-a-wrong-mix", 64, &["soak", DEV, "--cycles", "3", "--after", "1s", "--mix", "clean:8,crash:1"]),
     ("soak-of-no-cycles", 64, &["soak", DEV, "--cycles", "0", "--after", "1s"]),
@@ -68,18 +72,26 @@ const PLAIN: &[(&str, i32, &[&str])] = &[
 
 const DEV: &str = "profiles/dev.toml";
 
+/// Writes files that are none of what they are called as.
+fn lay_out(folder: &Path) {
+    let write = |name: &str, bytes: &[u8]| fs::write(folder.join(name), bytes).unwrap();
+    write("other.json", b"{\"plan\": {}}");
+    write("newer.json", b"{\"gpuvm-facts\": 7, \"gpuvm\": \"9.0.0\", \"facts\": {}}");
+    write("latin1.toml", b"name = \"\xe9\"\n");
+    std::os::unix::fs::symlink(crate::shared::hosts::NOT_READABLE, folder.join("denied.toml")).unwrap();
+    fs::create_dir(folder.join("garbage")).unwrap();
+    write("garbage/record.jsonl", b"some notes\nof somebody\n");
+}
+
 /// Wrong command lines, and files that are no profiles.
 #[test]
 fn each_wrong_call_is_refused_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();
+    lay_out(folder.path());
     let (missing, latin1, denied, host) =
         (path("none.toml"), path("latin1.toml"), path("denied.toml"), path(""));
-    let (other, newer) = (path("other.json"), path("newer.json"));
-    fs::write(&other, "{\"plan\": {}}").unwrap();
-    fs::write(&newer, "{\"gpuvm-facts\": 7, \"gpuvm\": \"9.0.0\", \"facts\": {}}").unwrap();
-    fs::write(&latin1, b"name = \"\xe9\"\n").unwrap();
-    std::os::unix::fs::symlink(crate::shared::hosts::NOT_READABLE, &denied).unwrap();
+    let (other, newer, garbage) = (path("other.json"), path("newer.json"), path("garbage"));
     let dev = DEV;
     let cases: &[(&str, i32, &[&str])] = &[
         ("unknown-option", 64, &["plan", "--strict", dev]),
@@ -112,6 +124,11 @@ fn each_wrong_call_is_refused_as_it_was() {
             "soak-resume-a-folder-without-one",
             64,
             &["soak", dev, "--prefix", &host, "--resume", "--out", &missing],
+        ),
+        (
+            "soak-resume-what-is-no-record",
+            64,
+            &["soak", dev, "--prefix", &host, "--resume", "--out", &garbage],
         ),
         ("up-on-a-recorded-host", 64, &["up", "--host-root", &host, dev]),
         ("cleanup-on-facts", 64, &["cleanup", "--facts", &other]),

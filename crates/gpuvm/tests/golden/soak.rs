@@ -98,6 +98,25 @@ fn records() -> Vec<(&'static str, Vec<Line>)> {
     ]
 }
 
+/// A poll that hangs is one run, though it never came back.
+#[test]
+fn a_poll_that_hangs_is_told_as_one_that_was_run() {
+    let hangs = |runs: u32| {
+        Made::new(3)
+            .cycle(|cycle| {
+                let polled = cycle.polled.as_mut().unwrap();
+                (polled.runs, polled.hangs, polled.longest_ms) = (runs, true, 42_000);
+            })
+            .ended(Why::Done)
+    };
+    let page = report::html(&hangs(0));
+    assert!(page.contains("It was run once, and has not come back: it hangs, for 42.0 s so far."), "{page}");
+    assert!(!page.contains("It was run 0 times"));
+    let page = report::html(&hangs(4));
+    assert!(page.contains("It was run 4 times and failed 0 times"), "{page}");
+    assert!(page.contains("the run after those has not come back: it hangs"), "{page}");
+}
+
 #[test]
 fn reports_are_as_they_were() {
     let pages = records().into_iter().map(|(name, lines)| (name.to_owned(), report::html(&lines)));

@@ -113,6 +113,7 @@ fn cycle() -> impl Strategy<Value = Line> {
                 at,
                 ms,
                 phases,
+                waited_ms: 0,
                 outcome: None,
                 faults,
                 devices,

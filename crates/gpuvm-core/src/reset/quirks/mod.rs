@@ -77,6 +77,33 @@ pub struct Quirk {
 }
 
 impl Quirk {
+    /// An entry that says nothing but its name: it is there to silence the one that it replaces.
+    pub(super) fn silence(name: String) -> Self {
+        Self {
+            name,
+            vendor: None,
+            devices: Vec::new(),
+            class: None,
+            subsystem: None,
+            revision: None,
+            role: Role::default(),
+            on_root_bus: None,
+            kernels: Vec::new(),
+            meets: Meets::default(),
+            behaviour: String::new(),
+            effects: Vec::new(),
+            advice: String::new(),
+            source: String::new(),
+            confidence: Confidence::Unverified,
+            file: None,
+        }
+    }
+
+    /// Tells whether it is one that silences another: no other entry may be without a behaviour.
+    fn is_silence(&self) -> bool {
+        self.behaviour.is_empty()
+    }
+
     /// Tells whether a quirk does something.
     pub fn has(&self, effect: Effect) -> bool {
         self.effects.contains(&effect)
@@ -188,10 +215,11 @@ pub fn embedded() -> &'static [Quirk] {
     &TABLE
 }
 
-/// Returns the table as it is on a host: an entry of the host's own replaces the one of its name.
+/// Returns the table as it is on a host: an entry of the host's own replaces the one of its name, or silences it.
 pub fn table(facts: &HostFacts) -> impl Iterator<Item = &Quirk> {
     let own = &facts.quirks.entries;
-    embedded().iter().filter(|quirk| own.iter().all(|other| other.name != quirk.name)).chain(own)
+    let embedded = embedded().iter().filter(|quirk| own.iter().all(|other| other.name != quirk.name));
+    embedded.chain(own.iter().filter(|quirk| !quirk.is_silence()))
 }
 
 /// A quirk that a function has, or that a port gives it.

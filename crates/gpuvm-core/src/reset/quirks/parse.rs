@@ -100,6 +100,9 @@ impl Entry<'_, '_> {
     fn read(cursor: &mut Cursor<'_>, before: &[Quirk], problems: &mut Vec<Problem>) -> Option<Quirk> {
         let mut entry = Entry { cursor, problems };
         let name = entry.name(before);
+        if entry.silences() {
+            return name.map(Quirk::silence);
+        }
         let vendor: Option<Located<VendorId>> = entry.cursor.parsed("vendor", entry.problems);
         let devices = entry.devices();
         let class: Option<Located<ClassPrefix>> = entry.cursor.parsed("class", entry.problems);
@@ -148,6 +151,14 @@ impl Entry<'_, '_> {
             confidence: confidence?,
             file: None,
         })
+    }
+
+    /// Tells whether it is there to silence the quirk of its name: it says nothing but that there is no effect.
+    fn silences(&mut self) -> bool {
+        let mut others = QUIRK.iter().filter(|key| !matches!(key.name, "name" | "effects"));
+        let silences = self.cursor.is_empty_list("effects") && others.all(|key| !self.cursor.has(key.name));
+        // Read, so that it isn't told as unknown.
+        silences && self.effects().is_empty()
     }
 
     fn problem(&mut self, key: &str, place: Place, kind: impl FnOnce(String) -> ProblemKind) {

@@ -359,12 +359,21 @@ pub(super) fn poll(slots: &Slots<'_>) -> Option<Poll> {
     };
     let longest = polled().map(|(_, polled)| polled.longest_ms).max().unwrap_or_default();
     let hung: Vec<u32> = polled().filter(|(_, polled)| polled.hangs).map(|(number, _)| number).collect();
-    let mut summary = format!(
-        "It was run {} times and failed {} times; the longest took {}.",
-        sum(|polled| polled.runs),
-        sum(|polled| polled.failed),
-        duration(longest)
-    );
+    // One that hasn't come back by the end is no run that is over.
+    let under_way = polled().last().is_some_and(|(_, polled)| polled.hangs);
+    let (over, failed) = (sum(|polled| polled.runs), sum(|polled| polled.failed));
+    let mut summary = match (over, under_way) {
+        (0, true) => {
+            format!("It was run once, and has not come back: it hangs, for {} so far.", duration(longest))
+        }
+        (over, _) => {
+            let last = if under_way { ", and the run after those has not come back: it hangs" } else { "" };
+            format!(
+                "It was run {over} times and failed {failed} times; the longest took {}{last}.",
+                duration(longest)
+            )
+        }
+    };
     if !hung.is_empty() {
         summary
             .push_str(&format!(" In these cycles it didn't come back in time: {}.", words::numbers(&hung)));

@@ -106,3 +106,44 @@ fn one_that_never_stops_talking_hangs_as_others_do_and_is_ended_with_the_soak() 
     assert_eq!(poll.end(), None);
     assert!(begun.elapsed() < Duration::from_secs(10));
 }
+
+/// What is seen when gpuvm is killed: the pipe to the guard ends, and nobody has said that the command is over.
+#[test]
+fn a_command_whose_gpuvm_is_killed_is_ended_with_all_that_it_has_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let pids = folder.path().join("pids");
+    let command = format!("sleep 1000 & echo $$ $! > {0}.new; mv {0}.new {0}; wait", pids.display());
+    let mut running = Running::start(&command).unwrap();
+    let begun = Instant::now();
+    while !pids.exists() {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let pids = fs::read_to_string(&pids).unwrap();
+    let all: Vec<_> = pids
+        .split_whitespace()
+        .map(|pid| crate::process::ProcessId::of(pid.parse().unwrap()).unwrap())
+        .collect();
+    let mut guard = Guard::start().unwrap();
+    guard.watch(Some(running.child.pid()));
+    drop(guard.tell);
+    running.child.wait_deadline(Duration::from_secs(20)).unwrap().unwrap();
+    while all.iter().any(|process| process.is_alive()) {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{all:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    guard.child.wait_deadline(Duration::from_secs(20)).unwrap().unwrap();
+}
+
+#[test]
+fn the_guard_goes_with_the_poll_and_ends_nothing_that_is_over() {
+    let mut running = Running::start("sleep 1000").unwrap();
+    let mut guard = Guard::start().unwrap();
+    guard.watch(Some(running.child.pid()));
+    guard.watch(None);
+    let process = crate::process::ProcessId::of(guard.child.pid()).unwrap();
+    guard.end();
+    assert!(!process.is_alive());
+    assert_eq!(running.child.try_wait().unwrap(), None);
+    running.end(Duration::from_secs(5));
+}

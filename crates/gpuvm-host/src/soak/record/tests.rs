@@ -44,6 +44,7 @@ fn cycle(number: u32, kind: CycleKind) -> Line {
         at: 1,
         ms: 1,
         phases: Vec::new(),
+        waited_ms: 0,
         outcome: None,
         faults: Vec::new(),
         devices: Vec::new(),

@@ -9,7 +9,7 @@ use regex::Regex;
 
 use super::compare::CompareArgs;
 use super::report::ReportArgs;
-use crate::cli::{ProfileArgs, assignment};
+use crate::cli::{ProfileArgs, assignment, whole_seconds};
 use crate::locked::OnChanges;
 
 /// What `soak` takes.
@@ -88,7 +88,7 @@ pub(super) struct RunArgs {
     pub(super) resume: bool,
 
     /// Give a guest so long to power off when asked to, before QEMU is told to quit [default: the profile's shutdown-timeout]
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "TIME", value_parser = whole_seconds)]
     pub(super) shutdown_timeout: Option<u32>,
 
     /// Go on although this host has changed since it was locked, and lock it as it is now
@@ -114,6 +114,9 @@ fn at_least_a_second(text: &str) -> Result<Duration, String> {
 }
 
 fn expression(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("an empty expression matches any line, the first of the firmware too".to_owned());
+    }
     Regex::new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 

@@ -8,6 +8,7 @@ use gpuvm_core::plan::{Plan, Warning};
 use gpuvm_core::profile::VmName;
 use gpuvm_core::reset::Snapshot;
 use gpuvm_core::soak::{self as core, Cut, CycleKind, Ended, Line, Next, Settings, VERSION, Why};
+use gpuvm_host::HostError;
 use gpuvm_host::facts::{self, Depth, Scope};
 use gpuvm_host::kernel::Kernel;
 use gpuvm_host::ledger::now;
@@ -39,7 +40,7 @@ pub(super) struct Begun {
 
 /// Begins a soak.
 pub(super) fn anew(cli: &Cli, args: &RunArgs, progress: &mut Progress) -> Result<Begun, Failure> {
-    let asked = settings::asked(args, "")?;
+    let asked = settings::asked(args, "").map_err(|failure| no_profile(args).unwrap_or(failure))?;
     if let Some(folder) = args.out.as_ref().filter(|folder| folder.join(soak::RECORD).exists()) {
         let message = format!("there is a record in {} already", folder.display());
         return Err(Failure::one(Exit::Usage, message, Some(hints::record_there(&args.profile(), folder))));
@@ -67,20 +68,27 @@ pub(super) fn again(cli: &Cli, args: &RunArgs, progress: &mut Progress) -> Resul
     let vm = load::unresolved(&args.profile())?.name;
     let folder = match &args.out {
         Some(folder) => folder.clone(),
-        None => soak::newest(&places, &vm)?.ok_or_else(|| nothing(&places.soaks(&vm)))?,
+        None => soak::newest(&places, &vm).map_err(unreadable)?.ok_or_else(|| nothing(&places.soaks(&vm)))?,
     };
     if !folder.join(soak::RECORD).exists() {
         return Err(nothing(&folder));
     }
-    let holding = soak::hold(&places, &vm)?;
-    let (record, resumed) = Record::resume(&folder)?;
-    let Some((was, first)) = recorded(&resumed.lines) else { return Err(nothing(&folder)) };
+    let mut holding = soak::hold(&places, &vm)?;
+    let (record, resumed) = Record::resume(&folder).map_err(unreadable)?;
+    let Some(Recorded { vm: of, settings: was, first }) = recorded(&resumed.lines) else {
+        return Err(nothing(&folder));
+    };
     let mut profile = args.profile();
     if profile.set.is_empty() {
         profile.set.clone_from(&was.set);
     }
     let loaded = load::profile(cli, &profile)?;
-    let settings = settings::again(args, &loaded.text, was).map_err(|differ| other(&folder, &differ))?;
+    let names = (&of, &loaded.profile.name);
+    let settings =
+        settings::again(args, &loaded.text, names, was).map_err(|differ| other(&folder, &differ))?;
+    if loaded.profile.name != vm {
+        holding = soak::hold(&places, &loaded.profile.name)?;
+    }
     if resumed.torn > 0 {
         progress.tell(&format!("took {} bytes of a torn line off {}", resumed.torn, record.path().display()));
     }
@@ -113,8 +121,21 @@ pub(super) fn again(cli: &Cli, args: &RunArgs, progress: &mut Progress) -> Resul
     Ok(begun)
 }
 
+/// Returns that the profile isn't there: it comes before what is missing besides.
+fn no_profile(args: &RunArgs) -> Option<Failure> {
+    let profile = args.profile();
+    if profile.profile.exists() { None } else { load::unresolved(&profile).err() }
+}
+
+/// What a record says of its soak.
+struct Recorded {
+    vm: VmName,
+    settings: Settings,
+    first: BTreeMap<Bdf, Snapshot>,
+}
+
 /// Finds what was asked for last, and what the devices said before the first cycle.
-fn recorded(lines: &[Line]) -> Option<(Settings, BTreeMap<Bdf, Snapshot>)> {
+fn recorded(lines: &[Line]) -> Option<Recorded> {
     let begun =
         || lines.iter().filter_map(|line| if let Line::Begun(begun) = line { Some(begun) } else { None });
     let devices = begun().flat_map(|begun| &begun.devices);
@@ -122,7 +143,8 @@ fn recorded(lines: &[Line]) -> Option<(Settings, BTreeMap<Bdf, Snapshot>)> {
     for device in devices {
         first.entry(device.bdf).or_insert_with(|| (*device.snapshot).clone());
     }
-    Some((begun().next_back()?.settings.clone(), first))
+    let last = begun().next_back()?;
+    Some(Recorded { vm: last.vm.clone(), settings: last.settings.clone(), first })
 }
 
 /// Says why nothing more is to be run of a soak that is to go on; nothing where something is. What it was stopped for, whoever goes on
@@ -242,6 +264,18 @@ fn told(begun: &Begun, warnings: &[Warning], progress: &mut Progress) {
 fn nothing(folder: &Path) -> Failure {
     let message = format!("there is no soak to go on with in {}", folder.display());
     Failure::one(Exit::Usage, message, Some(hints::no_soak()))
+}
+
+/// Says that what is to be gone on with is no record, in the words of those who draw one.
+fn unreadable(error: HostError) -> Failure {
+    match error {
+        HostError::Content { path, problem, .. } if path.ends_with(soak::RECORD) => {
+            let message = format!("{} is no record of a soak: {problem}", path.display());
+            let hint = format!("{}\n{}", hints::damaged_record(&path), hints::no_soak());
+            Failure::one(Exit::Usage, message, Some(hint))
+        }
+        error => error.into(),
+    }
 }
 
 fn other(folder: &Path, differ: &[String]) -> Failure {

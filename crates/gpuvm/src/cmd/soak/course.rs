@@ -14,12 +14,17 @@ use crate::failure::Failure;
 /// How often the report is drawn while the soak runs; for the first time after the first cycle.
 const REPORT: Duration = Duration::from_secs(600);
 
+/// How long it is waited for what somebody else has, before each try: first for a moment, and for 5 minutes in all.
+const BUSY: [u64; 14] = [1, 2, 4, 8, 15, 30, 30, 30, 30, 30, 30, 30, 30, 30];
+
 /// Who runs cycles.
 pub(super) trait Cycles {
     /// Runs a cycle.
     async fn cycle(&mut self, number: u32, kind: CycleKind, progress: &mut Progress) -> Over;
     /// Returns the signal that has asked for the soak's end meanwhile.
     async fn asked(&mut self) -> Option<&'static str>;
+    /// Waits for so long, or until a signal asks for the soak's end.
+    async fn wait(&mut self, time: Duration) -> Option<&'static str>;
     /// Keeps the console of a cycle that isn't healthy. Returns why it can't.
     fn keep_console(&mut self, number: u32) -> Option<String>;
     /// Begins to draw the report of the cycles so far. Returns why it can't, or why it couldn't the last time.
@@ -71,7 +76,10 @@ async fn all(
         }
         progress.begins(number, kind, &book.tally, &book.settings);
         book.record.note(number, kind)?;
-        let mut over = cycles.cycle(number, kind, progress).await;
+        let mut over = match patiently(number, kind, cycles, progress).await {
+            Ok(over) => over,
+            Err(signal) => return Ok(interrupted(signal)),
+        };
         if let Some(poll) = poll {
             let (polled, told) = poll.take();
             over.cycle.polled = Some(polled);
@@ -105,6 +113,42 @@ async fn all(
             drawn = Some(Instant::now());
         }
     }
+}
+
+/// Runs a cycle, and tries it again where somebody else has what it needs: that is no fault of the guest. Returns the signal that came
+/// while it was waited for.
+async fn patiently(
+    number: u32,
+    kind: CycleKind,
+    cycles: &mut impl Cycles,
+    progress: &mut Progress,
+) -> Result<Over, &'static str> {
+    let mut over = cycles.cycle(number, kind, progress).await;
+    let (mut waited, mut told) = (0, String::new());
+    let most: u64 = BUSY.iter().sum();
+    for seconds in BUSY {
+        let Some(busy) = over.cycle.busy() else { break };
+        if let Some(signal) = over.interrupted {
+            return Err(signal);
+        }
+        if busy != told {
+            told = busy.to_owned();
+            let left = most - waited;
+            progress.tell(&format!(
+                "cycle {number} has to wait, and is tried again for {left} s at most: {told}"
+            ));
+        }
+        if let Some(signal) = cycles.wait(Duration::from_secs(seconds)).await {
+            return Err(signal);
+        }
+        waited += seconds;
+        over = cycles.cycle(number, kind, progress).await;
+        over.cycle.waited_ms = waited.saturating_mul(1000);
+    }
+    if waited > 0 && over.cycle.busy().is_none() {
+        progress.tell(&format!("cycle {number} could run after {waited} s"));
+    }
+    Ok(over)
 }
 
 fn interrupted(signal: &str) -> Why {

@@ -100,12 +100,7 @@ impl Cycles for Guest<'_> {
         }
         let mut over = match end {
             Ok(CycleEnd { mut cycle, interrupted, error, .. }) => {
-                if interrupted.is_none() {
-                    cycle.faults.extend(error.map(never_ran));
-                } else if let Some(error) = error.filter(|error| !error.left.is_empty()) {
-                    // Asked to end before the guest ran, which is no fault; that something is left is one.
-                    cycle.faults.push(never_ran(error));
-                }
+                cycle.faults.extend(error.filter(is_fault).map(never_ran));
                 Over { cycle, interrupted }
             }
             Err(refused) => {
@@ -123,6 +118,14 @@ impl Cycles for Guest<'_> {
         self.signals.pending().await
     }
 
+    async fn wait(&mut self, time: Duration) -> Option<&'static str> {
+        tokio::select! {
+            biased;
+            signal = self.signals.next() => Some(signal),
+            () = tokio::time::sleep(time) => None,
+        }
+    }
+
     fn keep_console(&mut self, number: u32) -> Option<String> {
         let kept = soak::keep_console(&self.cli.places(), &self.vm, &self.folder, number);
         kept.err().map(|error| error.to_string())
@@ -131,6 +134,12 @@ impl Cycles for Guest<'_> {
     fn draw(&mut self) -> Option<String> {
         self.drawing.begin(&self.folder).err()
     }
+}
+
+/// Tells whether it is held against a cycle that its guest never ran. That somebody asked for its end before is none; that something is
+/// left of it is one, and so is whatever else went wrong, though a signal came at the same moment.
+fn is_fault(error: &UpError) -> bool {
+    !error.left.is_empty() || !matches!(*error.cause, Cause::Interrupted { .. })
 }
 
 /// Turns why a guest never ran, or isn't gone, into what is wrong with the cycle.
@@ -151,6 +160,7 @@ fn unplanned(number: u32, kind: CycleKind, at: u64, plan_ms: u64, failure: &Fail
         at,
         ms: plan_ms,
         phases: vec![PhaseTime { phase: Phase::Plan, ms: plan_ms }],
+        waited_ms: 0,
         outcome: None,
         faults: vec![Fault::Refused { message: failure.message(), exit_code: failure.code as u8 }],
         devices: Vec::new(),
@@ -162,4 +172,22 @@ fn unplanned(number: u32, kind: CycleKind, at: u64, plan_ms: u64, failure: &Fail
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::asked_to_end_before_it_ran(Cause::Interrupted { signal: "SIGINT" }, false, false)]
+    #[case::and_something_is_left(Cause::Interrupted { signal: "SIGINT" }, true, true)]
+    #[case::refused_as_a_signal_came(Cause::Host(HostError::LeftBehind { vm: "vm1".to_owned() }), false, true)]
+    fn a_signal_takes_no_refusal_away(#[case] cause: Cause, #[case] leaves: bool, #[case] is: bool) {
+        let left = || HostError::LeftBehind { vm: "vm2".to_owned() };
+        let left = leaves.then(left).into_iter().collect();
+        assert_eq!(is_fault(&UpError { cause: Box::new(cause), devices: Vec::new(), left }), is);
+    }
 }

@@ -11,6 +11,7 @@ mod progress;
 mod report;
 mod settings;
 mod summary;
+mod texts;
 
 use gpuvm_run::Signals;
 

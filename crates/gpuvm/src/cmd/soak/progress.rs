@@ -1,6 +1,9 @@
 //! What a person sees of a soak while it runs.
 
-use std::io::{IsTerminal, Write};
+mod beat;
+
+use std::io::IsTerminal;
+use std::sync::Arc;
 
 use gpuvm_core::soak::{Cycle, CycleKind, CycleVerdict, Settings, Tally, report};
 use gpuvm_run::{Note, Observer, Phase};
@@ -9,6 +12,8 @@ use crate::cli::Cli;
 use crate::cmd::up;
 use crate::out;
 
+use beat::{Beat, Beating, Way};
+
 /// Tells of a soak: on a terminal by one line that is written over, else by a line for each cycle.
 pub(super) struct Progress {
     style: Style,
@@ -16,8 +21,10 @@ pub(super) struct Progress {
     steps: Option<up::Progress>,
     /// The cycle that runs.
     cycle: u32,
-    /// Whether the cursor stands behind the line that is written over.
-    line: Shown,
+    /// What says that it still does.
+    beat: Arc<Beat>,
+    /// For as long as this is there; nothing where nobody sees it.
+    _beating: Option<Beating>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,12 +37,6 @@ enum Style {
     Lines,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Shown {
-    Nothing,
-    Live,
-}
-
 impl Progress {
     pub(super) fn new(cli: &Cli) -> Self {
         let terminal =
@@ -46,7 +47,13 @@ impl Progress {
             (false, false) => Style::Lines,
         };
         let steps = (cli.is_verbose() && !cli.json).then(|| up::Progress::new(cli));
-        Self { style, steps, cycle: 0, line: Shown::Nothing }
+        let way = match style {
+            Style::Live => Way::WrittenOver,
+            Style::Json | Style::Lines => Way::Lines,
+        };
+        let beat = Arc::new(Beat::new(way, Box::new(std::io::stderr())));
+        let beating = (style != Style::Json).then(|| Beating::start(&beat));
+        Self { style, steps, cycle: 0, beat, _beating: beating.flatten() }
     }
 
     /// Prints a line of the record.
@@ -59,28 +66,20 @@ impl Progress {
     /// Tells something that stays.
     pub(super) fn tell(&mut self, text: &str) {
         if self.style != Style::Json {
-            self.clear();
             // A guest's job, its kernel and the poll command have their words in it.
-            out::note(&format!("gpuvm: {}", report::harmless(text)));
+            self.beat.between(|| out::note(&format!("gpuvm: {}", report::harmless(text))));
         }
     }
 
     /// A cycle begins.
     pub(super) fn begins(&mut self, number: u32, kind: CycleKind, tally: &Tally, settings: &Settings) {
         self.cycle = number;
-        if self.style == Style::Live {
-            self.clear();
-            let text = live(number, kind, tally, settings);
-            // Without wrapping, so that a narrow terminal shows its beginning and it can be written over. Nothing can be done about
-            // a terminal that is gone.
-            let mut stderr = std::io::stderr().lock();
-            write!(stderr, "\x1b[?7l{text}\x1b[?7h").and_then(|()| stderr.flush()).ok();
-            self.line = Shown::Live;
-        }
+        self.beat.begins(live(number, kind, tally, settings));
     }
 
     /// A cycle is over.
     pub(super) fn over(&mut self, cycle: &Cycle, tally: &Tally) {
+        self.beat.ends();
         let healthy = cycle.verdict() == CycleVerdict::Healthy;
         match self.style {
             Style::Json => {}
@@ -89,24 +88,17 @@ impl Progress {
         }
     }
 
-    /// Takes the line that is written over away.
+    /// Takes the line that is written over away: nothing runs any more.
     pub(super) fn clear(&mut self) {
-        if self.line == Shown::Live {
-            let mut stderr = std::io::stderr().lock();
-            write!(stderr, "\r\x1b[2K").and_then(|()| stderr.flush()).ok();
-            self.line = Shown::Nothing;
-        }
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        self.clear();
+        self.beat.clear();
     }
 }
 
 impl Observer for Progress {
     fn phase(&mut self, phase: &Phase) {
+        if let Some(part) = part(phase) {
+            self.beat.is_at(part);
+        }
         if let Some(steps) = &mut self.steps {
             steps.phase(phase);
         }
@@ -118,11 +110,27 @@ impl Observer for Progress {
             // That the soak itself asks for a guest's end is no news.
             None if note.0.starts_with("soak: ") => {}
             None => {
-                let text = format!("cycle {}: {}", self.cycle, note.0);
+                let text = format!("cycle {}: {}", self.cycle, up::hurried(&note.0));
                 self.tell(&text);
             }
         }
     }
+}
+
+/// Names the part of a cycle that begins with a step, as it is told while it lasts.
+fn part(phase: &Phase) -> Option<&'static str> {
+    Some(match phase {
+        Phase::Reserving | Phase::Preparing { .. } => "preparing the host",
+        Phase::Starting => "starting QEMU",
+        Phase::Running { .. } => "the guest runs",
+        Phase::Rebooting { .. } | Phase::Relaunching { .. } => "the guest reboots",
+        Phase::Stopping { .. } | Phase::Leaving { .. } => "ending the guest",
+        Phase::Resetting { .. } => "resetting the devices",
+        Phase::Ended | Phase::Judging => "looking at the devices",
+        Phase::Repairing { .. } => "repairing",
+        Phase::GivingBack => "giving the host back",
+        _ => return None,
+    })
 }
 
 /// Spells the line that is written over.

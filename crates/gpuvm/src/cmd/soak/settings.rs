@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use gpuvm_core::profile::VmName;
 use gpuvm_core::soak::{Mix, Ready, Settings};
 
 use super::args::RunArgs;
+use super::texts;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::hints;
@@ -45,7 +47,12 @@ pub(super) fn asked(args: &RunArgs, profile_text: &str) -> Result<Settings, Fail
 
 /// Makes the settings of a soak that goes on: as they were, but for what may be asked for anew. Returns also what can't be had, since
 /// cycles of two kinds in one record would tell nothing.
-pub(super) fn again(args: &RunArgs, profile_text: &str, was: Settings) -> Result<Settings, Vec<String>> {
+pub(super) fn again(
+    args: &RunArgs,
+    profile_text: &str,
+    (vm_was, vm): (&VmName, &VmName),
+    was: Settings,
+) -> Result<Settings, Vec<String>> {
     let mut differ = Vec::new();
     let mut hold = |what: &str, now: Option<String>, was: String| {
         if let Some(now) = now.filter(|now| *now != was) {
@@ -68,9 +75,10 @@ pub(super) fn again(args: &RunArgs, profile_text: &str, was: Settings) -> Result
     );
     hold("--after", args.after.map(|time| format!("{} ms", millis(time))), format!("{} ms", ready.after_ms));
     hold("--ready-timeout", args.ready_timeout.map(seconds), format!("{} s", ready.timeout_seconds));
-    if profile_text != was.profile_text {
-        differ.push("another text of the profile".to_owned());
+    if vm != vm_was {
+        differ.push(format!("VM {vm_was}, and now VM {vm}"));
     }
+    differ.extend(texts::differ(&was.profile_text, profile_text));
     if !differ.is_empty() {
         return Err(differ);
     }
@@ -143,7 +151,8 @@ mod tests {
         #[case] words: &str,
         #[case] expected: fn(Settings) -> Settings,
     ) {
-        assert_eq!(again(&args(words), "text", was()).unwrap(), expected(was()));
+        let vm = VmName::new("vm1").unwrap();
+        assert_eq!(again(&args(words), "text", (&vm, &vm), was()).unwrap(), expected(was()));
     }
 
     #[rstest]
@@ -153,12 +162,22 @@ mod tests {
     #[case::after("--after 1s", "text", "--after 500 ms, and now 1000 ms")]
     #[case::ready_timeout("--ready-timeout 1m", "text", "--ready-timeout 300 s, and now 60 s")]
     #[case::set("--set cpu.count=4", "text", "--set cpu.count=2, and now cpu.count=4")]
-    #[case::text("", "another", "another text of the profile")]
+    #[case::text("", "another", "line 1 of the profile `text`, and now `another`")]
     fn what_would_make_other_cycles_is_refused(
         #[case] words: &str,
         #[case] text: &str,
         #[case] expected: &str,
     ) {
-        assert_eq!(again(&args(words), text, was()).unwrap_err(), [expected]);
+        let vm = VmName::new("vm1").unwrap();
+        assert_eq!(again(&args(words), text, (&vm, &vm), was()).unwrap_err(), [expected]);
+    }
+
+    #[test]
+    fn another_vm_is_told_with_both_names_and_the_line_that_names_it() {
+        let [one, other] = ["vm1", "vm2"].map(|name| VmName::new(name).unwrap());
+        let was = Settings { profile_text: "name = \"vm1\"\n".to_owned(), ..was() };
+        let differ = again(&args(""), "name = \"vm2\"\n", (&one, &other), was).unwrap_err();
+        let line = "line 1 of the profile `name = \"vm1\"`, and now `name = \"vm2\"`";
+        assert_eq!(differ, ["VM vm1, and now VM vm2", line]);
     }
 }

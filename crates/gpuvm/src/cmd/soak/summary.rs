@@ -2,14 +2,16 @@
 
 use std::path::Path;
 
+use gpuvm_core::pci::Bdf;
 use gpuvm_core::qemu::cmdline::quote;
 use gpuvm_core::soak::report::harmless;
-use gpuvm_core::soak::{Phase, Standing, Tally, Why};
+use gpuvm_core::soak::tally::Origin;
+use gpuvm_core::soak::{CycleVerdict, Standing, Tally, Why};
 
 use super::book::Book;
 use super::progress::{seconds, verdicts};
 use crate::exit::Exit;
-use crate::out;
+use crate::{hints, out};
 
 /// Returns what gpuvm ends with.
 pub(super) fn exit(standing: Standing) -> Exit {
@@ -27,9 +29,24 @@ pub(super) fn tell(book: &Book, report: &Path) {
         .for_each(|line| out::note(&format!("gpuvm: {}", harmless(line))));
     out::note(&format!("gpuvm: report: {}", report.display()));
     out::note(&format!("gpuvm: record: {}", book.record.path().display()));
+    for line in sick(&book.tally).map(hints::sick).iter().flat_map(|hint| hint.lines()) {
+        out::note(&format!("  hint: {line}"));
+    }
     if !matches!(book.headway.why(), Some(Why::Done | Why::Time)) {
         out::note(&format!("  hint: {}", go_on(book)));
     }
+}
+
+/// Finds the device that came back sick from the cycle that the soak was stopped after.
+fn sick(tally: &Tally) -> Option<Bdf> {
+    let Some(Why::Stopped { cycle, .. }) = &tally.why else { return None };
+    tally.worst.as_ref().filter(|worst| worst.verdict == CycleVerdict::Bad)?;
+    let mut found = tally.findings.iter().filter(|(key, found)| {
+        key.origin == Origin::Verdict
+            && key.weight.is_some_and(|weight| weight.is_bad())
+            && found.cycles.contains(cycle)
+    });
+    found.next().map(|(key, _)| key.device)
 }
 
 fn go_on(book: &Book) -> String {
@@ -62,27 +79,11 @@ fn text(why: Option<&Why>, tally: &Tally) -> Vec<String> {
         let phases: Vec<String> = tally
             .phases
             .iter()
-            .filter_map(|(phase, times)| Some(format!("{} {}", name(*phase), seconds(times.percentile(50)?))))
+            .filter_map(|(phase, times)| Some(format!("{phase} {}", seconds(times.percentile(50)?))))
             .collect();
         lines.push(format!("at the median a cycle takes {}: {}", seconds(cycle), phases.join(", ")));
     }
     lines
-}
-
-fn name(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Plan => "plan",
-        Phase::Prepare => "prepare",
-        Phase::Start => "start",
-        Phase::Boot => "boot",
-        Phase::Work => "work",
-        Phase::Reboot => "reboot",
-        Phase::Stop => "stop",
-        Phase::Reset => "reset",
-        Phase::Judge => "judge",
-        Phase::Repair => "repair",
-        Phase::GiveBack => "give back",
-    }
 }
 
 #[cfg(test)]

@@ -10,11 +10,14 @@ use super::*;
 use crate::cli::Cli;
 
 /// Cycles that take no time. A letter says what each comes to: h, f, b are healthy, failed and bad; i is interrupted, g and j are that
-/// and failed or bad; where an s stands, a signal comes before the cycle.
+/// and failed or bad; where an s stands, a signal comes before the cycle. An r is a cycle that is refused because somebody else has the
+/// device: it is tried again after a w, which is a wait, and not after an x, a wait in which a signal comes.
 struct Letters<'a> {
     letters: std::iter::Peekable<std::str::Chars<'a>>,
     /// The cycles whose consoles were kept.
     kept: Vec<u32>,
+    /// How long was waited.
+    waited: Duration,
 }
 
 impl Cycles for Letters<'_> {
@@ -26,6 +29,11 @@ impl Cycles for Letters<'_> {
         match letter {
             'f' | 'g' => cycle.faults.push(Fault::Job { message: "no".to_owned() }),
             'b' | 'j' => cycle.faults.push(Fault::NotGivenBack { message: "a claim".to_owned() }),
+            'r' => {
+                let message = "0000:81:00.0 is reserved by VM other".to_owned();
+                cycle.faults.push(Fault::Refused { message, exit_code: 75 });
+                cycle.outcome = None;
+            }
             _ => {}
         }
         Over { cycle, interrupted: "gij".contains(letter).then_some("SIGINT") }
@@ -33,6 +41,15 @@ impl Cycles for Letters<'_> {
 
     async fn asked(&mut self) -> Option<&'static str> {
         self.letters.next_if_eq(&'s').map(|_| "SIGTERM")
+    }
+
+    async fn wait(&mut self, time: Duration) -> Option<&'static str> {
+        self.waited += time;
+        match self.letters.next() {
+            Some('w') => None,
+            Some('x') => Some("SIGINT"),
+            other => panic!("a wait comes where {other:?} was to"),
+        }
     }
 
     fn keep_console(&mut self, number: u32) -> Option<String> {
@@ -61,7 +78,8 @@ fn soak(folder: &Path, cycles: u32, letters: &str) -> (Book, Vec<u32>) {
     let mut book = Book::new(settings(cycles), record, &lines);
     let begun = Made::new(cycles).ended(Why::Done).remove(0);
     book.append(&begun, &mut progress).unwrap();
-    let mut cycles = Letters { letters: letters.chars().peekable(), kept: Vec::new() };
+    let mut cycles =
+        Letters { letters: letters.chars().peekable(), kept: Vec::new(), waited: Duration::ZERO };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(run(&mut book, &mut cycles, &mut progress)).unwrap();
     assert_eq!(cycles.letters.next(), None, "not all cycles were run");
@@ -112,6 +130,42 @@ fn a_cycle_that_was_interrupted_is_run_again_with_its_number_and_its_kind() {
         .filter_map(|line| if let Line::Cycle(cycle) = line { Some(cycle.kind) } else { None })
         .collect();
     assert_eq!(kinds, [CycleKind::Clean, CycleKind::Kill, CycleKind::Clean]);
+}
+
+fn lines(folder: &Path) -> Vec<Cycle> {
+    let lines = soak::read(folder).unwrap().unwrap().lines;
+    lines
+        .into_iter()
+        .filter_map(|line| if let Line::Cycle(cycle) = line { Some(*cycle) } else { None })
+        .collect()
+}
+
+#[test]
+fn a_cycle_whose_device_somebody_else_has_is_waited_for_and_run_under_its_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let (book, kept) = soak(folder.path(), 3, "hrwrwhh");
+    let waited: Vec<_> = lines(folder.path()).iter().map(|cycle| (cycle.number, cycle.waited_ms)).collect();
+    assert_eq!((book.headway.standing(), kept), (Standing::Healthy, vec![]));
+    assert_eq!(waited, [(1, 0), (2, 3_000), (3, 0)]);
+}
+
+#[test]
+fn what_is_not_given_free_in_time_is_told_as_what_it_is_and_no_guest_has_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    soak(folder.path(), 2, &format!("{}rh", "rw".repeat(BUSY.len())));
+    let [busy, healthy] = &lines(folder.path())[..] else { panic!("two cycles") };
+    assert_eq!((busy.waited_ms, healthy.waited_ms), (300_000, 0));
+    let reason =
+        "busy, so that the guest never ran: 0000:81:00.0 is reserved by VM other (waited 300 s for it)";
+    assert_eq!(busy.reason().as_deref(), Some(reason));
+}
+
+#[test]
+fn a_signal_ends_a_wait_and_the_cycle_is_run_again_by_whoever_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (book, _) = soak(folder.path(), 2, "hrwrx");
+    let why = Why::Interrupted { signal: "SIGINT".to_owned() };
+    assert_eq!((book.headway.why(), numbers(folder.path())), (Some(&why), vec![1]));
 }
 
 #[test]

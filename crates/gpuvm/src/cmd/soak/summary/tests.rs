@@ -38,6 +38,44 @@ fn the_verdict_comes_first_then_the_first_of_the_worst_then_why_it_is_over() {
 }
 
 #[test]
+fn parts_of_a_cycle_are_called_as_in_the_record() {
+    let made = Made::new(1).cycle(|cycle| {
+        cycle.phases =
+            gpuvm_core::soak::Phase::ALL.map(|phase| gpuvm_core::soak::PhaseTime { phase, ms: 7 }).to_vec();
+    });
+    let lines = told(&made.ended(Why::Done));
+    for phase in gpuvm_core::soak::Phase::ALL {
+        assert!(lines[1].contains(&format!(" {phase} 7 ms")), "{phase}: {}", lines[1]);
+    }
+}
+
+#[test]
+fn a_soak_that_a_sick_device_has_stopped_names_the_device_for_the_way_out() {
+    let finding = |weight| gpuvm_core::reset::Finding {
+        check: gpuvm_core::reset::Check::Bars,
+        weight: Some(weight),
+        bdf: "0000:81:00.0".parse().unwrap(),
+        register: "BAR 0".to_owned(),
+        before: None,
+        after: "0".to_owned(),
+        meaning: "it is lost".to_owned(),
+    };
+    let of = |weight| {
+        let made = Made::new(3).healthy(1).cycle(|cycle| {
+            cycle.devices[1].judgement = gpuvm_core::reset::Judgement::new(vec![finding(weight)]);
+        });
+        let why = Why::Stopped { cycle: 2, reason: "it is lost".to_owned() };
+        let lines = made.ended(why);
+        let Line::Cycle(cycle) = &lines[2] else { panic!("a cycle") };
+        (sick(&Tally::of(&lines)), cycle.devices[1].bdf)
+    };
+    let (sick, device) = of(gpuvm_core::reset::Verdict::Impaired);
+    assert_eq!(sick, Some(device));
+    assert!(hints::sick(device).contains(&format!("gpuvm reset --repair rescan {device}")));
+    assert_eq!(of(gpuvm_core::reset::Verdict::Degraded).0, None);
+}
+
+#[test]
 fn a_cycle_that_was_cut_short_and_a_signal_are_told() {
     let why = Why::Interrupted { signal: "SIGTERM".to_owned() };
     let lines = told(&Made::new(12).healthy(2).killed_and_resumed(|_| {}).healthy(1).ended(why));
