@@ -144,9 +144,10 @@ impl Event {
     /// came only with QEMU 9.2 (qapi/block-core.json).
     fn disk(&self) -> Option<String> {
         let text = |field| self.data.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
-        let last = |path: &str| path.rsplit('/').find(|part| !part.is_empty()).map(str::to_owned);
+        // A device that has an id sits there by it; what is below is its own.
+        let id = |path: &str| Some(path.strip_prefix("/machine/peripheral/")?.split('/').next()?.to_owned());
         let device = text("device").map(str::to_owned);
-        device.or_else(|| text("qom-path").and_then(last)).or_else(|| text("node-name").map(str::to_owned))
+        device.or_else(|| text("qom-path").and_then(id)).or_else(|| text("node-name").map(str::to_owned))
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use bench::{AUDIO, Bench, GPU, Told, action, nobody, shutdown_after};
 use gpuvm_core::host_ops::HostOp;
-use gpuvm_core::lifecycle::{self, NotAgain, Outcome, Reboots};
+use gpuvm_core::lifecycle::{NotAgain, Outcome, Reboots};
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::PlannedOp;
 use gpuvm_core::reset::{
@@ -317,15 +317,14 @@ async fn an_error_that_stopped_the_guest_is_found_in_the_counters_though_the_ker
         bench.fake.says_now("pcieport 0000:80:01.0: AER: device recovery successful").unwrap();
     });
     let report = up(&bench.run(), &mut nobody(), None, &mut observer).await.unwrap();
-    assert_eq!(report.outcome, Outcome::InternalError { fault: lifecycle::Fault::Unknown });
+    // QEMU's line is missing: the counters alone tell.
+    let told = report.outcome.to_string();
+    assert!(told.contains(&format!("an error of {GPU} (aer_dev_nonfatal of {GPU}: 1, was 0")), "{told}");
     let judgement = &report.devices[0].judgement;
     let counted = judgement.findings.iter().find(|finding| finding.register.contains("aer_dev_nonfatal"));
     let counted = counted.unwrap_or_else(|| panic!("{judgement:?}"));
     assert!(counted.weight.is_some(), "{counted:?}");
-    assert_eq!(
-        outcomes(&bench.entries(GPU)),
-        [Some(Outcome::InternalError { fault: lifecycle::Fault::Unknown })]
-    );
+    assert_eq!(outcomes(&bench.entries(GPU)), [Some(report.outcome)]);
 }
 
 /// A reset of a function that the plan wants once QEMU is gone.

@@ -119,12 +119,16 @@ impl Life {
 
     /// Takes one event in and returns what is to be done.
     pub fn step(&mut self, event: Event) -> Vec<Effect> {
-        match self.state {
+        let effects = match self.state {
             State::Released | State::NeedsOperator | State::Quarantined => Vec::new(),
             State::Exited => self.after_exit(event),
             State::Preparing => self.prepare(event),
             _ => self.live(event),
+        };
+        if !matches!(self.state, State::PausedByUser | State::PausedByError) {
+            self.halt = None;
         }
+        effects
     }
 
     /// While the host is being prepared there is no QEMU: who asks for the guest's end has it when that is given up.
@@ -228,7 +232,7 @@ impl Life {
     fn continued(&mut self) -> Vec<Effect> {
         if matches!(self.state, State::Paused | State::PausedByUser | State::PausedByError) {
             self.state = State::Running;
-            (self.halt, self.disk_error) = (None, None);
+            self.disk_error = None;
         }
         Vec::new()
     }
@@ -354,7 +358,6 @@ impl Life {
 
     fn finish(&mut self, exit: Exit) {
         self.state = State::Exited;
-        self.halt = None;
         let cause = self.cause.take();
         let died = matches!(exit, Exit::Signal(_) | Exit::Code(1..));
         self.cause = Some(match (cause, self.asked, self.used) {

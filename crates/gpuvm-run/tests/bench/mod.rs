@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use gpuvm_core::lifecycle::Patience;
+use gpuvm_core::lifecycle::{Halt, Patience, State};
 use gpuvm_core::plan::{Plan, plan};
 use gpuvm_core::profile::{Sources, parse};
 use gpuvm_host::facts;
@@ -41,6 +41,10 @@ impl Observer for Told {
 
     fn note(&mut self, note: &Note) {
         self.0.push(note.0.clone());
+    }
+
+    fn state(&mut self, state: State, _halt: Option<&Halt>) {
+        self.0.push(format!("state {}", state.name()));
     }
 }
 

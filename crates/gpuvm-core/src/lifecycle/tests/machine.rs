@@ -279,6 +279,12 @@ proptest! {
     }
 
     #[test]
+    fn only_a_guest_that_is_paused_has_a_reason_for_it(events in events()) {
+        let (life, _) = lived(&events);
+        prop_assert_eq!(life.halt().is_some(), matches!(life.state(), PausedByUser | PausedByError));
+    }
+
+    #[test]
     fn a_guest_that_stands_still_goes_on_before_its_power_button_is_pressed(events in events()) {
         let (mut life, _) = lived(&events);
         let stood = matches!(life.state(), PausedByUser | PausedByError);
