@@ -147,7 +147,7 @@ build_host() {
     mkdir -p "$tree/bin" "$tree/lab" "$tree/dev"
     cp "$(PATH=$PATH:/usr/sbin:/sbin command -v busybox)" "$tree/bin/busybox"
     install -m 755 "$repo/tests/lab/initramfs/init" "$tree/init"
-    cp "$repo"/tests/lab/initramfs/{rc,hold-kvm.pl} "$tree/lab/"
+    cp "$repo"/tests/lab/initramfs/{rc,lib,hold-kvm.pl} "$tree/lab/"
     modules_into "$kernel_dir" "$tree/lab" "${names[@]}" || return 1
     pack "$tree" "$dir/initrd" && rm -rf "$tree"
     printf '%s\n' "$host_key" > "$dir/stamp"

@@ -26,15 +26,32 @@ run_files() {
     printf '%s\0' /usr/bin/env -i \
         PATH=/lab/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root USER=root LANG=C.UTF-8 \
         "TERM=${TERM:-dumb}" "GPUVM_LAB_HOST=$host" "${run_env[@]}" "$@" > "$tree/lab/argv"
+    if [ "$host" = "$installed_host" ]; then
+        mv "$tree/lab" "$run_dir/lab" && rmdir "$tree"
+        return
+    fi
     pack "$tree" "$run_dir/run.cpio"
     cat "$host_dir/initrd" "$run_dir/run.cpio" > "$run_dir/initrd"
     rm -r "$tree" "$run_dir/run.cpio"
 }
 
+# run_disk: the installed host's disk, as changes over the prepared one. The folder of the run holds a link or the changes themselves.
+run_disk() {
+    [ "$host" = "$installed_host" ] || return 0
+    local disk=$run_dir/root.qcow2
+    if [ -n "$keep_disk" ]; then
+        keep_disk=$(realpath "$keep_disk")
+        ln -s "$keep_disk" "$disk"
+        [ ! -e "$keep_disk" ] || return 0
+        disk=$keep_disk
+    fi
+    qemu-img create -q -f qcow2 -b "$(realpath "$installed_dir")/disk.img" -F raw "$disk" || die 125 "no disk for the installed host"
+}
+
 # run_qemu_args MODE: fills $qemu_args.
 run_qemu_args() {
     local line words
-    qemu_args=(-name gpuvm-lab -display none -no-reboot -monitor none)
+    qemu_args=(-name gpuvm-lab -display none -monitor none)
     while read -r line; do
         read -ra words <<< "$line"
         qemu_args+=("${words[@]}")
@@ -48,8 +65,13 @@ run_qemu_args() {
         -chardev file,id=out,path=out -device virtserialport,bus=ports.0,nr=1,chardev=out,name=lab.out
         -chardev file,id=err,path=err -device virtserialport,bus=ports.0,nr=2,chardev=err,name=lab.err
         -chardev file,id=status,path=status -device virtserialport,bus=ports.0,nr=3,chardev=status,name=lab.status
-        -kernel "$kernel_dir/kernel" -initrd initrd -append "$(host_lines kernel | tr '\n' ' ')"
     )
+    # What is started from memory ends at a reboot; what is installed boots again, and is told by SMBIOS where its run lies.
+    if [ "$host" = "$installed_host" ]; then
+        qemu_args+=(-smbios "type=1,version=${run_dir//,/,,}")
+    else
+        qemu_args+=(-no-reboot -kernel "$kernel_dir/kernel" -initrd initrd -append "$(host_lines kernel | tr '\n' ' ')")
+    fi
     # shellcheck disable=SC2054
     [ "$1" != shell ] || qemu_args+=(-chardev stdio,id=tty,signal=off -device virtconsole,bus=ports.0,nr=4,chardev=tty)
 }
@@ -67,7 +89,7 @@ run_clean() { [ -z "$run_dir" ] || rm -rf "$run_dir"; }
 
 # A failed host's folder is kept for its console; old ones go, so that a bad day doesn't fill the disk.
 run_keep() {
-    rm -f "$run_dir"/*.img "$run_dir"/initrd "$run_dir"/out "$run_dir"/err
+    rm -f "$run_dir"/*.img "$run_dir"/*.qcow2 "$run_dir"/initrd "$run_dir"/out "$run_dir"/err
     mkdir -p "$lab_dir/failed"
     mv "$run_dir" "$lab_dir/failed/"
     find "$lab_dir/failed" -mindepth 1 -maxdepth 1 -printf '%T@ %p\n' | sort -rn | tail -n +11 | cut -d' ' -f2- | xargs -r -d '\n' rm -rf
@@ -101,6 +123,7 @@ run_host() {
     run_dir=$(mktemp -d "$lab_dir/run/$(date +%H%M%S)-XXXXXX")
     run_files "$mode" "$host" "$@"
     host_disks "$run_dir"
+    run_disk
     run_qemu_args "$mode"
     run_start "$mode" "$seconds"
     # Bash would report a QEMU that aborted in words of its own.
@@ -117,6 +140,12 @@ run_host() {
 run_verdict() {
     local word='' status=''
     read -r word status < <(grep -a '^exit ' "$run_dir/status" 2> /dev/null) || true
+    # A host that boots again by itself hides its own death, of which the command then knows nothing.
+    if [ "$word" = exit ] && [ "$status" != 0 ] && [ "$host" = "$installed_host" ] && grep -qa 'Oops: int3' "$run_dir/console.log"; then
+        run_keep
+        say "the emulated kernel died in one of the boots (Oops: int3), and the command failed with $status; kept: $kept"
+        return 125
+    fi
     if [ "$word" = exit ]; then
         [ "${GPUVM_LAB_TIMES:-0}" = 0 ] || run_times
         run_clean

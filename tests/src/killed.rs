@@ -16,7 +16,7 @@ use gpuvm_host::facts;
 use gpuvm_host::kernel::{CheckGroups, Kernel, WriteAttr};
 use gpuvm_host::places::Places;
 use gpuvm_host::root::HostRoot;
-use gpuvm_run::{Cleaned, Note, Observer, Phase, Run, Signals};
+use gpuvm_run::{Cleaned, Launched, Note, Observer, Phase, Run, Signals};
 use gpuvm_sys::watched::write_watched;
 use gpuvm_testkit::fake_host::{self, KILL_PARENT};
 use nix::sys::signal::{Signal, kill};
@@ -157,7 +157,15 @@ fn up(
     boot_id: &str,
     killer: &mut Killer<'_>,
 ) -> Result<i32, String> {
-    let run = Run { plan, profile: "", kernel, places, boot_id, patience: Patience::default() };
+    let run = Run {
+        plan,
+        profile: "",
+        kernel,
+        places,
+        boot_id,
+        patience: Patience::default(),
+        launched: Launched::Foreground,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = runtime.map_err(|error| error.to_string())?.block_on(async {
         let mut signals = Signals::catch().map_err(|error| error.to_string())?;

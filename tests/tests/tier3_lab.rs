@@ -48,6 +48,14 @@ fn tier3_lab_host_holds(#[case] host: &str, #[case] scenarios: &[&str]) {
     scenarios_hold(host, scenarios);
 }
 
+/// The host that is installed on a disk, over several boots.
+#[rstest]
+#[case::reboot("reboot-in-a-run")]
+#[ignore = "tier 3: boots the installed lab host; scripts/test runs it"]
+fn tier3_installed_host_holds(#[case] scenario: &str) {
+    scenarios_hold("installed", &[scenario]);
+}
+
 fn scenarios_hold(host: &str, scenarios: &[&str]) {
     let program = env!("CARGO_BIN_EXE_lab-scenarios");
     let run = || {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config_space;
+pub mod control;
 pub mod cpulist;
 pub mod date;
 pub mod doctor;
@@ -26,6 +27,7 @@ pub mod redact;
 pub mod reset;
 pub mod select;
 pub mod soak;
+pub mod standing;
 pub mod topology;
 pub mod trouble;
 pub mod units;

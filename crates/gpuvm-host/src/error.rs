@@ -326,6 +326,14 @@ pub enum HostError {
         /// That process.
         pid: i32,
     },
+    /// The guest of a VM that runs detached goes on though its launcher is dead.
+    #[error("VM {vm} is unsupervised: its gpuvm is gone, and its guest runs on (QEMU process {pid})")]
+    Unsupervised {
+        /// The VM.
+        vm: String,
+        /// Its QEMU.
+        pid: i32,
+    },
     /// A VM of this name ended without giving the host back.
     #[error("VM {vm} has ended without giving the host back")]
     LeftBehind {

@@ -28,6 +28,7 @@ pub mod reset;
 pub mod root;
 pub mod snapshot;
 pub mod soak;
+pub mod standing;
 pub mod undo;
 pub mod vfio;
 

@@ -92,6 +92,9 @@ pub struct Reservation {
     /// The first function, where it belongs to no VM: its devices are being bound or given back, and `vm` stands for nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bind: Option<Bdf>,
+    /// Whether its QEMU is to go on when its launcher dies.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub detached: bool,
     /// Whether that is for the time of a reset.
     #[serde(default, skip_serializing_if = "is_false")]
     pub reset: bool,
@@ -117,6 +120,7 @@ impl Reservation {
             cpus: plan.placement.vcpus.iter().map(|pin| pin.cpu).collect(),
             reset_domains: plan.devices.iter().filter_map(|device| device.reset_domain.clone()).collect(),
             bind: None,
+            detached: false,
             reset: false,
         }
     }
@@ -134,6 +138,7 @@ impl Reservation {
             cpus: CpuSet::default(),
             reset_domains: Vec::new(),
             bind: Some(first),
+            detached: false,
             reset: false,
         }
     }
@@ -300,7 +305,7 @@ pub fn reserve_return(places: &Places, mut wanted: Reservation) -> Result<Reserv
 /// is read: one that makes no sense is in the way of its own VM alone.
 ///
 /// # Errors
-/// Returns that a launcher or another cleanup is at it, and failures to read or write.
+/// Returns that a launcher or another cleanup is at it, that the guest of a detached VM runs on without one, and failures to read or write.
 pub fn take_over(places: &Places, boot_id: &str, vm: &VmName) -> Result<Reservation, HostError> {
     let _guard = lock::tables(places)?;
     let known = read(&file_of(places, vm))?.filter(|record| record.boot_id == boot_id);
@@ -315,11 +320,16 @@ pub fn take_over(places: &Places, boot_id: &str, vm: &VmName) -> Result<Reservat
         cpus: CpuSet::default(),
         reset_domains: Vec::new(),
         bind: None,
+        detached: false,
         reset: false,
     });
     if record.supervisor.is_alive() && record.supervisor != ProcessId::own() {
         let pid = record.supervisor.pid;
         return Err(HostError::AlreadyUp { vm: vm.to_string(), role: ProcessRole::Gpuvm, pid });
+    }
+    // Its guest was to go on without us: it is in use, and nobody's to end unasked.
+    if let Some(qemu) = record.qemu.filter(|qemu| record.detached && qemu.is_alive()) {
+        return Err(HostError::Unsupervised { vm: vm.to_string(), pid: qemu.pid });
     }
     not_being_reset(places, &record)?;
     record.supervisor = ProcessId::own();
@@ -462,6 +472,14 @@ pub fn all(places: &Places, boot_id: &str) -> Result<Vec<Reservation>, HostError
         records.extend(read(&folder.join(name))?.filter(|record| record.boot_id == boot_id));
     }
     Ok(records)
+}
+
+/// Reads a VM's record, of whatever boot.
+///
+/// # Errors
+/// Returns failures to read, and a record that makes no sense.
+pub fn of(places: &Places, vm: &VmName) -> Result<Option<Reservation>, HostError> {
+    read(&file_of(places, vm))
 }
 
 fn read(path: &Path) -> Result<Option<Reservation>, HostError> {

@@ -33,6 +33,7 @@ fn reservation(vm: &str, bdf: &str, group: u32, buses: &[&str]) -> Reservation {
         cpus: CpuSet::default(),
         reset_domains: domain.into_iter().collect(),
         bind: None,
+        detached: false,
         reset: false,
     }
 }

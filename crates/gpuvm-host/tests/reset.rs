@@ -327,6 +327,7 @@ fn a_bus_that_a_vm_shares_is_not_reset() {
     let held = Reservation {
         vm: vm.clone(),
         bind: None,
+        detached: false,
         reset: false,
         ..Reservation::of_reset(
             bdf("0000:81:00.2"),
@@ -352,6 +353,7 @@ fn what_a_dead_vm_left_behind_is_reset_where_it_is_and_its_cleanup_waits() {
     let dead = Reservation {
         vm: vm.clone(),
         bind: None,
+        detached: false,
         reset: false,
         supervisor: ProcessId { pid: 0, start_time: 0 },
         ..Reservation::of_bind(bdf(HELD), &bench.boot_id(), vec![], vec![bdf(HELD)])

@@ -60,6 +60,33 @@ pub enum Known {
         /// What the guest told, by the kind of its `type`.
         info: Option<Value>,
     },
+    /// The guest's kernel has crashed, and sees to that by itself (kdump).
+    GuestCrashloaded,
+    /// The guest's watchdog was not fed.
+    Watchdog {
+        /// What QEMU does about it: `reset`, `shutdown`, `poweroff`, `pause`, `debug`, `none`, `inject-nmi`, and what may come.
+        action: Option<String>,
+    },
+    /// A disk gave an error.
+    BlockIoError {
+        /// The disk: its id, or the name of its node where it has none.
+        disk: Option<String>,
+        /// `read`, `write`, and what may come.
+        operation: Option<String>,
+        /// What QEMU does about it: `ignore`, `report`, `stop`.
+        action: Option<String>,
+        /// The disk is full.
+        no_space: bool,
+        /// The error in the system's words.
+        reason: Option<String>,
+    },
+    /// Memory of the host that a guest has, or QEMU, is broken.
+    MemoryFailure {
+        /// Whose it is: `hypervisor` or `guest`.
+        recipient: Option<String>,
+        /// What QEMU does about it: `ignore`, `inject`, `fatal`, `reset`.
+        action: Option<String>,
+    },
     /// A device is gone. One removal can bring several: match on `device`.
     DeviceDeleted {
         /// The id that it was made with.
@@ -93,6 +120,16 @@ impl Event {
             "GUEST_PANICKED" => {
                 Known::GuestPanicked { action: text("action"), info: self.data.get("info").cloned() }
             }
+            "GUEST_CRASHLOADED" => Known::GuestCrashloaded,
+            "WATCHDOG" => Known::Watchdog { action: text("action") },
+            "BLOCK_IO_ERROR" => Known::BlockIoError {
+                disk: self.disk(),
+                operation: text("operation"),
+                action: text("action"),
+                no_space: self.data.get("nospace").and_then(Value::as_bool).unwrap_or(false),
+                reason: text("reason"),
+            },
+            "MEMORY_FAILURE" => Known::MemoryFailure { recipient: text("recipient"), action: text("action") },
             "DEVICE_DELETED" => Known::DeviceDeleted { device: text("device"), path: text("path") },
             "DEVICE_UNPLUG_GUEST_ERROR" => {
                 Known::DeviceUnplugGuestError { device: text("device"), path: text("path") }
@@ -101,6 +138,16 @@ impl Event {
             "RESUME" => Known::Resume,
             _ => return None,
         })
+    }
+
+    /// The name of the disk that an event is about: `device` is empty for one that was made by `-blockdev`, and its place in the object tree
+    /// came only with QEMU 9.2 (qapi/block-core.json).
+    fn disk(&self) -> Option<String> {
+        let text = |field| self.data.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
+        // A device that has an id sits there by it; what is below is its own.
+        let id = |path: &str| Some(path.strip_prefix("/machine/peripheral/")?.split('/').next()?.to_owned());
+        let device = text("device").map(str::to_owned);
+        device.or_else(|| text("qom-path").and_then(id)).or_else(|| text("node-name").map(str::to_owned))
     }
 }
 

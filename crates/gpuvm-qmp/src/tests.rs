@@ -1,5 +1,7 @@
 //! The client against a peer that says whatever a test wants.
 
+mod hostile;
+
 use super::*;
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -384,6 +386,21 @@ async fn verbs_send_what_qemu_expects() {
 #[case("STOP", json!({}), Some(Known::Stop))]
 #[case("RESUME", json!([]), Some(Known::Resume))]
 #[case("GUEST_PANICKED", json!({"action": "pause", "info": {"type": "sev"}}), Some(Known::GuestPanicked { action: Some("pause".into()), info: Some(json!({"type": "sev"})) }))]
+#[case("GUEST_CRASHLOADED", Value::Null, Some(Known::GuestCrashloaded))]
+#[case("WATCHDOG", json!({"action": "brand-new"}), Some(Known::Watchdog { action: Some("brand-new".into()) }))]
+#[case("WATCHDOG", json!({"action": {"new": 1}}), Some(Known::Watchdog { action: None }))]
+#[case("BLOCK_IO_ERROR", json!({"device": "disk0", "operation": "write", "action": "stop", "nospace": true, "reason": "full"}), Some(Known::BlockIoError {
+    disk: Some("disk0".into()), operation: Some("write".into()), action: Some("stop".into()), no_space: true, reason: Some("full".into())
+}))]
+#[case("BLOCK_IO_ERROR", json!({"device": "", "qom-path": "/machine/peripheral/disk1/virtio-backend", "node-name": "n"}), Some(Known::BlockIoError {
+    disk: Some("disk1".into()), operation: None, action: None, no_space: false, reason: None
+}))]
+#[case("BLOCK_IO_ERROR", json!({"device": "", "qom-path": "/machine/unattached/device[7]", "node-name": "n"}), Some(Known::BlockIoError {
+    disk: Some("n".into()), operation: None, action: None, no_space: false, reason: None
+}))]
+#[case("MEMORY_FAILURE", json!({"recipient": "guest", "action": "inject", "flags": {"new": true}}), Some(Known::MemoryFailure {
+    recipient: Some("guest".into()), action: Some("inject".into())
+}))]
 #[case("DEVICE_DELETED", json!({"path": "/machine/p/backend"}), Some(Known::DeviceDeleted { device: None, path: Some("/machine/p/backend".into()) }))]
 #[case("DEVICE_UNPLUG_GUEST_ERROR", json!({"device": "gpu0"}), Some(Known::DeviceUnplugGuestError { device: Some("gpu0".into()), path: None }))]
 #[case("BRAND_NEW", json!({"guest": true}), None)]

@@ -39,6 +39,8 @@ const KILL: Duration = Duration::from_secs(60);
 pub enum Cleaned {
     /// Its launcher, or another cleanup, is alive: nothing was touched.
     Running,
+    /// Its guest runs on without a launcher, as a detached one may: nothing was touched.
+    Unsupervised,
     /// Everything is given back.
     Done,
     /// Something could not be given back.
@@ -119,6 +121,10 @@ fn clean(
     let mut progress = Progress::default();
     let result = match reservation::take_over(places, boot_id, &name) {
         Err(HostError::AlreadyUp { .. }) => Cleaned::Running,
+        Err(error @ HostError::Unsupervised { .. }) => {
+            progress.left.push(error);
+            Cleaned::Unsupervised
+        }
         Err(error) => {
             progress.left.push(error);
             Cleaned::Left

@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::control::{Hub, Typed};
 use crate::launch::Which;
 use crate::log::Log;
 
@@ -46,14 +48,27 @@ struct Flushing {
 
 impl Console {
     /// Copies the stream into a log, and into a sink if there is one.
-    pub(crate) fn copy(stream: UnixStream, log: &Path, sink: Option<Sink>, which: Which) -> io::Result<Self> {
+    pub(crate) fn copy(
+        stream: UnixStream,
+        log: &Path,
+        sink: Option<Sink>,
+        hub: Option<Arc<Hub>>,
+        which: Which,
+    ) -> io::Result<Self> {
         let path = log.to_owned();
         let log = match which {
             Which::First => Log::begin(log)?,
             Which::Again => Log::resume(log)?,
         };
+        let (from, to) = stream.into_split();
+        match &hub {
+            Some(hub) => drop(tokio::spawn(write(to, hub.open(&path)))),
+            // Nothing is typed, and the port goes on.
+            None => to.forget(),
+        }
+        let from = Port { stream: from, log, hub };
         let Some(mut sink) = sink else {
-            return Ok(Self { reader: tokio::spawn(read(stream, log, None)), log: path, sink: None });
+            return Ok(Self { reader: tokio::spawn(read(from, None)), log: path, sink: None });
         };
         let (chunks, mut queue) = mpsc::channel::<Vec<u8>>(QUEUE);
         let (done, finished) = std::sync::mpsc::channel();
@@ -67,7 +82,7 @@ impl Console {
             // Nobody listens any more only if the flush took too long.
             done.send(()).ok();
         })?;
-        let reader = tokio::spawn(read(stream, log, Some(chunks)));
+        let reader = tokio::spawn(read(from, Some(chunks)));
         Ok(Self { reader, log: path, sink: Some(Flushing { finished, thread }) })
     }
 
@@ -88,11 +103,25 @@ impl Console {
     }
 }
 
-async fn read(
-    mut stream: UnixStream,
-    mut log: Log,
-    mut sink: Option<mpsc::Sender<Vec<u8>>>,
-) -> io::Result<()> {
+/// The serial port, and where all that it says goes.
+struct Port {
+    stream: OwnedReadHalf,
+    log: Log,
+    hub: Option<Arc<Hub>>,
+}
+
+/// Types for the guest what its clients have typed.
+async fn write(mut to: OwnedWriteHalf, mut typed: Typed) {
+    while let Some(bytes) = typed.recv().await {
+        if to.write_all(&bytes).await.is_err() {
+            return;
+        }
+    }
+    to.forget();
+}
+
+async fn read(from: Port, mut sink: Option<mpsc::Sender<Vec<u8>>>) -> io::Result<()> {
+    let Port { mut stream, mut log, hub } = from;
     let mut buffer = vec![0; 16 << 10];
     let mut log_error = None;
     loop {
@@ -103,8 +132,14 @@ async fn read(
         };
         let Some(bytes) = buffer.get(..count) else { continue };
         // A full disk must not stop the guest or hide its console: the rest goes on, and the error is told at the end.
-        if log_error.is_none() {
-            log_error = log.write(bytes).err();
+        let mut keep = || {
+            if log_error.is_none() {
+                log_error = log.write(bytes).err();
+            }
+        };
+        match &hub {
+            Some(hub) => hub.said(bytes, keep),
+            None => keep(),
         }
         if let Some(to) = &sink
             && to.send(bytes.to_vec()).await.is_err()

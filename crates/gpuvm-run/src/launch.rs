@@ -25,6 +25,7 @@ use gpuvm_sys::socket::{listen_unix, stream_pair};
 use tokio::net::UnixStream;
 use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
 
+use crate::control::Launched;
 use crate::error::LaunchError;
 use crate::report::LastWords;
 
@@ -48,11 +49,28 @@ pub(crate) struct Process {
     child: Child,
     /// SIGCHLD, caught since before the child was made, so that no end is missed.
     ends: UnixSignal,
-    stderr: PathBuf,
-    /// Where in that file QEMU's own words begin.
-    said_from: u64,
+    words: Words,
     /// What the kernel says about the VM's devices since before QEMU was started.
     kernel_log: KernelLog,
+}
+
+/// Where what a QEMU says on stderr goes.
+#[derive(Debug, Clone)]
+pub(crate) struct Words {
+    path: PathBuf,
+    /// Where in that file its own words begin.
+    from: u64,
+}
+
+impl Words {
+    /// Returns the end of what it said.
+    pub(crate) fn end(&self) -> String {
+        const LINES: usize = 20;
+        let text = end_of(&self.path, self.from).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(LINES)..].join("\n")
+    }
 }
 
 /// A QEMU that has greeted.
@@ -68,6 +86,7 @@ pub(crate) fn spawn(
     paths: &Paths,
     sockets: Sockets,
     which: Which,
+    launched: Launched,
 ) -> Result<Process, LaunchError> {
     let vars = paths.state.join(UEFI_VARS);
     if let Firmware::Uefi(firmware) = &plan.firmware {
@@ -101,12 +120,16 @@ pub(crate) fn spawn(
         fds: vec![sockets.monitor, sockets.serial],
         stdout: stdout.into(),
         stderr: stderr.into(),
-        // Without a launcher nobody would give the host back: QEMU flushes its disks and ends.
-        death_signal: Some(Signal::SIGTERM),
+        death_signal: match launched {
+            // Without a launcher nobody would give the host back: QEMU flushes its disks and ends.
+            Launched::Foreground => Some(Signal::SIGTERM),
+            // Its guest is not to suffer from what becomes of gpuvm.
+            Launched::Detached => None,
+        },
         memlock: None,
     })
     .map_err(|source| LaunchError::Spawn { qemu: plan.qemu.clone(), source })?;
-    Ok(Process { child, ends, stderr: stderr_path, said_from, kernel_log })
+    Ok(Process { child, ends, words: Words { path: stderr_path, from: said_from }, kernel_log })
 }
 
 /// Returns whose lines in the kernel's log are a plan's.
@@ -282,11 +305,12 @@ impl Process {
 
     /// Returns the end of what QEMU said on stderr.
     pub(crate) fn stderr(&self) -> String {
-        const LINES: usize = 20;
-        let text = end_of(&self.stderr, self.said_from).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(LINES)..].join("\n")
+        self.words.end()
+    }
+
+    /// Returns where they are, for whoever reads them elsewhere.
+    pub(crate) fn words(&self) -> &Words {
+        &self.words
     }
 }
 

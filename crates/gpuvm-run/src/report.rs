@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use gpuvm_core::lifecycle::{Outcome, Stage};
+use gpuvm_core::lifecycle::{Halt, Outcome, Stage, State};
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::Warning;
 use gpuvm_core::profile::VmName;
@@ -12,6 +12,7 @@ use gpuvm_core::reset::repair::{Climbed, Rung};
 use gpuvm_core::reset::{Heard, Judgement, Method, Snapshot};
 use gpuvm_host::HostError;
 use gpuvm_host::kernel_log::KernelSaid;
+use gpuvm_qmp::verbs::VcpuThread;
 use serde::Serialize;
 
 use crate::error::below;
@@ -119,6 +120,16 @@ pub trait Observer {
     fn phase(&mut self, phase: &Phase);
     /// Something happened that the user should know.
     fn note(&mut self, note: &Note);
+    /// The VM's life stands somewhere else; why its vCPUs don't run, of a guest that is paused.
+    fn state(&mut self, _state: State, _halt: Option<&Halt>) {}
+    /// The VM is reserved, and its folder is made.
+    fn reserved(&mut self) {}
+    /// QEMU was started.
+    fn started(&mut self, _pid: i32) {}
+    /// The threads of the vCPUs are known.
+    fn threads(&mut self, _threads: &[VcpuThread]) {}
+    /// QEMU said something unasked.
+    fn qmp(&mut self, _event: &gpuvm_qmp::Event) {}
 }
 
 /// How long a part took.

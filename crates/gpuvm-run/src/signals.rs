@@ -1,9 +1,12 @@
 //! The signals that ask for a guest's end, and what else can be asked of one that runs.
 
 use std::io;
+use std::time::Duration;
 
+use gpuvm_core::control::Refusal;
+use serde_json::Value;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// SIGINT, SIGTERM and SIGHUP, caught from when this is made.
 ///
@@ -73,14 +76,48 @@ async fn turn() {
 }
 
 /// What can be asked of a guest that runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Request {
     /// Its end, by whom.
     Stop(&'static str),
+    /// Its end, as `down` wants it.
+    End(End),
     /// That QEMU crashes under it.
     Crash,
     /// That its machine is reset.
     Reset,
+    /// That its vCPUs stop.
+    Pause,
+    /// That they go on.
+    Resume,
+    /// A command for QEMU.
+    Command(Command),
+}
+
+/// How somebody wants a guest's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct End {
+    /// How long ACPI and `quit` may take together; nothing for the usual patience.
+    pub(crate) within: Option<Duration>,
+    /// Whether the guest is asked.
+    pub(crate) way: Way,
+}
+
+/// How a guest's end begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// By its power button.
+    Gently,
+    /// QEMU is told to quit.
+    AtOnce,
+}
+
+/// A command for QEMU, and where its answer goes; whoever can't send it drops it.
+#[derive(Debug)]
+pub(crate) struct Command {
+    pub(crate) execute: String,
+    pub(crate) arguments: Value,
+    pub(crate) answer: oneshot::Sender<Result<Value, Refusal>>,
 }
 
 /// What is asked of a guest: by signals, and by the program that runs it.
@@ -124,7 +161,7 @@ impl<'a> Requests<'a> {
             }
             request = program => request,
         };
-        if request == Request::Crash {
+        if matches!(request, Request::Crash) {
             self.crash = Asked::Yes;
         }
         request
@@ -136,8 +173,9 @@ impl<'a> Requests<'a> {
             match self.next().await {
                 Request::Stop(by) => return by,
                 Request::Crash => return "a crash that was asked for",
-                // It is being started anyway.
-                Request::Reset => {}
+                Request::End(_) => return "down",
+                // It is being started anyway, and one that doesn't run isn't paused; and its QEMU isn't asked before it has greeted.
+                Request::Reset | Request::Pause | Request::Resume | Request::Command(_) => {}
             }
         }
     }

@@ -13,10 +13,11 @@
 //! else is given back.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gpuvm_core::host_ops::HostOp;
-use gpuvm_core::lifecycle::{NotAgain, Outcome, Patience, Reboots};
+use gpuvm_core::lifecycle::{Event, GivenBack, Life, NotAgain, Outcome, Patience, Reboots, State};
 use gpuvm_core::pci::{Bdf, DriverName};
 use gpuvm_core::plan::{Owned, Ownership, Plan, Warning};
 use gpuvm_core::profile::{Serial, VmName};
@@ -33,6 +34,7 @@ use gpuvm_host::{HostError, lock, snapshot, undo};
 use serde::Serialize;
 
 use crate::console::{self, Console, Sink};
+use crate::control::{Control, Hub, Launched, Watched};
 use crate::driver::{self, Running};
 use crate::error::{Cause, LaunchError, UpError};
 use crate::judging::{self, Begun, Judged, Ran, Resets, Stage, keep};
@@ -41,6 +43,7 @@ use crate::pin;
 use crate::repairing;
 use crate::report::{DeviceReport, LastWords, Note, Observer, Phase, Report, Timing};
 use crate::signals::{Requests, Signals};
+use crate::stopped::Evidence;
 
 /// What is to be run, and where.
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +60,8 @@ pub struct Run<'a> {
     pub boot_id: &'a str,
     /// How long the guest's end may take.
     pub patience: Patience,
+    /// Whether QEMU outlives a gpuvm that is killed.
+    pub launched: Launched,
 }
 
 /// What is kept beside the journal, so that no later verb reads the user's file again.
@@ -69,6 +74,9 @@ struct Kept<'a> {
 /// A run that has something to give back.
 struct Session<'a> {
     run: &'a Run<'a>,
+    /// Where others hear the console, and type.
+    hub: Option<Arc<Hub>>,
+    life: Life,
     journal: Journal,
     reservation: Reservation,
     /// What each device said of itself before anything was done: what it is judged against afterwards.
@@ -118,7 +126,25 @@ pub async fn up(
         Serial::Console => console,
         Serial::Log => None,
     };
-    up_asked(run, &mut Requests::new(signals, None), console, observer).await
+    up_asked(run, &mut Requests::new(signals, None), console, None, observer).await
+}
+
+/// Runs a VM like [`up`], and lets others ask for it at its control socket. The last word there is the caller's, by [`Control::finish`].
+///
+/// # Errors
+/// As [`up`].
+pub async fn up_served(
+    run: &Run<'_>,
+    signals: &mut Signals,
+    control: &mut Control,
+    console: Option<Sink>,
+    observer: &mut dyn Observer,
+) -> Result<Report, UpError> {
+    let asked = control.begin(run.plan, run.kernel, run.boot_id);
+    let hub = control.hub();
+    let mut requests = Requests::new(signals, Some(asked));
+    let mut watched = Watched { control, inner: observer, places: run.places, vm: &run.plan.name };
+    up_asked(run, &mut requests, console, Some(hub), &mut watched).await
 }
 
 /// Runs a VM that can be asked for more than its end. The sink is given its console, whether or not its user wants to see it.
@@ -126,10 +152,14 @@ pub(crate) async fn up_asked(
     run: &Run<'_>,
     requests: &mut Requests<'_>,
     console: Option<Sink>,
+    hub: Option<Arc<Hub>>,
     observer: &mut dyn Observer,
 ) -> Result<Report, UpError> {
     observer.phase(&Phase::Reserving);
-    let reservation = Reservation::new(run.plan, run.boot_id);
+    let reservation = Reservation {
+        detached: run.launched == Launched::Detached,
+        ..Reservation::new(run.plan, run.boot_id)
+    };
     reservation::reserve(run.places, &reservation).map_err(|error| UpError {
         cause: Box::new(error.into()),
         devices: Vec::new(),
@@ -142,9 +172,14 @@ pub(crate) async fn up_asked(
             return Err(UpError { cause: Box::new(error.into()), devices: Vec::new(), left });
         }
     };
+    observer.reserved();
     let functions: Vec<Bdf> = run.plan.owned().map(|device| device.bdf).collect();
+    let life = Life::new(run.patience);
+    observer.state(life.state(), None);
     let mut session = Session {
         run,
+        hub,
+        life,
         journal,
         reservation,
         baselines: BTreeMap::new(),
@@ -213,6 +248,7 @@ impl<'a> Session<'a> {
         let begun = Instant::now();
         self.prepare(requests, observer).await?;
         self.timings.push(Timing::new("prepare", begun.elapsed()));
+        driver::step(&mut self.life, Event::Prepared, observer);
         let sinks = console.map(console::share);
         let (mut reboots, mut which) = (Reboots::default(), Which::First);
         loop {
@@ -232,6 +268,7 @@ impl<'a> Session<'a> {
                 Ok(count) => observer.phase(&Phase::Relaunching { count }),
                 Err(why) => return Ok(Outcome::Rebooted { not_again: Some(why) }),
             }
+            driver::step(&mut self.life, Event::StartedAgain, observer);
             which = Which::Again;
         }
     }
@@ -276,7 +313,9 @@ impl<'a> Session<'a> {
         self.kernel_log.take_resets();
         let paths = self.paths();
         let (listeners, connections) = launch::sockets(&paths)?;
-        let mut process = launch::spawn(&self.run.kernel.root, self.run.plan, &paths, listeners, which)?;
+        let (root, launched) = (&self.run.kernel.root, self.run.launched);
+        let mut process = launch::spawn(root, self.run.plan, &paths, listeners, which, launched)?;
+        observer.started(process.pid());
         self.started = true;
         // Nothing is written for as long as the guest runs.
         self.run.kernel.rest();
@@ -284,7 +323,7 @@ impl<'a> Session<'a> {
         match &ended {
             // It was waited for long enough, and still has the devices.
             Ok(_) | Err(Cause::Host(HostError::QemuStuck { .. })) => {}
-            Err(_) => driver::end(&mut process, self.run.patience, observer).await?,
+            Err(_) => driver::end(&mut process, &mut self.life, self.run.patience, observer).await?,
         }
         ended
     }
@@ -382,21 +421,30 @@ impl<'a> Session<'a> {
         reservation::update(self.run.places, &self.reservation)?;
         let Connections { monitor, serial } = connections;
         let log = self.paths().logs.join("console.log");
-        let console = Console::copy(serial, &log, console, which)
+        let console = Console::copy(serial, &log, console, self.hub.clone(), which)
             .map_err(HostError::file("copy the console to", &log))?;
         let running = self.ready(process, monitor, requests, observer).await?;
         self.timings.push(Timing::new("start", begun.elapsed()));
         self.qemu = Some(running.greeted.qmp.version().to_string());
         let begun = Instant::now();
+        let evidence = Evidence {
+            root: self.run.kernel.root.clone(),
+            baselines: self.baselines.clone(),
+            words: process.words().clone(),
+        };
+        let watched = (&mut self.kernel_log, evidence);
         let driver::Ended { outcome, reboots } =
-            driver::drive(running, process, &mut self.kernel_log, self.run.patience, requests, observer)
-                .await?;
+            driver::drive(running, process, watched, &mut self.life, requests, observer).await?;
         let ran = begun.elapsed();
         self.reboots += reboots;
         self.timings.push(Timing::new("run", ran));
         observer.phase(&Phase::Ended);
         let was_to_die = requests.crash_was_asked();
-        if matches!(outcome, Outcome::QemuDied { .. } | Outcome::InternalError) && !was_to_die {
+        let badly = matches!(
+            outcome,
+            Outcome::QemuDied { .. } | Outcome::InternalError { .. } | Outcome::MemoryFailure
+        );
+        if badly && !was_to_die {
             let words = process.last_words();
             observer.note(&Note(words.to_string()));
             self.last_words = Some(words);
@@ -442,7 +490,7 @@ impl<'a> Session<'a> {
     /// Brings a started QEMU to where the guest runs: greeting, pinning, `cont`. Each wait races with QEMU's end and with
     /// signals.
     async fn ready(
-        &self,
+        &mut self,
         process: &mut launch::Process,
         monitor: tokio::net::UnixStream,
         requests: &mut Requests<'_>,
@@ -468,8 +516,10 @@ impl<'a> Session<'a> {
                 Err(error) => return Err(process.explain(error).await.into()),
             }
         };
+        driver::step(&mut self.life, Event::Greeted, observer);
         let steps = async {
             let vcpus = greeted.qmp.vcpu_threads(COMMAND).await?;
+            observer.threads(&vcpus);
             observer.phase(&Phase::Pinning { vcpus: plan.placement.vcpus.len() });
             pin::pin(plan, pid, &vcpus)?;
             greeted.qmp.cont(COMMAND).await?;
@@ -483,7 +533,10 @@ impl<'a> Session<'a> {
         };
         match result {
             Err(error) => Err(process.explain(error).await.into()),
-            Ok(running) => Ok(running),
+            Ok(running) => {
+                driver::step(&mut self.life, Event::Continued, observer);
+                Ok(running)
+            }
         }
     }
 
@@ -507,6 +560,9 @@ impl<'a> Session<'a> {
             // It still has the devices: journal and reservation stay, and `gpuvm cleanup` judges them.
             return Err(UpError { cause: Box::new(cause), devices: Vec::new(), left: Vec::new() });
         }
+        if matches!(self.life.state(), State::Preparing | State::HostReady) {
+            driver::step(&mut self.life, Event::NeverStarted, observer);
+        }
         let begun = Instant::now();
         let judged = match self.judged.take() {
             Some(judged) => judged,
@@ -515,6 +571,7 @@ impl<'a> Session<'a> {
         observer.phase(&Phase::GivingBack);
         let (left, devices) = self.undo(judged, observer);
         self.timings.push(Timing::new("give-back", begun.elapsed()));
+        driver::step(&mut self.life, Event::GivenBack(given_back(&left)), observer);
         match outcome {
             Ok(outcome) => Ok(Report {
                 name: self.run.plan.name.clone(),
@@ -564,6 +621,15 @@ impl Run<'_> {
     fn host<'b>(&'b self, baselines: &'b BTreeMap<Bdf, Snapshot>) -> Host<'b> {
         let vm = &self.plan.name;
         Host { kernel: self.kernel, places: self.places, boot_id: self.boot_id, vm, baselines }
+    }
+}
+
+/// Says in how far the host was given back.
+fn given_back(left: &[HostError]) -> GivenBack {
+    match left {
+        [] => GivenBack::Wholly,
+        left if left.iter().all(|error| matches!(error, HostError::Sick { .. })) => GivenBack::ButSick,
+        _ => GivenBack::Partly,
     }
 }
 

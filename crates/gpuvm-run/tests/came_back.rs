@@ -317,12 +317,14 @@ async fn an_error_that_stopped_the_guest_is_found_in_the_counters_though_the_ker
         bench.fake.says_now("pcieport 0000:80:01.0: AER: device recovery successful").unwrap();
     });
     let report = up(&bench.run(), &mut nobody(), None, &mut observer).await.unwrap();
-    assert_eq!(report.outcome, Outcome::InternalError);
+    // QEMU's line is missing: the counters alone tell.
+    let told = report.outcome.to_string();
+    assert!(told.contains(&format!("an error of {GPU} (aer_dev_nonfatal of {GPU}: 1, was 0")), "{told}");
     let judgement = &report.devices[0].judgement;
     let counted = judgement.findings.iter().find(|finding| finding.register.contains("aer_dev_nonfatal"));
     let counted = counted.unwrap_or_else(|| panic!("{judgement:?}"));
     assert!(counted.weight.is_some(), "{counted:?}");
-    assert_eq!(outcomes(&bench.entries(GPU)), [Some(Outcome::InternalError)]);
+    assert_eq!(outcomes(&bench.entries(GPU)), [Some(report.outcome)]);
 }
 
 /// A reset of a function that the plan wants once QEMU is gone.

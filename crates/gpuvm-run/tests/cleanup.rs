@@ -79,6 +79,7 @@ impl Bench {
             cpus: Default::default(),
             reset_domains: Vec::new(),
             bind: None,
+            detached: false,
             reset: false,
         };
         reservation::reserve(&places, &record).unwrap();

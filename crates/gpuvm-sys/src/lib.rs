@@ -9,6 +9,7 @@
 //! - [`process`][]: a child in its own session, with inherited descriptors and a pidfd.
 //! - [`signals`][]: letting SIGINT and its like wait.
 //! - [`socket`][]: listening unix sockets that a child takes over.
+//! - [`terminal`][]: a terminal that hands keys through as they are typed.
 //! - [`sched`][]: CPU affinity without a limit of 1024 CPUs.
 //! - [`limits`][]: `RLIMIT_MEMLOCK`.
 //! - [`mmio`][]: checked volatile access to a mapped BAR.
@@ -29,6 +30,7 @@ pub mod reset;
 pub mod sched;
 pub mod signals;
 pub mod socket;
+pub mod terminal;
 pub mod vfio;
 pub mod watched;
 

@@ -6,7 +6,7 @@ use nix::sys::socket::{
 };
 use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -68,6 +68,18 @@ pub fn adopt_listener(fd: RawFd) -> io::Result<UnixListener> {
 pub fn adopt_stream(fd: RawFd) -> io::Result<UnixStream> {
     let stream = UnixStream::from(duplicate(fd)?);
     stream.peer_addr()?;
+    Ok(stream)
+}
+
+/// A connected unix socket that this process inherited as descriptor `fd`, and that nothing else in it uses: the number itself is taken, and closed on
+/// exec from now on.
+///
+/// # Errors
+/// As [`adopt_stream`].
+pub fn take_stream(fd: RawFd) -> io::Result<UnixStream> {
+    let stream = adopt_stream(fd)?;
+    // SAFETY: the number is open, as the duplicate shows, and the caller says that nothing else uses it.
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
     Ok(stream)
 }
 

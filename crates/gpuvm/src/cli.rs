@@ -13,13 +13,21 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cmd::bind::BindArgs;
+use crate::cmd::console::ConsoleArgs;
 use crate::cmd::devices::DevicesArgs;
 use crate::cmd::doctor::DoctorArgs;
+use crate::cmd::down::DownArgs;
+use crate::cmd::events::EventsArgs;
 use crate::cmd::explain::ExplainArgs;
 use crate::cmd::lock::LockArgs;
+use crate::cmd::logs::LogsArgs;
+use crate::cmd::qmp::QmpArgs;
 use crate::cmd::reset::ResetArgs;
+use crate::cmd::screenshot::ScreenshotArgs;
 use crate::cmd::soak::SoakArgs;
+use crate::cmd::status::StatusArgs;
 use crate::cmd::topology::TopologyArgs;
+use crate::cmd::up::WaitFor;
 use crate::exit::Exit;
 use crate::locked::OnChanges;
 use crate::out;
@@ -35,7 +43,8 @@ Exit codes:
   74  a device is sick, or the host is not wholly given back
   75  busy: somebody else has the device; try later
   77  permission denied
-  78  the profile is wrong";
+  78  the profile is wrong
+  124 it took too long";
 
 /// Gives a VM whole PCI devices through VFIO, by driving QEMU directly.
 ///
@@ -83,6 +92,28 @@ pub(crate) enum Command {
     Schema,
     /// Run a VM until its guest ends, then give the host back
     Up(UpArgs),
+    /// Show VMs: where each stands and since when, its processes, vCPUs, memory, devices, what happened last
+    Status(StatusArgs),
+    /// List the VMs that are up, or that have left something behind
+    List,
+    /// End a VM's guest and wait until the host is given back; says what it took
+    Down(DownArgs),
+    /// Stop a guest's vCPUs, until `resume`
+    Pause(VmArgs),
+    /// Let a paused guest go on
+    Resume(VmArgs),
+    /// Reset a guest's machine, as by its reset button
+    Reboot(VmArgs),
+    /// Print what a guest, its QEMU or its gpuvm said; also of a VM that has ended
+    Logs(LogsArgs),
+    /// Print what has happened to a VM, and what happens
+    Events(EventsArgs),
+    /// Sit down at a guest's serial port
+    Console(ConsoleArgs),
+    /// Take a picture of a guest's display
+    Screenshot(ScreenshotArgs),
+    /// Send one command to a VM's QEMU, and print its answer
+    Qmp(QmpArgs),
     /// List the devices that can be passed, and why others can't; or show everything about one
     Devices(DevicesArgs),
     /// Show nodes, root complexes, ports, groups and devices as a tree, or as a picture
@@ -135,6 +166,13 @@ pub(crate) fn whole_seconds(text: &str) -> Result<u32, String> {
     u32::try_from(time.as_secs()).map_err(|_| "it is longer than a guest may take".to_owned())
 }
 
+/// A VM that is there.
+#[derive(Debug, Args)]
+pub(crate) struct VmArgs {
+    /// The VM
+    pub(crate) vm: VmName,
+}
+
 /// What `up` takes.
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {
@@ -148,6 +186,22 @@ pub(crate) struct UpArgs {
     /// Go on although this host has changed since it was locked, and lock it as it is now
     #[arg(long)]
     pub(crate) accept_changes: bool,
+
+    /// Return once the guest runs; the VM goes on in a session of its own, without this terminal
+    #[arg(long)]
+    pub(crate) detach: bool,
+
+    /// What to wait for before that: running, console:REGEX (its serial port says so), or none (the VM is reserved)
+    #[arg(long, value_name = "WHAT", requires = "detach", default_value = "running")]
+    pub(crate) wait: WaitFor,
+
+    /// For how long; the VM is left to itself after it, and gpuvm ends with 124
+    #[arg(long, value_name = "TIME", requires = "detach", default_value = "5m", value_parser = humantime::parse_duration)]
+    pub(crate) wait_timeout: Duration,
+
+    /// The socket on which the one that goes on tells the one that has started it
+    #[arg(long, hide = true, requires = "detach")]
+    pub(crate) word_fd: Option<i32>,
 }
 
 impl UpArgs {

@@ -26,6 +26,27 @@ pub(crate) enum Exit {
     Permission = 77,
     /// The profile is wrong.
     Profile = 78,
+    /// It took too long.
+    Timeout = 124,
+}
+
+impl Exit {
+    /// Returns what a code means; nothing for one that no gpuvm ends with.
+    pub(crate) fn of(code: u8) -> Option<Self> {
+        let all = [
+            Self::Ok,
+            Self::Guest,
+            Self::Usage,
+            Self::Unfit,
+            Self::Internal,
+            Self::NotGivenBack,
+            Self::Busy,
+            Self::Permission,
+            Self::Profile,
+            Self::Timeout,
+        ];
+        all.into_iter().find(|exit| *exit as u8 == code)
+    }
 }
 
 impl From<Exit> for ExitCode {

@@ -3,6 +3,7 @@
 use std::fmt::{Debug, Display};
 use std::io::ErrorKind;
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::diagnostics;
@@ -27,7 +28,7 @@ pub(crate) struct Failure {
 }
 
 /// One thing that failed, and its remedy.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Item {
     /// The kind of error, as programs tell it from others.
     pub(crate) kind: String,
@@ -78,9 +79,19 @@ impl Failure {
         Self { code, items, profile: None, devices: Vec::new() }
     }
 
+    /// Returns what failed.
+    pub(crate) fn items(&self) -> &[Item] {
+        &self.items
+    }
+
     /// Returns what failed, without remedies.
     pub(crate) fn message(&self) -> String {
         self.items.iter().map(|item| item.message.as_str()).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Returns what failed, each thing with its remedy.
+    pub(crate) fn into_items(self) -> Vec<Item> {
+        self.items
     }
 
     /// Adds what may be the cause.
@@ -191,6 +202,7 @@ fn host_code(error: &HostError) -> Exit {
         HostError::Reserved { .. }
         | HostError::AlreadyUp { .. }
         | HostError::LeftBehind { .. }
+        | HostError::Unsupervised { .. }
         | HostError::GroupBusy { .. }
         | HostError::Locked { .. }
         | HostError::SoakRuns { .. }

@@ -1,11 +1,14 @@
 //! What to do next, with the command: added here, at the edge, and nowhere else.
 
+mod asked;
 mod refused;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::path::Path;
+
+use gpuvm_core::profile::VmName;
 
 use gpuvm_core::facts::file::FactsFileError;
 use gpuvm_core::lifecycle::Exit;
@@ -21,10 +24,24 @@ use gpuvm_host::reservation::{Owner, ProcessRole};
 use gpuvm_host::reset::{Attempted, FunctionReport, Report};
 use gpuvm_run::{LastWords, LaunchError};
 
+pub(crate) use self::asked::{
+    console_lines, look_again, no_such_vm, nobody_listens, not_yours, other_version, refused_by_supervisor,
+    silent, stale, unsupervised,
+};
 pub(crate) use self::refused::{of_bind, of_reset, refusal};
 use crate::cli::ProfileArgs;
 
 const SIGKILL: i32 = 9;
+/// What to do about what a detached gpuvm that ended may have left.
+pub(crate) fn without_a_word(vm: &VmName) -> String {
+    format!("what is left of it, if anything: gpuvm cleanup {vm}")
+}
+
+/// What to do about a detached VM that takes long.
+pub(crate) fn not_ready(vm: &VmName, log: &Path) -> String {
+    format!("how far it is: tail {}; gpuvm status {vm}. To end it: gpuvm down {vm}", log.display())
+}
+
 /// The most meanings of messages that one error is told with.
 const EXPLANATIONS: usize = 3;
 
@@ -215,6 +232,9 @@ fn of_error(error: &HostError) -> Option<String> {
         HostError::AlreadyUp { vm, role: ProcessRole::Qemu | ProcessRole::InFlight, .. } => {
             format!("its gpuvm is gone: gpuvm cleanup {vm}")
         }
+        HostError::Unsupervised { vm, pid } => format!(
+            "shut its guest down from inside, or end it: kill {pid}. Once QEMU is gone: gpuvm cleanup {vm}"
+        ),
         HostError::LeftBehind { vm } => format!("gpuvm cleanup {vm}"),
         HostError::QemuStuck { pid, .. } => {
             format!(

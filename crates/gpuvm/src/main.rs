@@ -1,5 +1,6 @@
 //! `gpuvm`: gives a VM a whole PCI device on a headless host.
 
+mod asked;
 mod came_back;
 mod cli;
 mod cmd;

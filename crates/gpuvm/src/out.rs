@@ -13,7 +13,30 @@ use crate::failure::Failure;
 /// Returns what keeps it from being written, as a full disk does: nobody should take half a plan for a whole one.
 pub(crate) fn text(text: &str) -> Result<(), Failure> {
     let mut stdout = anstream::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    written(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
+}
+
+/// Whether anybody takes what is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reader {
+    There,
+    Gone,
+}
+
+/// Hands bytes of a stream through to standard output as they are; who prints one stops where nobody reads it any more.
+///
+/// # Errors
+/// As [`text`], but for a closed pipe.
+pub(crate) fn stream(bytes: &[u8]) -> Result<Reader, Failure> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        result => written(result).map(|()| Reader::There),
+    }
+}
+
+fn written(result: std::io::Result<()>) -> Result<(), Failure> {
+    match result {
         // A closed pipe ends the output, and is no error of ours.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(Failure::one(Exit::Internal, format!("write to standard output: {error}"), None))

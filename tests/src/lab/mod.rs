@@ -10,6 +10,7 @@ pub mod edu;
 mod faults;
 pub mod guest;
 mod init;
+mod installed;
 mod kills;
 mod lock;
 mod messages;

@@ -19,6 +19,9 @@ pub struct Snapshot {
 const DEVICE_ATTRIBUTES: [&str; 6] =
     ["driver_override", "enable", "reset_method", "d3cold_allowed", "power/control", "msi_bus"];
 
+/// What isn't the same in two boots of one host.
+const PER_BOOT: [&str; 2] = ["modules", "mounts"];
+
 impl Snapshot {
     /// Takes the state of this host.
     ///
@@ -41,6 +44,33 @@ impl Snapshot {
         attributes.insert("claims".to_owned(), claims);
         attributes.insert("open groups".to_owned(), open_groups().join(" "));
         Ok(Self { attributes, affinity: affinity() })
+    }
+
+    /// Leaves out what another boot gives anew although nothing has changed: mounts, which modules are there by now, threads.
+    #[must_use]
+    pub fn lasting(mut self) -> Self {
+        self.attributes.retain(|name, _| !PER_BOOT.contains(&name.as_str()));
+        self.affinity.clear();
+        self
+    }
+
+    /// Keeps what lasts of it in a file, for the next boot.
+    ///
+    /// # Errors
+    /// That it can't be written.
+    pub fn keep(self, path: &Path) -> Result<(), String> {
+        let text = serde_json::to_string(&self.lasting().attributes).map_err(doing("spell a snapshot"))?;
+        fs::write(path, text).map_err(doing(&path.display().to_string()))
+    }
+
+    /// Reads what [`Self::keep`] has kept.
+    ///
+    /// # Errors
+    /// That it can't be read.
+    pub fn kept(path: &Path) -> Result<Self, String> {
+        let text = fs::read_to_string(path).map_err(doing(&path.display().to_string()))?;
+        let attributes = serde_json::from_str(&text).map_err(doing("read a snapshot"))?;
+        Ok(Self { attributes, affinity: BTreeMap::new() })
     }
 
     /// Lists what differs; nothing for an equal host.

@@ -96,6 +96,7 @@ fn a_repair_that_died_is_finished_by_cleanup_under_a_reservation(#[case] left_be
     let of = |vm: &str| Reservation {
         vm: VmName::new(vm).unwrap(),
         bind: None,
+        detached: false,
         supervisor: dead,
         ..Reservation::of_bind(bdf(CARD[0]), BOOT, vec![GroupId(7)], CARD.map(bdf).into())
     };

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
+use gpuvm_core::lifecycle::{Halt, State};
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::Plan;
 use gpuvm_core::profile::Serial;
@@ -114,7 +115,7 @@ pub async fn cycle(
     let mut requests = Requests::new(signals, Some(asked));
     let result = tokio::select! {
         biased;
-        result = up_asked(&job.run, &mut requests, Some(watch.sink(console)), &mut watched) => result,
+        result = up_asked(&job.run, &mut requests, Some(watch.sink(console)), None, &mut watched) => result,
         never = conductor.conduct(&mut heard, &ask) => match never {},
     };
     let qemu = watched.qemu;
@@ -246,5 +247,9 @@ impl Observer for Watched<'_> {
 
     fn note(&mut self, note: &Note) {
         self.inner.note(note);
+    }
+
+    fn state(&mut self, state: State, halt: Option<&Halt>) {
+        self.inner.state(state, halt);
     }
 }

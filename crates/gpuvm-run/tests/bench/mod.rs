@@ -6,13 +6,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use gpuvm_core::lifecycle::Patience;
+use gpuvm_core::lifecycle::{Halt, Patience, State};
 use gpuvm_core::plan::{Plan, plan};
 use gpuvm_core::profile::{Sources, parse};
 use gpuvm_host::facts;
 use gpuvm_host::kernel::Kernel;
 use gpuvm_host::places::Places;
-use gpuvm_run::{Note, Observer, Phase, Report, Run, Signals, UpError, up};
+use gpuvm_run::{Launched, Note, Observer, Phase, Report, Run, Signals, UpError, up};
 use gpuvm_testkit::fake_host::{FakeDevice, FakeHost, Snapshot, gpu};
 use gpuvm_testkit::fake_qemu::{Action, Recording, Script, TimedAction};
 
@@ -41,6 +41,10 @@ impl Observer for Told {
 
     fn note(&mut self, note: &Note) {
         self.0.push(note.0.clone());
+    }
+
+    fn state(&mut self, state: State, _halt: Option<&Halt>) {
+        self.0.push(format!("state {}", state.name()));
     }
 }
 
@@ -110,6 +114,7 @@ impl Bench {
             places: &self.places,
             boot_id: &self.boot_id,
             patience,
+            launched: Launched::Foreground,
         }
     }
 

@@ -217,7 +217,7 @@ impl Machine {
         self.play_actions(self.script.after_cont.clone());
     }
 
-    fn play_actions(&self, mut actions: Vec<TimedAction>) {
+    fn play_actions(self: &Arc<Self>, mut actions: Vec<TimedAction>) {
         let start = Instant::now();
         actions.sort_by_key(|timed| timed.after_ms);
         for timed in actions {
@@ -226,7 +226,7 @@ impl Machine {
         }
     }
 
-    fn act(&self, action: Action) {
+    fn act(self: &Arc<Self>, action: Action) {
         match action {
             Action::Event { name, data } => self.event(&name, data),
             Action::Shutdown { reason } => self.shutdown(true, &reason),
@@ -234,6 +234,8 @@ impl Machine {
             Action::Reboot => self.event("RESET", json!({"guest": true, "reason": "guest-reset"})),
             Action::Exit { code } => self.exit(code),
             Action::Die { signal } => die(signal),
+            Action::Stop { status } => self.stop(&status),
+            Action::Resume => self.resume(),
             Action::CloseMonitor => self.close_monitor(),
             Action::Console { text } => self.console(text.as_bytes()),
             Action::Stderr { text } => drop(io::stderr().write_all(text.as_bytes())),

@@ -152,6 +152,13 @@ pub enum Action {
         /// Its number: 11 is SIGSEGV.
         signal: i32,
     },
+    /// The virtual CPUs stop, as by QEMU itself or by another of its monitors: STOP, and this word for the run state.
+    Stop {
+        /// QEMU's word, such as `io-error`.
+        status: String,
+    },
+    /// The virtual CPUs go on, as by another of its monitors: RESUME.
+    Resume,
     /// The monitor's socket closes for good; the program goes on.
     CloseMonitor,
     /// The guest writes on its console.

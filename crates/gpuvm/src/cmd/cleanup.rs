@@ -3,7 +3,7 @@
 use gpuvm_host::bound::{self, BoundReport, Step};
 use gpuvm_host::facts;
 use gpuvm_host::kernel::Kernel;
-use gpuvm_run::Cleaned;
+use gpuvm_run::{Cleaned, CleanupReport};
 use serde_json::json;
 
 use super::bind;
@@ -39,6 +39,7 @@ pub(super) fn run(cli: &Cli, args: &CleanupArgs) -> Result<Exit, Failure> {
         for report in &reports {
             let result = match report.result {
                 Cleaned::Running => "is in the hands of another gpuvm: nothing was touched",
+                Cleaned::Unsupervised => "is in use, and unsupervised: nothing was touched",
                 Cleaned::Done => "is given back",
                 Cleaned::Left => "is NOT wholly given back",
             };
@@ -70,5 +71,11 @@ pub(super) fn run(cli: &Cli, args: &CleanupArgs) -> Result<Exit, Failure> {
             }
         }
     }
-    Ok(if left || sick { Exit::NotGivenBack } else { Exit::Ok })
+    Ok(if left || sick { Exit::NotGivenBack } else { of_unsupervised(&reports) })
+}
+
+/// Tells what a guest that runs on without a gpuvm is for the exit code: its VM is in use.
+fn of_unsupervised(reports: &[CleanupReport]) -> Exit {
+    let in_use = reports.iter().any(|report| report.result == Cleaned::Unsupervised);
+    if in_use { Exit::Busy } else { Exit::Ok }
 }

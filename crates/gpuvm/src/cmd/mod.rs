@@ -4,20 +4,31 @@ mod argv;
 pub(crate) mod bind;
 mod check;
 mod cleanup;
+pub(crate) mod console;
 pub(crate) mod devices;
 pub(crate) mod doctor;
+pub(crate) mod down;
+pub(crate) mod events;
 pub(crate) mod explain;
 mod init;
 mod ladder;
+mod list;
 pub(crate) mod lock;
+pub(crate) mod logs;
+mod pause;
 mod plan;
+pub(crate) mod qmp;
 mod quarantine;
+mod reboot;
 mod report;
 pub(crate) mod reset;
+mod resume;
 mod schema;
+pub(crate) mod screenshot;
 pub(crate) mod soak;
+pub(crate) mod status;
 pub(crate) mod topology;
-mod up;
+pub(crate) mod up;
 
 use crate::cli::{Cli, Command};
 use crate::exit::Exit;
@@ -28,7 +39,7 @@ pub(crate) use quarantine::QuarantineArgs;
 pub(crate) use report::ReportArgs;
 
 /// Refuses to act on a host that is only a recording.
-fn refuse_recorded(cli: &Cli) -> Result<(), Failure> {
+pub(crate) fn refuse_recorded(cli: &Cli) -> Result<(), Failure> {
     if !cli.is_recorded() {
         return Ok(());
     }
@@ -46,6 +57,17 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Doctor(args) => doctor::run(cli, args),
         Command::Schema => schema::run(),
         Command::Up(args) => up::run(cli, args),
+        Command::Status(args) => status::run(cli, args),
+        Command::List => list::run(cli),
+        Command::Down(args) => down::run(cli, args),
+        Command::Pause(args) => pause::run(cli, args),
+        Command::Resume(args) => resume::run(cli, args),
+        Command::Reboot(args) => reboot::run(cli, args),
+        Command::Logs(args) => logs::run(cli, args),
+        Command::Events(args) => events::run(cli, args),
+        Command::Console(args) => console::run(cli, args),
+        Command::Screenshot(args) => screenshot::run(cli, args),
+        Command::Qmp(args) => qmp::run(cli, args),
         Command::Devices(args) => devices::run(cli, args),
         Command::Bind(args) => bind::run(cli, args),
         Command::Unbind(args) => bind::run_unbind(cli, args),

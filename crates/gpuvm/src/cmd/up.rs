@@ -1,56 +1,83 @@
 //! `gpuvm up`: runs a VM until its guest ends.
 
+mod detach;
+mod wait;
+mod word;
+
 use std::io::Write;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gpuvm_core::lifecycle::{NotAgain, Outcome, Patience, Stage};
+use gpuvm_core::control::Finale;
+use gpuvm_core::lifecycle::{NotAgain, Outcome, Patience};
 use gpuvm_core::plan::{Topic, Warning};
-use gpuvm_core::profile::{Hugepages, Memory, Policy, Profile};
+use gpuvm_core::profile::{Hugepages, Memory, Policy, Profile, Serial};
 use gpuvm_host::HostError;
 use gpuvm_host::kernel::Kernel;
-use gpuvm_run::{Cause, Note, Observer, Phase, Report, Run, Signals, Sink, UpError};
+use gpuvm_run::{
+    Cause, Control, Launched, Note, Observer, Phase, Report, Run, Signals, Sink, UpError, up_served,
+};
 use serde::Serialize;
 
 use crate::cli::{Cli, UpArgs};
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
 use crate::load::Loaded;
+pub(crate) use wait::WaitFor;
+use word::Teller;
+
 use crate::{came_back, hints, load, locked, out};
 
 pub(super) fn run(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
     super::refuse_recorded(cli)?;
+    let word = match (args.detach, args.word_fd) {
+        (true, None) => return detach::run(cli, args),
+        (_, Some(fd)) => {
+            let socket = gpuvm_run::detach::word_socket(fd);
+            let message =
+                |error| format!("take descriptor {fd} of the gpuvm that has started this one: {error}");
+            Some(socket.map_err(|error| Failure::one(Exit::Usage, message(error), None))?)
+        }
+        (false, None) => None,
+    };
+    let teller = Arc::new(Teller::new(word, args.wait.clone()));
     // The timer and the signals live in a runtime on this thread: QEMU dies with the thread that starts it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime =
         runtime.map_err(|error| Failure::one(Exit::Internal, format!("start tokio: {error}"), None))?;
-    runtime.block_on(up(cli, args))
+    let result = runtime.block_on(up(cli, args, &teller));
+    teller.ended(&result);
+    result
 }
 
-async fn up(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
+async fn up(cli: &Cli, args: &UpArgs, teller: &Arc<Teller>) -> Result<Exit, Failure> {
     // Caught before anything is changed, so that no signal can end gpuvm between a change and its undoing.
-    let mut signals = Signals::catch()
+    let signals = Signals::catch()
         .map_err(|error| Failure::one(Exit::Internal, format!("catch signals: {error}"), None))?;
     let loaded = load::profile(cli, &args.profile)?;
-    let mut progress = Progress::new(cli);
+    let mut progress = Progress { teller: Some(Arc::clone(teller)), ..Progress::new(cli) };
+    let launched = if args.word_fd.is_some() { Launched::Detached } else { Launched::Foreground };
+    let mut served = Served { control: Control::new(env!("CARGO_PKG_VERSION"), launched), signals, launched };
     let judged = locked::before_up(cli, &args.profile, loaded, args.on_changes())?;
     let loaded = judged.loaded;
     if judged.written {
         progress.tell(&format!("{} is written anew", loaded.lock.path.display()));
     }
     let mut known = judged.warnings;
-    let first = attempt(cli, args, &loaded, &known, &mut signals, &mut progress).await?;
+    let first = attempt(cli, args, &loaded, &known, &mut served, &mut progress).await?;
     let report = match first {
         Err(error) => match shortage(&loaded.profile, &error) {
             Some(shortage) => {
                 progress.tell("the host is as it was; trying again with ordinary pages");
                 known.push(shortage);
                 let loaded = Loaded { profile: without_hugepages(loaded.profile), ..loaded };
-                attempt(cli, args, &loaded, &known, &mut signals, &mut progress).await?
+                attempt(cli, args, &loaded, &known, &mut served, &mut progress).await?
             }
             None => Err(error),
         },
         ran => ran,
     };
+    let lasts = finale(&report);
     let report = report.map_err(|mut error| {
         let stuck = matches!(*error.cause, Cause::Host(HostError::QemuStuck { .. }));
         if error.left.is_empty() && !stuck {
@@ -62,13 +89,44 @@ async fn up(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
             error.left.retain(|left| !came_back::is_told(left));
         }
         error
-    })?;
-    if cli.json {
-        out::told(out::json(&Document { exit_code: code(&report), report: &report }));
-    } else {
-        summary(&report);
+    });
+    let result = report.map_err(Failure::from).map(|report| {
+        if cli.json {
+            out::told(out::json(&Document { exit_code: code(&report), report: &report }));
+        } else {
+            summary(&report);
+        }
+        code(&report)
+    });
+    let exit = result.as_ref().map_or_else(|failure| failure.code, |exit| *exit);
+    served.control.finish(Finale { exit_code: exit as u8, ..lasts });
+    result
+}
+
+/// What of a run is the same in each attempt.
+struct Served {
+    control: Control,
+    signals: Signals,
+    launched: Launched,
+}
+
+/// Says how a run ended, for those who have asked for its end.
+fn finale(ended: &Result<Report, UpError>) -> Finale {
+    let (outcome, failure, devices, left) = match ended {
+        Ok(report) => (Some(report.outcome.clone()), None, &report.devices, &report.left),
+        Err(error) => (None, Some(error.cause.to_string()), &error.devices, &error.left),
+    };
+    let sick = devices.iter().filter_map(|device| {
+        let judgement = &device.judgement;
+        judgement.reason().map(|finding| format!("{} is {}: {finding}", device.bdf, judgement.verdict))
+    });
+    Finale {
+        outcome,
+        failure,
+        not_given_back: left.iter().map(ToString::to_string).collect(),
+        devices: sick.collect(),
+        exit_code: Exit::Ok as u8,
     }
-    Ok(code(&report))
 }
 
 /// Plans a profile on the host as it is now, and runs it. The outer result is the plan's, the inner one the run's.
@@ -77,7 +135,7 @@ async fn attempt(
     args: &UpArgs,
     loaded: &Loaded,
     known: &[Warning],
-    signals: &mut Signals,
+    served: &mut Served,
     progress: &mut Progress,
 ) -> Result<Result<Report, UpError>, Failure> {
     let (mut plan, _) = load::planned(cli, &loaded.profile)?;
@@ -97,8 +155,13 @@ async fn attempt(
         places: &cli.places(),
         boot_id: &gpuvm_host::facts::boot_id(&cli.host_root())?,
         patience: Patience { acpi, ..Patience::with_functions(plan.owned().count()) },
+        launched: served.launched,
     };
-    Ok(gpuvm_run::up(&run, signals, console(cli), progress).await)
+    let console = match served.launched {
+        Launched::Foreground => console(cli).filter(|_| plan.serial == Serial::Console),
+        Launched::Detached => progress.teller.as_ref().and_then(Teller::sink),
+    };
+    Ok(up_served(&run, &mut served.signals, &mut served.control, console, progress).await)
 }
 
 /// Tells whether a run ended before it began because the kernel found too few hugepages, the profile can do without them, and
@@ -132,7 +195,11 @@ fn code(report: &Report) -> Exit {
         Outcome::PoweredOff | Outcome::Stopped { .. } => Exit::Ok,
         Outcome::Rebooted { not_again: Some(NotAgain::Looping) } => Exit::Guest,
         Outcome::Rebooted { .. } => Exit::Ok,
-        Outcome::Panicked | Outcome::InternalError | Outcome::QemuDied { .. } => Exit::Guest,
+        Outcome::Panicked
+        | Outcome::InternalError { .. }
+        | Outcome::MemoryFailure
+        | Outcome::Watchdog
+        | Outcome::QemuDied { .. } => Exit::Guest,
     }
 }
 
@@ -193,6 +260,8 @@ pub(super) fn hurried(note: &str) -> String {
 
 /// Tells a person what is done.
 pub(super) struct Progress {
+    /// Who waits for the VM to be up.
+    teller: Option<Arc<Teller>>,
     begun: Instant,
     verbose: Verbose,
 }
@@ -206,7 +275,7 @@ enum Verbose {
 impl Progress {
     pub(super) fn new(cli: &Cli) -> Self {
         let verbose = if cli.json { Verbose::Quiet } else { Verbose::Told };
-        Self { begun: Instant::now(), verbose }
+        Self { teller: None, begun: Instant::now(), verbose }
     }
 
     pub(super) fn tell(&self, text: &str) {
@@ -218,34 +287,16 @@ impl Progress {
 
 impl Observer for Progress {
     fn phase(&mut self, phase: &Phase) {
-        let text = match phase {
-            Phase::Reserving => "reserving the devices".to_owned(),
-            Phase::Preparing { operations } => format!("preparing the host: {operations} operations"),
-            Phase::Operation { what } => format!("  {what}"),
-            Phase::Checking { groups } => {
-                format!("asking the kernel whether it lets the IOMMU groups be attached: {groups}")
-            }
-            Phase::Starting => "starting QEMU, paused".to_owned(),
-            Phase::Pinning { vcpus: 0 } => "leaving vCPUs unpinned".to_owned(),
-            Phase::Pinning { vcpus } => format!("pinning {vcpus} vCPUs"),
-            Phase::Running { pid, qemu } => format!("the guest runs (QEMU {qemu}, process {pid})"),
-            Phase::Rebooting { count } => format!("the guest reboots ({count})"),
-            Phase::Leaving { reason } => format!("QEMU shuts down ({reason})"),
-            Phase::Stopping { stage: Stage::Acpi } => "pressing the guest's power button".to_owned(),
-            Phase::Stopping { stage: Stage::Quit } => "telling QEMU to quit".to_owned(),
-            Phase::Stopping { stage: Stage::Kill } => "killing QEMU".to_owned(),
-            Phase::Ended => "QEMU is gone".to_owned(),
-            Phase::Resetting { bdf, method } => format!("resetting {bdf} by {method}, as planned"),
-            Phase::Judging => "looking at the devices".to_owned(),
-            Phase::Repairing { bdf, rung } => format!("{bdf} is sick, trying to repair it by {rung}"),
-            Phase::Relaunching { count } => format!("the guest has rebooted ({count}): starting it again"),
-            Phase::GivingBack => "giving the host back".to_owned(),
-            Phase::TakingOver { vm } => format!("taking over what is left of VM {vm}"),
-            Phase::EndingQemu { pid } => format!("ending QEMU (process {pid})"),
-            Phase::Undoing { what } => format!("  undo: {what}"),
-            Phase::Releasing => "giving the devices free".to_owned(),
-        };
-        self.tell(&text);
+        self.tell(&phase.to_string());
+        if let (Phase::Running { pid, .. }, Some(teller)) = (phase, &self.teller) {
+            teller.running(*pid);
+        }
+    }
+
+    fn reserved(&mut self) {
+        if let Some(teller) = &self.teller {
+            teller.reserved();
+        }
     }
 
     fn note(&mut self, note: &Note) {

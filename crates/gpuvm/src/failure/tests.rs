@@ -184,6 +184,7 @@ fn host_errors() -> Vec<(&'static str, HostError)> {
             "already-up" => { vm: "x".into(), role: ProcessRole::Gpuvm, pid: 4242 }
             "already-up-without-its-gpuvm" => { vm: "x".into(), role: ProcessRole::Qemu, pid: 4242 }
         }
+        Unsupervised { "unsupervised" => { vm: "x".into(), pid: 4711 } }
         LeftBehind {
             "left-behind" => { vm: "x".into() }
         }

@@ -10,7 +10,9 @@ mod doctor;
 mod explain;
 mod init;
 mod inventory;
+mod life;
 mod lock;
+mod peer;
 mod plans;
 mod profiles;
 mod quarantine;
@@ -73,6 +75,7 @@ const FOLDERS: &[&str] = &[
     "explain",
     "help",
     "init",
+    "life",
     "lock",
     "lock-file",
     "plan",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use gpuvm_core::date;
-use gpuvm_core::lifecycle::{self, Outcome, Stage};
+use gpuvm_core::lifecycle::{self, Fault, Outcome, Stage};
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::Refusal;
 use gpuvm_core::reset::repair::{Climbed, Rung};
@@ -222,7 +222,13 @@ fn ended(outcome: &Outcome) -> String {
         Outcome::Stopped { stage: Stage::Quit } => "ended by QEMU's quit".to_owned(),
         Outcome::Stopped { stage: Stage::Kill } => "killed".to_owned(),
         Outcome::Panicked => "panicked".to_owned(),
-        Outcome::InternalError => "stopped by an internal error".to_owned(),
+        Outcome::InternalError { fault: Fault::Device { bdf, .. } } => {
+            format!("stopped by an error of {bdf}")
+        }
+        Outcome::InternalError { fault: Fault::Kvm { .. } } => "stopped by an error of KVM".to_owned(),
+        Outcome::InternalError { fault: Fault::Unknown } => "stopped by an internal error".to_owned(),
+        Outcome::MemoryFailure => "ended by broken memory".to_owned(),
+        Outcome::Watchdog => "ended by its watchdog".to_owned(),
         Outcome::QemuDied { exit: lifecycle::Exit::Code(code) } => format!("QEMU died with status {code}"),
         Outcome::QemuDied { exit: lifecycle::Exit::Signal(signal) } => {
             format!("QEMU died of signal {signal}")

@@ -167,7 +167,7 @@ fn clean_up(
     let boot_id = facts::boot_id(&root)?;
     let (kernel, vm) = (Kernel::running(root), begun.vm.clone());
     let reports = gpuvm_run::cleanup(&kernel, &cli.places(), &boot_id, Some(&vm), progress)?;
-    if reports.iter().any(|report| report.result == Cleaned::Running) {
+    if reports.iter().any(|report| matches!(report.result, Cleaned::Running | Cleaned::Unsupervised)) {
         let message = format!("VM {vm} is in the hands of another gpuvm");
         return Err(Failure::one(Exit::Busy, message, None));
     }

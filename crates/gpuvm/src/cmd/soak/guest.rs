@@ -13,7 +13,7 @@ use gpuvm_host::kernel::Kernel;
 use gpuvm_host::ledger::now;
 use gpuvm_host::{HostError, facts, soak};
 use gpuvm_run::soak::{Awaited, CycleEnd, CycleJob};
-use gpuvm_run::{Cause, Run, Signals, UpError};
+use gpuvm_run::{Cause, Launched, Run, Signals, UpError};
 
 use super::begin::Begun;
 use super::course::{Cycles, Over};
@@ -82,6 +82,7 @@ impl<'a> Guest<'a> {
             places: &places,
             boot_id: &self.boot_id,
             patience: Patience { acpi, ..Patience::with_functions(plan.owned().count()) },
+            launched: Launched::Foreground,
         };
         let job = CycleJob { run, number, kind, ready: &self.ready, first: &self.first, at, plan_ms };
         Ok(gpuvm_run::soak::cycle(&job, &mut self.signals, progress, None).await)

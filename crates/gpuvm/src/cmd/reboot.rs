@@ -1,0 +1,12 @@
+//! `gpuvm reboot`: resets a guest's machine, as by its reset button.
+
+use gpuvm_core::control::Do;
+
+use super::pause::done;
+use crate::cli::{Cli, VmArgs};
+use crate::exit::Exit;
+use crate::failure::Failure;
+
+pub(super) fn run(cli: &Cli, args: &VmArgs) -> Result<Exit, Failure> {
+    done(cli, &args.vm, Do::Reset)
+}

@@ -1,0 +1,95 @@
+//! What `up --detach` waits for.
+
+use std::str::FromStr;
+
+use regex::bytes::Regex;
+
+/// How much of the console is matched at once: what is waited for is a line, or a few.
+const WINDOW: usize = 16 << 10;
+
+/// What is waited for.
+#[derive(Debug, Clone)]
+pub(crate) enum WaitFor {
+    /// That the VM is reserved.
+    None,
+    /// That its guest runs.
+    Running,
+    /// That its console shows something.
+    Console(Regex),
+}
+
+impl FromStr for WaitFor {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self::None),
+            "running" => Ok(Self::Running),
+            _ => match text.strip_prefix("console:") {
+                Some("") | None => Err("expected running, console:REGEX or none".to_owned()),
+                Some(text) => {
+                    Regex::new(&format!("(?m){text}")).map(Self::Console).map_err(|error| error.to_string())
+                }
+            },
+        }
+    }
+}
+
+/// Matches a console that comes in pieces.
+pub(super) struct Matcher {
+    expect: Regex,
+    seen: Vec<u8>,
+}
+
+impl Matcher {
+    pub(super) fn new(expect: Regex) -> Self {
+        Self { expect, seen: Vec::new() }
+    }
+
+    /// Takes what was said, and tells whether it has shown by now.
+    pub(super) fn shows(&mut self, bytes: &[u8]) -> bool {
+        // A carriage return would keep `$` from the end of a line.
+        self.seen.extend(bytes.iter().filter(|byte| **byte != b'\r'));
+        let shows = self.expect.is_match(&self.seen);
+        let old = self.seen.len().saturating_sub(WINDOW);
+        self.seen.drain(..old);
+        shows
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("none", "None")]
+    #[case("running", "Running")]
+    #[case("console:login:$", "Console")]
+    fn what_is_waited_for_is_read(#[case] text: &str, #[case] wanted: &str) {
+        assert!(format!("{:?}", text.parse::<WaitFor>().unwrap()).starts_with(wanted));
+    }
+
+    #[rstest]
+    #[case("", "expected running, console:REGEX or none")]
+    #[case("console:", "expected running, console:REGEX or none")]
+    #[case("forever", "expected running, console:REGEX or none")]
+    #[case("console:(", "unclosed group")]
+    fn what_makes_no_sense_is_refused(#[case] text: &str, #[case] words: &str) {
+        let error = text.parse::<WaitFor>().unwrap_err();
+        assert!(error.contains(words), "{error}");
+    }
+
+    #[test]
+    fn a_line_that_comes_in_pieces_is_matched_once_it_is_there() {
+        let Ok(WaitFor::Console(expect)) = "console:^guest (is )?ready$".parse() else { panic!() };
+        let mut matcher = Matcher::new(expect);
+        assert!(!matcher.shows(b"the guest is ready not\r\nguest is rea"));
+        assert!(!matcher.shows(&b"x".repeat(3 * WINDOW)));
+        assert!(!matcher.shows(b"\r\nguest is rea"));
+        assert!(matcher.shows(b"dy\r\n"));
+        assert!(matcher.seen.len() <= WINDOW);
+    }
+}
