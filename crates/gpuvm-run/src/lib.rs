@@ -24,7 +24,7 @@ pub mod soak;
 mod stopped;
 mod up;
 
-pub use cleanup::{Cleaned, CleanupReport, cleanup};
+pub use cleanup::{Cleaned, CleanupReport, cleanup, end_unsupervised};
 pub use console::Sink;
 pub use control::{Control, Launched};
 pub use error::{Cause, LaunchError, UpError};
@@ -32,4 +32,4 @@ pub use launch::{UEFI_VARS, VNC_SOCKET};
 pub use probe::probe;
 pub use report::{DeviceReport, Evidence, LastWords, Note, Observer, Phase, Report, ResetReport, Timing};
 pub use signals::Signals;
-pub use up::{Run, up, up_served};
+pub use up::{Run, adopt, up, up_served};

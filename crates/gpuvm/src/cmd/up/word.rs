@@ -37,7 +37,7 @@ pub(super) enum Word {
 }
 
 /// Who says it: nobody, where gpuvm runs in the foreground.
-pub(super) struct Teller {
+pub(crate) struct Teller {
     inner: Mutex<Inner>,
     wait: WaitFor,
 }
@@ -49,19 +49,19 @@ struct Inner {
 }
 
 impl Teller {
-    pub(super) fn new(to: Option<UnixStream>, wait: WaitFor) -> Self {
+    pub(crate) fn new(to: Option<UnixStream>, wait: WaitFor) -> Self {
         Self { inner: Mutex::new(Inner { to, qemu: None }), wait }
     }
 
     /// Takes in that the VM is reserved.
-    pub(super) fn reserved(&self) {
+    pub(crate) fn reserved(&self) {
         if matches!(self.wait, WaitFor::None) {
             self.ready();
         }
     }
 
     /// Takes in that the guest runs.
-    pub(super) fn running(&self, qemu: i32) {
+    pub(crate) fn running(&self, qemu: i32) {
         self.inner().qemu = Some(qemu);
         if matches!(self.wait, WaitFor::Running) {
             self.ready();
@@ -69,7 +69,7 @@ impl Teller {
     }
 
     /// Returns what matches the console, where that is waited for.
-    pub(super) fn sink(self: &std::sync::Arc<Self>) -> Option<Sink> {
+    pub(crate) fn sink(self: &std::sync::Arc<Self>) -> Option<Sink> {
         let WaitFor::Console(expect) = &self.wait else { return None };
         let (mut matcher, teller) = (Some(Matcher::new(expect.clone())), std::sync::Arc::clone(self));
         Some(Box::new(move |bytes: &[u8]| {
@@ -82,7 +82,7 @@ impl Teller {
     }
 
     /// Takes in how it ended, which is news for who still waits.
-    pub(super) fn ended(&self, result: &Result<Exit, Failure>) {
+    pub(crate) fn ended(&self, result: &Result<Exit, Failure>) {
         self.say(&match result {
             Ok(exit) => Word::Ended { exit_code: *exit as u8 },
             Err(failure) => Word::Failed { exit_code: failure.code as u8, items: failure.items().to_vec() },
