@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::events;
 use crate::asked::{self, COMMAND};
-use crate::cli::Cli;
+use crate::cli::{Cli, whole_seconds};
 use crate::exit::Exit;
 use crate::failure::{Failure, Item};
 use crate::{hints, out};
@@ -25,8 +25,9 @@ pub(crate) struct DownArgs {
     /// The VM
     vm: VmName,
 
-    /// Give the guest so long to power off when asked to, before QEMU is told to quit [default: the profile's shutdown-timeout]
-    #[arg(long, value_name = "SECONDS", conflicts_with = "force")]
+    /// Have the guest off after so long: three quarters of it to power off when asked to, the rest for QEMU to quit, then SIGKILL [default: the
+    /// profile's shutdown-timeout to power off, 15s to quit]
+    #[arg(long, value_name = "TIME", value_parser = whole_seconds, conflicts_with = "force")]
     timeout: Option<u32>,
 
     /// Don't ask the guest: tell QEMU to quit, as pulling its plug
