@@ -6,13 +6,10 @@ mod machine;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use gpuvm_sys::process::Signal;
-use machine::{Bench, LINGERS, Ran, pid, send, until, until_gone};
-use rstest::rstest;
+use machine::{Bench, LINGERS, pid, until, until_gone};
 use serde_json::{Value, json};
 
 /// Somebody at a VM's serial port, by gpuvm's protocol.
@@ -87,7 +84,10 @@ fn assert_told(bench: &Bench, name: &str, state: &str) {
     assert!(text.contains(&format!("  supervisor  process {supervisor}, gpuvm ")), "{text}");
     assert!(text.contains(&format!("  QEMU        process {qemu}")), "{text}");
     let listed = &bench.json(&["list"])["vms"][0];
-    assert_eq!((&listed["name"], &listed["state"], &listed["qemu"]["pid"]), (&json!(name), &json!(state), qemu));
+    assert_eq!(
+        (&listed["name"], &listed["state"], &listed["qemu"]["pid"]),
+        (&json!(name), &json!(state), qemu)
+    );
     let list = bench.says(&["list"]);
     let row: Vec<&str> = list.lines().nth(1).unwrap().split_whitespace().collect();
     assert_eq!((row[0], row[1], row[3]), (name, state, qemu.to_string().as_str()), "{list}");
@@ -120,7 +120,10 @@ fn tier2_a_linux_guest_lives_its_life_and_each_step_is_told() {
     assert_eq!(logs.matches("{\"gpuvm_guest\":1,").count(), 2, "{logs}");
 
     let down = bench.gpuvm(&["down", "linux"]);
-    assert_eq!(down.out, "linux is down: the guest powered off when its power button was pressed\n", "{down:?}");
+    assert_eq!(
+        down.out, "linux is down: the guest powered off when its power button was pressed\n",
+        "{down:?}"
+    );
     assert_eq!(down.code, 0, "{down:?}");
     assert!(bench.console("linux").contains("gpuvm-guest: power button"));
     until_gone(pid(&live["supervisor"]["pid"]));
@@ -158,7 +161,11 @@ fn stands_still(bench: &Bench, qemu: i32, vcpu: i32) {
     while seat.listens(Duration::from_millis(300)) {}
     let used = ticks(qemu, vcpu);
     seat.types("uptime\r");
-    assert!(!seat.listens(STOOD.saturating_sub(stood.elapsed())), "{:?}", String::from_utf8_lossy(&seat.heard));
+    assert!(
+        !seat.listens(STOOD.saturating_sub(stood.elapsed())),
+        "{:?}",
+        String::from_utf8_lossy(&seat.heard)
+    );
     assert_eq!(ticks(qemu, vcpu), used);
     let stood = stood.elapsed();
     assert_eq!(bench.says(&["resume", "linux"]), "linux is running\n");
@@ -168,11 +175,10 @@ fn stands_still(bench: &Bench, qemu: i32, vcpu: i32) {
     assert_told(bench, "linux", "running");
 }
 
-/// Resets the machine: it boots again, once.
+/// Resets the machine: it boots again, and that is told once.
 fn boots_again(bench: &Bench) {
     let mut seat = Seat::take(bench, "linux");
-    seat.types("uptime\r");
-    let before = seat.uptime();
+    let reset = Instant::now();
     assert_eq!(bench.says(&["reboot", "linux"]), "linux is running\n");
     bench.until_said("linux", LINGERS, 2);
     assert_told(bench, "linux", "running");
@@ -180,8 +186,6 @@ fn boots_again(bench: &Bench) {
     let text = bench.says(&["status", "linux"]);
     assert!(text.contains("  reboots     1\n"), "{text}");
     seat.types("uptime\r");
-    let after = seat.uptime();
-    // A kernel that has gone on would be older than the one before and the boot after it.
-    let booted = bench.console("linux").matches("gpuvm-guest: up").count();
-    assert!(after < before + 60.0 && booted >= 2, "{before} s, then {after} s");
+    let uptime = seat.uptime();
+    assert!(uptime < reset.elapsed().as_secs_f64(), "the kernel of before runs on: {uptime} s");
 }

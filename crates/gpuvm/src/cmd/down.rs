@@ -49,7 +49,12 @@ pub(super) fn run(cli: &Cli, args: &DownArgs) -> Result<Exit, Failure> {
     asked::runtime()?.block_on(async {
         let (known, mut client) = asked::connect(cli, &args.vm).await?;
         let patience = patience(&known, args.timeout);
-        let progress = (!cli.json).then(|| tokio::spawn(tell(asked::socket(&cli.places(), &args.vm))));
+        let progress = match cli.json {
+            true => None,
+            // Before the end is asked for: its first step is told too.
+            false => watch(&asked::socket(&cli.places(), &args.vm)).await.ok(),
+        };
+        let progress = progress.map(|client| tokio::spawn(tell(client)));
         let ended = end(&mut client, args, patience).await;
         if let Some(progress) = progress {
             progress.abort();
@@ -103,10 +108,16 @@ fn patience(known: &Known, timeout: Option<u32>) -> Duration {
     acpi + patience.quit + patience.exit + patience.killed + GIVE_BACK
 }
 
-/// Tells what the supervisor does meanwhile. That it can't be told is no failure of the end.
-async fn tell(socket: std::path::PathBuf) -> Result<(), ClientError> {
-    let mut client = Client::connect(&socket, asked::VERSION, COMMAND).await?;
-    let _: Value = client.ask(Do::Events { last: 0, follow: true }, COMMAND).await?;
+/// Begins to listen to what the supervisor does meanwhile. That it can't be told is no failure of the end.
+async fn watch(socket: &std::path::Path) -> Result<Client, ClientError> {
+    /// It knows by heart what there is to be told; one that is silent is not waited for twice.
+    const WITHIN: Duration = Duration::from_secs(1);
+    let mut client = Client::connect(socket, asked::VERSION, WITHIN).await?;
+    let _: Value = client.ask(Do::Events { last: 0, follow: true }, WITHIN).await?;
+    Ok(client)
+}
+
+async fn tell(mut client: Client) -> Result<(), ClientError> {
     while let Some(entry) = client.entry().await? {
         match &entry.what {
             Told::Phase { text, .. } | Told::Note { text } => out::note(&format!("gpuvm: {text}")),

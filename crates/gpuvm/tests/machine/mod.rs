@@ -73,9 +73,8 @@ impl Bench {
             path.display().to_string()
         };
         let (kernel, initrd) = (guest("kernel"), guest("initrd"));
-        let boot = format!(
-            "[kernel]\npath = {kernel:?}\ninitrd = {initrd:?}\ncmdline = \"{cmdline} {CMDLINE}\"\n"
-        );
+        let boot =
+            format!("[kernel]\npath = {kernel:?}\ninitrd = {initrd:?}\ncmdline = \"{cmdline} {CMDLINE}\"\n");
         self.write(name, "128M", keys, &boot);
     }
 
