@@ -40,7 +40,7 @@ fn tier2_down_says_which_stage_was_needed(
 ) {
     let bench = Bench::new();
     let ignores = if guest == Guest::Ignores { "gpuvm.ignore-power-button" } else { "" };
-    bench.linux("linux", "", ignores);
+    bench.linux("linux", ignores);
     let up = bench.up_linux("linux");
     let (supervisor, qemu) = (pid(&up["supervisor"]), pid(&up["qemu"]));
     if guest == Guest::Stopped {
@@ -64,7 +64,7 @@ fn tier2_down_says_which_stage_was_needed(
 #[ignore = "tier 2: needs QEMU; scripts/test runs it"]
 fn tier2_who_asks_meanwhile_is_told_what_an_end_waits_for() {
     let bench = Bench::new();
-    bench.linux("linux", "", "gpuvm.ignore-power-button");
+    bench.linux("linux", "gpuvm.ignore-power-button");
     bench.up_linux("linux");
     let mut down = bench.command(&["down", "linux", "--timeout", "12"]);
     let down = down.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

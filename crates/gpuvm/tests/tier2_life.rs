@@ -97,7 +97,7 @@ fn assert_told(bench: &Bench, name: &str, state: &str) {
 #[ignore = "tier 2: needs QEMU; scripts/test runs it"]
 fn tier2_a_linux_guest_lives_its_life_and_each_step_is_told() {
     let bench = Bench::new();
-    bench.linux("linux", "", "");
+    bench.linux("linux", "");
     let up = bench.up_linux("linux");
     let live = bench.live("linux");
     assert_eq!((&up["supervisor"], &up["qemu"]), (&live["supervisor"]["pid"], &live["qemu"]["pid"]));

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub(crate) mod tmux;
+
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -19,7 +21,7 @@ pub(crate) const LONG: Duration = Duration::from_secs(60);
 pub(crate) const LINGERS: &str = "gpuvm-guest: lingering";
 
 /// Without a check of the timer, which a busy machine's emulation fails now and then.
-const CMDLINE: &str = "console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable gpuvm.linger=600 gpuvm.talk";
+const CMDLINE: &str = "console=ttyS0 panic=-1 no_timer_check tsc=reliable gpuvm.linger=600 gpuvm.talk";
 
 /// A folder with profiles and what gpuvm keeps of their VMs.
 pub(crate) struct Bench(tempfile::TempDir);
@@ -62,24 +64,19 @@ impl Bench {
 
     /// Writes a profile of a small VM that only shows that it has no disk.
     pub(crate) fn idle(&self, name: &str) {
-        self.profile(name, "64M", "");
+        self.write(name, "64M", "", "");
     }
 
     /// Writes a profile of the lab's Linux guest, which lingers and answers at its console.
-    pub(crate) fn linux(&self, name: &str, keys: &str, cmdline: &str) {
-        let guest = |file: &str| {
-            let path = repository().join("target/lab/guest").join(file);
-            assert!(path.exists(), "no {}: scripts/lab prepare makes it", path.display());
-            path.display().to_string()
-        };
-        let (kernel, initrd) = (guest("kernel"), guest("initrd"));
-        let boot =
-            format!("[kernel]\npath = {kernel:?}\ninitrd = {initrd:?}\ncmdline = \"{cmdline} {CMDLINE}\"\n");
-        self.write(name, "128M", keys, &boot);
+    pub(crate) fn linux(&self, name: &str, cmdline: &str) {
+        self.write(name, "128M", "", &kernel("kernel", &format!("{cmdline} quiet")));
     }
 
-    pub(crate) fn profile(&self, name: &str, memory: &str, keys: &str) {
-        self.write(name, memory, keys, "");
+    /// The same with a virtual display, on which its kernel tells how it boots.
+    pub(crate) fn linux_with_display(&self, name: &str) {
+        // The ELF file is started without the BIOS, and knows nothing of a screen.
+        let boot = kernel("bzImage", "console=tty0 ignore_loglevel");
+        self.write(name, "128M", "display = \"virtual\"", &boot);
     }
 
     fn write(&self, name: &str, memory: &str, keys: &str, tables: &str) {
@@ -161,6 +158,17 @@ impl Bench {
         let values = records.filter_map(|entry| read(entry.path())).flat_map(both);
         values.filter_map(|process| serde_json::from_value(process).ok()).collect()
     }
+}
+
+/// The table of a profile that starts the lab's guest.
+fn kernel(file: &str, cmdline: &str) -> String {
+    let guest = |file: &str| {
+        let path = repository().join("target/lab/guest").join(file);
+        assert!(path.exists(), "no {}: scripts/lab prepare makes it", path.display());
+        path.display().to_string()
+    };
+    let (kernel, initrd) = (guest(file), guest("initrd"));
+    format!("[kernel]\npath = {kernel:?}\ninitrd = {initrd:?}\ncmdline = \"{cmdline} {CMDLINE}\"\n")
 }
 
 impl Drop for Bench {
