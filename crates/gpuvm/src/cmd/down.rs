@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::up::Progress;
 use super::{cleanup, events};
 use crate::asked::{self, COMMAND};
-use crate::cli::Cli;
+use crate::cli::{Cli, whole_seconds};
 use crate::exit::Exit;
 use crate::failure::{Failure, Item};
 use crate::{hints, out};
@@ -28,8 +28,9 @@ pub(crate) struct DownArgs {
     /// The VM
     vm: VmName,
 
-    /// Give the guest so long to power off when asked to, before QEMU is told to quit [default: the profile's shutdown-timeout]
-    #[arg(long, value_name = "SECONDS", conflicts_with = "force")]
+    /// Have the guest off after so long: three quarters of it to power off when asked to, the rest for QEMU to quit, then SIGKILL [default: the
+    /// profile's shutdown-timeout to power off, 15s to quit]
+    #[arg(long, value_name = "TIME", value_parser = whole_seconds, conflicts_with = "force")]
     timeout: Option<u32>,
 
     /// Don't ask the guest: tell QEMU to quit, as pulling its plug
@@ -66,7 +67,12 @@ pub(super) fn run(cli: &Cli, args: &DownArgs) -> Result<Exit, Failure> {
     asked::runtime()?.block_on(async {
         let (known, mut client) = asked::connect(cli, &args.vm).await?;
         let patience = patience(&known, args.timeout);
-        let progress = (!cli.json).then(|| tokio::spawn(tell(asked::socket(&cli.places(), &args.vm))));
+        let progress = match cli.json {
+            true => None,
+            // Before the end is asked for: its first step is told too.
+            false => watch(&asked::socket(&cli.places(), &args.vm)).await.ok(),
+        };
+        let progress = progress.map(|client| tokio::spawn(tell(client)));
         let ended = end(&mut client, args, patience).await;
         if let Some(progress) = progress {
             progress.abort();
@@ -120,10 +126,16 @@ fn patience(known: &Known, timeout: Option<u32>) -> Duration {
     acpi + patience.quit + patience.exit + patience.killed + GIVE_BACK
 }
 
-/// Tells what the supervisor does meanwhile. That it can't be told is no failure of the end.
-async fn tell(socket: std::path::PathBuf) -> Result<(), ClientError> {
-    let mut client = Client::connect(&socket, asked::VERSION, COMMAND).await?;
-    let _: Value = client.ask(Do::Events { last: 0, follow: true }, COMMAND).await?;
+/// Begins to listen to what the supervisor does meanwhile. That it can't be told is no failure of the end.
+async fn watch(socket: &std::path::Path) -> Result<Client, ClientError> {
+    /// It knows by heart what there is to be told; one that is silent is not waited for twice.
+    const WITHIN: Duration = Duration::from_secs(1);
+    let mut client = Client::connect(socket, asked::VERSION, WITHIN).await?;
+    let _: Value = client.ask(Do::Events { last: 0, follow: true }, WITHIN).await?;
+    Ok(client)
+}
+
+async fn tell(mut client: Client) -> Result<(), ClientError> {
     while let Some(entry) = client.entry().await? {
         match &entry.what {
             Told::Phase { text, .. } | Told::Note { text } => out::note(&format!("gpuvm: {text}")),
