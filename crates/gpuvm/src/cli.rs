@@ -191,9 +191,9 @@ pub(crate) struct UpArgs {
     #[arg(long)]
     pub(crate) detach: bool,
 
-    /// What to wait for before that: running, console:REGEX (its serial port says so), or none (the VM is reserved)
-    #[arg(long, value_name = "WHAT", requires = "detach", default_value = "running")]
-    pub(crate) wait: WaitFor,
+    /// What to wait for before that: running, console:REGEX (its serial port says so), or none (the VM is reserved) [default: the profile's ready]
+    #[arg(long, value_name = "WHAT", requires = "detach")]
+    pub(crate) wait: Option<WaitFor>,
 
     /// For how long; the VM is left to itself after it, and gpuvm ends with 124
     #[arg(long, value_name = "TIME", requires = "detach", default_value = "5m", value_parser = humantime::parse_duration)]

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use gpuvm_core::profile::VmName;
 use gpuvm_host::lock;
@@ -37,7 +38,10 @@ pub(super) fn run(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
     let failed = |error: std::io::Error| {
         Failure::one(Exit::Internal, format!("start a gpuvm that goes on by itself: {error}"), None)
     };
-    let detached = Detached::start(&log, |fd| arguments(std::env::args_os(), fd)).map_err(failed)?;
+    let shutdown =
+        Duration::from_secs(args.shutdown_timeout.unwrap_or(loaded.profile.shutdown_timeout).into());
+    let detached = Detached::start(name, shutdown, &log, |fd| arguments(std::env::args_os(), fd));
+    let detached = detached.map_err(failed)?;
     let pid = detached.pid();
     match detached.hear(args.wait_timeout).map_err(failed)? {
         Heard::Word(word) => heard(cli, name, &log, &word),
