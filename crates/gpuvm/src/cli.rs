@@ -13,6 +13,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cmd::bind::BindArgs;
+use crate::cmd::completions::CompletionsArgs;
 use crate::cmd::console::ConsoleArgs;
 use crate::cmd::devices::DevicesArgs;
 use crate::cmd::doctor::DoctorArgs;
@@ -21,6 +22,7 @@ use crate::cmd::events::EventsArgs;
 use crate::cmd::explain::ExplainArgs;
 use crate::cmd::lock::LockArgs;
 use crate::cmd::logs::LogsArgs;
+use crate::cmd::man::ManArgs;
 use crate::cmd::qmp::QmpArgs;
 use crate::cmd::reset::ResetArgs;
 use crate::cmd::screenshot::ScreenshotArgs;
@@ -138,6 +140,10 @@ pub(crate) enum Command {
     Report(crate::cmd::ReportArgs),
     /// Say what a message of the kernel, of QEMU or of a guest means, and what to do about it
     Explain(ExplainArgs),
+    /// Print what a shell needs to complete gpuvm's words
+    Completions(CompletionsArgs),
+    /// Print the manual, or write its pages into a folder
+    Man(ManArgs),
 }
 
 /// A profile and changes to it.
