@@ -14,6 +14,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cmd::bind::BindArgs;
+use crate::cmd::completions::CompletionsArgs;
 use crate::cmd::console::ConsoleArgs;
 use crate::cmd::devices::DevicesArgs;
 use crate::cmd::doctor::DoctorArgs;
@@ -22,6 +23,7 @@ use crate::cmd::events::EventsArgs;
 use crate::cmd::explain::ExplainArgs;
 use crate::cmd::lock::LockArgs;
 use crate::cmd::logs::LogsArgs;
+use crate::cmd::man::ManArgs;
 use crate::cmd::qmp::QmpArgs;
 use crate::cmd::recover::RecoverArgs;
 use crate::cmd::reset::ResetArgs;
@@ -142,6 +144,10 @@ pub(crate) enum Command {
     Report(crate::cmd::ReportArgs),
     /// Say what a message of the kernel, of QEMU or of a guest means, and what to do about it
     Explain(ExplainArgs),
+    /// Print what a shell needs to complete gpuvm's words
+    Completions(CompletionsArgs),
+    /// Print the manual, or write its pages into a folder
+    Man(ManArgs),
 }
 
 /// A profile and changes to it.
@@ -195,9 +201,9 @@ pub(crate) struct UpArgs {
     #[arg(long)]
     pub(crate) detach: bool,
 
-    /// What to wait for before that: running, console:REGEX (its serial port says so), or none (the VM is reserved)
-    #[arg(long, value_name = "WHAT", requires = "detach", default_value = "running")]
-    pub(crate) wait: WaitFor,
+    /// What to wait for before that: running, console:REGEX (its serial port says so), or none (the VM is reserved) [default: the profile's ready]
+    #[arg(long, value_name = "WHAT", requires = "detach")]
+    pub(crate) wait: Option<WaitFor>,
 
     /// For how long; the VM is left to itself after it, and gpuvm ends with 124
     #[arg(long, value_name = "TIME", requires = "detach", default_value = "5m", value_parser = humantime::parse_duration)]

@@ -4,6 +4,7 @@ mod argv;
 pub(crate) mod bind;
 mod check;
 mod cleanup;
+pub(crate) mod completions;
 pub(crate) mod console;
 pub(crate) mod devices;
 pub(crate) mod doctor;
@@ -15,6 +16,7 @@ mod ladder;
 mod list;
 pub(crate) mod lock;
 pub(crate) mod logs;
+pub(crate) mod man;
 mod pause;
 mod plan;
 pub(crate) mod qmp;
@@ -82,5 +84,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Init(args) => init::run(cli, args),
         Command::Report(args) => report::run(cli, args),
         Command::Explain(args) => explain::run(cli, args),
+        Command::Completions(args) => completions::run(cli, args),
+        Command::Man(args) => man::run(cli, args),
     }
 }

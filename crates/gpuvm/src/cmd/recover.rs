@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use gpuvm_core::lifecycle::Patience;
-use gpuvm_core::profile::VmName;
+use gpuvm_core::profile::{Ready, VmName};
 use gpuvm_host::facts;
 use gpuvm_host::kernel::Kernel;
 use gpuvm_host::standing::Known;
@@ -84,7 +84,10 @@ fn begin(cli: &Cli, vm: &VmName) -> Result<Exit, Failure> {
             out::text(&format!("{vm} has a gpuvm again (process {}{qemu})\n", document.supervisor))
         }
     };
-    detach::start(cli, vm, READY, arguments, ready)
+    // What can't be read is told by the one that is started.
+    let decided = adopt::decided(&cli.places(), vm).ok().flatten();
+    let shutdown = decided.map_or(Patience::default().acpi, |it| Duration::from_secs(it.shutdown_timeout));
+    detach::start(cli, vm, (READY, shutdown), arguments, ready)
 }
 
 /// Ends what is left of a VM whose guest has nothing to lose, and gives the host back.
@@ -110,7 +113,8 @@ fn give_back(cli: &Cli, vm: &VmName, why: Nothing) -> Result<Exit, Failure> {
 
 /// Sees to the guest, as the gpuvm that was started for it.
 fn see_to(cli: &Cli, vm: &VmName, fd: i32) -> Result<Exit, Failure> {
-    let teller = Arc::new(Teller::new(Some(up::word_socket(fd)?), WaitFor::Running));
+    let teller = Arc::new(Teller::new(Some(up::word_socket(fd)?), None));
+    teller.wait_for(WaitFor::Ready(Ready::Running));
     let runtime = asked::runtime()?;
     let result = runtime.block_on(supervise(cli, vm, &teller));
     teller.ended(&result);
@@ -119,6 +123,7 @@ fn see_to(cli: &Cli, vm: &VmName, fd: i32) -> Result<Exit, Failure> {
 
 async fn supervise(cli: &Cli, vm: &VmName, teller: &Arc<Teller>) -> Result<Exit, Failure> {
     let mut signals = Signals::catch()
+        .and_then(Signals::of_a_scope)
         .map_err(|error| Failure::one(Exit::Internal, format!("catch signals: {error}"), None))?;
     let places = cli.places();
     let boot_id = &facts::boot_id(&cli.host_root())?;

@@ -40,14 +40,17 @@ pub(super) fn run(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
             out::text(&format!("{name} is up (gpuvm process {}{qemu})\n", document.supervisor))
         }
     };
-    start(cli, name, args.wait_timeout, |fd| arguments(std::env::args_os(), fd), ready)
+    let shutdown =
+        Duration::from_secs(args.shutdown_timeout.unwrap_or(loaded.profile.shutdown_timeout).into());
+    start(cli, name, (args.wait_timeout, shutdown), |fd| arguments(std::env::args_os(), fd), ready)
 }
 
-/// Starts a gpuvm for a VM with arguments that are made of the number of its socket, and waits for its word; `ready` tells a good one.
+/// Starts a gpuvm for a VM with arguments that are made of the number of its socket, and waits so long for its word; `ready` tells a good one. The
+/// second time is how long the guest may take to power off.
 pub(crate) fn start(
     cli: &Cli,
     name: &VmName,
-    within: Duration,
+    (within, shutdown): (Duration, Duration),
     arguments: impl FnOnce(i32) -> Vec<OsString>,
     ready: impl FnOnce(&Document<'_>) -> Result<(), Failure>,
 ) -> Result<Exit, Failure> {
@@ -57,7 +60,7 @@ pub(crate) fn start(
     let failed = |error: std::io::Error| {
         Failure::one(Exit::Internal, format!("start a gpuvm that goes on by itself: {error}"), None)
     };
-    let detached = Detached::start(&log, arguments).map_err(failed)?;
+    let detached = Detached::start(name, shutdown, &log, arguments).map_err(failed)?;
     let pid = detached.pid();
     match detached.hear(within).map_err(failed)? {
         Heard::Word(word) => heard(name, &log, &word, ready),
