@@ -120,7 +120,8 @@ run_host() {
     trap 'run_stop 130' INT
     trap 'run_stop 143' TERM
     trap 'run_stop 129' HUP
-    run_dir=$(mktemp -d "$lab_dir/run/$(date +%H%M%S)-XXXXXX")
+    # By its real path: the installed host looks for it below the machine's root, where a link would lead elsewhere.
+    run_dir=$(realpath "$(mktemp -d "$lab_dir/run/$(date +%H%M%S)-XXXXXX")")
     run_files "$mode" "$host" "$@"
     host_disks "$run_dir"
     run_disk

@@ -19,11 +19,22 @@ struct Install {
     outside: tempfile::TempDir,
 }
 
+/// A program that makes its completions and its manual as gpuvm does, and says its version in them.
+fn write_program(path: &Path, version: &str) {
+    let script = format!(
+        "#!/bin/sh\ncase $1 in\n    completions) echo \"$2 of the {version}\" ;;\n    man)\n        mkdir -p \"$2\"\n        \
+         for page in gpuvm gpuvm-up gpuvm-soak-report; do echo \"page of the {version}\" > \"$2/$page.1\"; done ;;\n    \
+         *) exit 64 ;;\nesac\n"
+    );
+    fs::write(path, script).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
 impl Install {
     fn new() -> Self {
         let outside = tempfile::tempdir().unwrap();
         let program = outside.path().join("gpuvm");
-        fs::write(&program, "first version").unwrap();
+        write_program(&program, "first version");
         Self { root: tempfile::tempdir().unwrap(), program, outside }
     }
 
@@ -73,16 +84,39 @@ fn install_puts_program_and_units_where_the_prefix_says(
     let install = Install::new();
     install.runs(args);
     let files = install.files();
-    let unit = Path::new(units).join("gpuvm-cleanup.service");
+    let share = Path::new(program).parent().unwrap().parent().unwrap().join("share");
+    let shared = [
+        "bash-completion/completions/gpuvm",
+        "zsh/site-functions/_gpuvm",
+        "fish/vendor_completions.d/gpuvm.fish",
+        "man/man1/gpuvm.1",
+        "man/man1/gpuvm-up.1",
+        "man/man1/gpuvm-soak-report.1",
+    ];
+    let cleanup = Path::new(units).join("gpuvm-cleanup.service");
+    let template = Path::new(units).join("gpuvm@.service");
     assert_eq!(files.keys().cloned().collect::<Vec<_>>(), {
-        let mut expected = vec![PathBuf::from(program), unit.clone()];
+        let mut expected = vec![PathBuf::from(program), cleanup.clone(), template.clone()];
+        expected.extend(shared.iter().map(|name| share.join(name)));
         expected.sort();
         expected
     });
-    assert_eq!((files[Path::new(program)].0, files[&unit].0), (0o755, 0o644));
-    let text = String::from_utf8(files[&unit].2.clone()).unwrap();
-    assert!(text.contains(&format!("\nExecStart=/{program} cleanup\n")), "{text}");
-    assert!(!text.contains("/usr/local") || program.starts_with("usr/local"), "{text}");
+    for (path, (mode, ..)) in &files {
+        assert_eq!(*mode, if path == Path::new(program) { 0o755 } else { 0o644 }, "{}", path.display());
+    }
+    for (unit, line) in [
+        (&cleanup, format!("\nExecStart=/{program} cleanup\n")),
+        (&template, format!("\nExecStart=/{program} up /etc/gpuvm/profiles/%i.toml\n")),
+        (&template, format!("\nExecStopPost=-/{program} cleanup %i\n")),
+    ] {
+        let text = String::from_utf8(files[unit].2.clone()).unwrap();
+        assert!(text.contains(&line), "{text}");
+        assert!(!text.contains("/usr/local") || program.starts_with("usr/local"), "{text}");
+    }
+    for (shell, name) in ["bash", "zsh", "fish"].iter().zip(shared) {
+        assert_eq!(files[&share.join(name)].2, format!("{shell} of the first version\n").into_bytes());
+    }
+    assert!(install.root.path().join("etc/gpuvm/profiles").is_dir());
 }
 
 #[test]
@@ -94,28 +128,52 @@ fn install_again_touches_nothing_and_a_new_program_replaces_the_old_one() {
     assert_eq!(install.files(), first);
 
     let kept = fs::File::open(install.root.path().join("usr/local/bin/gpuvm")).unwrap();
-    fs::write(&install.program, "second version").unwrap();
+    write_program(&install.program, "second version");
     install.runs(&[]);
     let second = install.files();
     assert_eq!(second.len(), first.len());
-    assert_eq!(second[Path::new("usr/local/bin/gpuvm")].2, b"second version");
+    for name in ["bin/gpuvm", "share/man/man1/gpuvm-up.1", "share/zsh/site-functions/_gpuvm"] {
+        let (_, _, bytes) = &second[&Path::new("usr/local").join(name)];
+        assert!(String::from_utf8_lossy(bytes).contains("of the second version"), "{name}");
+    }
     // Whoever runs the old one keeps it.
-    assert_eq!(std::io::read_to_string(kept).unwrap(), "first version");
+    assert!(std::io::read_to_string(kept).unwrap().contains("of the first version"));
 }
 
 #[test]
 fn install_uninstall_removes_what_was_installed_and_nothing_else() {
     let install = Install::new();
     let state = install.root.path().join("var/lib/gpuvm/vm/one/vars.fd");
-    fs::create_dir_all(state.parent().unwrap()).unwrap();
-    fs::write(&state, "variables").unwrap();
+    let page = install.root.path().join("usr/local/share/man/man1/gpu-viewer.1");
+    let profile = install.root.path().join("etc/gpuvm/profiles/one.toml");
+    for path in [&state, &page, &profile] {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "somebody's").unwrap();
+    }
     install.runs(&[]);
+    assert!(install.files().len() > 3);
     install.runs(&["--uninstall"]);
     assert_eq!(
         install.files().into_keys().collect::<Vec<_>>(),
-        [PathBuf::from("var/lib/gpuvm/vm/one/vars.fd")]
+        [
+            PathBuf::from("etc/gpuvm/profiles/one.toml"),
+            PathBuf::from("usr/local/share/man/man1/gpu-viewer.1"),
+            PathBuf::from("var/lib/gpuvm/vm/one/vars.fd"),
+        ]
     );
+    fs::remove_file(profile).unwrap();
     install.runs(&["--uninstall"]);
+    assert!(!install.root.path().join("etc/gpuvm").exists());
+}
+
+#[test]
+fn install_of_a_program_that_is_for_another_machine_puts_nothing_anywhere() {
+    let install = Install::new();
+    fs::write(&install.program, "\x7fELF and what no kernel runs").unwrap();
+    let output = install.run(&[]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is it for this machine?"), "{output:?}");
+    assert!(install.files().is_empty());
 }
 
 #[rstest]

@@ -54,6 +54,7 @@ const UNSEEN: &[&str] = &[
     "memory-hugepages-policy-without-hugepages",
     "memory-unaligned-1g",
     "memory-unaligned-2m",
+    "ready-console-malformed",
     // What a text means: an address, a list, a size, a path.
     "cpu-emulator-empty",
     "cpu-emulator-malformed",
@@ -263,6 +264,7 @@ fn each_integer_ends_where_the_schema_says() {
 #[case::slot(&["device", "select", "slot"], "([0-9a-fA-F]{3,5}:)?[0-9a-fA-F]{2}:[012][0-9a-f](\\.0)?")]
 #[case::serial(&["device", "select", "serial"], "([0-9a-fA-F]{2}-){7}[0-9a-fA-F]{1,2}")]
 #[case::guest_address(&["device", "guest-address"], "[0-9a-fA-F]{1,2}\\.[0-9a-f]")]
+#[case::ready(&["ready"], "(running|console:)[a-z|()^$]{0,3}")]
 #[case::vendor(&["cpu", "hv-vendor-id"], "[ -~]{1,13}")]
 fn what_the_reader_takes_fits_the_pattern(#[case] path: &[&str], #[case] texts: &str) {
     let (validator, taken) = (validator(), Cell::new(0));

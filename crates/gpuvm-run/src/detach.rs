@@ -13,8 +13,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
+use gpuvm_core::profile::VmName;
 use gpuvm_sys::process::{self, Child, SpawnSpec};
 use gpuvm_sys::socket::take_stream;
+
+use crate::signals::SCOPE_SIGNAL;
 
 /// The log of a gpuvm that runs on by itself.
 pub const SUPERVISOR_LOG: &str = "supervisor.log";
@@ -24,6 +27,9 @@ const MAX_LOG: u64 = 4 << 20;
 const MAX_WORD: usize = 1 << 20;
 /// How long one that hangs up may take to end.
 const END: Duration = Duration::from_secs(2);
+
+/// How long a VM's scope may take to end, beside what its guest has to power off: QEMU's quit, a kill, dead functions, and the host's own.
+const SCOPE_END: Duration = Duration::from_secs(10 * 60);
 
 /// A gpuvm that was started and has not said its word yet.
 #[derive(Debug)]
@@ -45,18 +51,23 @@ pub enum Heard {
 
 impl Detached {
     /// Starts the program that runs, with other arguments: in a session of its own, with nothing on its standard input and the log as its output.
-    /// `arguments` makes them of the number of its end of the socket.
+    /// `arguments` makes them of the number of its end of the socket; `shutdown` is what the guest has to power off.
     ///
     /// # Errors
     /// Returns what of it failed.
-    pub fn start(log: &Path, arguments: impl FnOnce(RawFd) -> Vec<OsString>) -> io::Result<Self> {
+    pub fn start(
+        vm: &VmName,
+        shutdown: Duration,
+        log: &Path,
+        arguments: impl FnOnce(RawFd) -> Vec<OsString>,
+    ) -> io::Result<Self> {
         if std::fs::metadata(log).is_ok_and(|log| log.len() > MAX_LOG) {
             crate::log::put_aside(log)?;
         }
         let log = File::options().append(true).create(true).mode(0o600).open(log)?;
         let (word, far) = UnixStream::pair()?;
         let far = OwnedFd::from(far);
-        let mut argv = scope();
+        let mut argv = scope(vm, shutdown);
         argv.push(program().into_os_string());
         argv.extend(arguments(far.as_raw_fd()));
         let child = process::spawn(SpawnSpec {
@@ -67,6 +78,7 @@ impl Detached {
             stderr: log.into(),
             death_signal: None,
             memlock: None,
+            record: None,
         })?;
         Ok(Self { child, word })
     }
@@ -129,12 +141,21 @@ fn program() -> PathBuf {
 
 /// Returns the words that put it into a scope of its own, where systemd runs: it would end with the session that it was started in otherwise. Root's alone: a
 /// user's systemd may be gone with the session.
-fn scope() -> Vec<OsString> {
+///
+/// The scope is called by this process as well: that of a VM's last run may be there still when it is started again, and who is refused because the VM is up
+/// has one for that moment. At its end systemd signals all processes of a scope at once. SIGTERM would end QEMU without a word to its guest, so it is
+/// [`SCOPE_SIGNAL`], which a detached gpuvm takes for SIGTERM and which means nothing to anybody else.
+fn scope(vm: &VmName, shutdown: Duration) -> Vec<OsString> {
     let tool = ["/usr/bin/systemd-run", "/bin/systemd-run"].into_iter().find(|tool| Path::new(tool).exists());
     match tool {
         Some(tool) if Path::new("/run/systemd/system").is_dir() && is_root() => {
-            let words = [tool, "--scope", "--quiet", "--collect", "-p", "Delegate=yes", "--"];
-            words.into_iter().map(OsString::from).collect()
+            let unit = format!("--unit=gpuvm-{vm}-{}.scope", std::process::id());
+            let description = format!("--description=VM {vm}");
+            let signal = format!("KillSignal={SCOPE_SIGNAL}");
+            let timeout = format!("TimeoutStopSec={}", (shutdown + SCOPE_END).as_secs());
+            let words = [tool, "--scope", "--quiet", "--collect", &unit, &description];
+            let properties = ["Delegate=yes", &signal, &timeout].into_iter().flat_map(|text| ["-p", text]);
+            words.into_iter().chain(properties).chain(["--"]).map(OsString::from).collect()
         }
         _ => Vec::new(),
     }

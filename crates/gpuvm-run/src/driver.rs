@@ -40,6 +40,8 @@ pub(crate) struct Running<'a> {
     pub(crate) greeted: Greeted,
     pub(crate) plan: &'a Plan,
     pub(crate) vcpus: Vec<VcpuThread>,
+    /// What has happened to it already.
+    pub(crate) first: Option<Event>,
 }
 
 /// How a QEMU ended.
@@ -123,7 +125,7 @@ pub(crate) async fn drive(
         observer,
         deadline: None,
         patience_over: None,
-        queue: VecDeque::new(),
+        queue: running.first.into_iter().collect(),
         killed: None,
         told_to_quit: None,
         end: None,

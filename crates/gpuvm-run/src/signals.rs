@@ -8,6 +8,9 @@ use serde_json::Value;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
+/// What a detached gpuvm's scope is ended by. The kernel ignores it where nobody catches it.
+pub(crate) const SCOPE_SIGNAL: &str = "SIGWINCH";
+
 /// SIGINT, SIGTERM and SIGHUP, caught from when this is made.
 ///
 /// QEMU runs in a session of its own, so that a Ctrl-C reaches gpuvm alone.
@@ -18,7 +21,7 @@ pub struct Signals {
 
 #[derive(Debug)]
 enum Source {
-    Caught { interrupt: Signal, terminate: Signal, hangup: Signal },
+    Caught { interrupt: Signal, terminate: Signal, hangup: Signal, scope: Option<Signal> },
     Channel(mpsc::UnboundedReceiver<&'static str>),
 }
 
@@ -32,8 +35,20 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
+            scope: None,
         };
         Ok(Self { source })
+    }
+
+    /// Catches what a detached gpuvm's scope is ended by, too; where there is a terminal, its windows are told of their size by it.
+    ///
+    /// # Errors
+    /// The errno of sigaction(2).
+    pub fn of_a_scope(mut self) -> io::Result<Self> {
+        if let Source::Caught { scope, .. } = &mut self.source {
+            *scope = Some(signal(SignalKind::window_change())?);
+        }
+        Ok(self)
     }
 
     /// Takes requests from a channel instead, by the name of the signal that each stands for: for programs that run
@@ -45,10 +60,11 @@ impl Signals {
     /// Waits for one and returns its name.
     pub async fn next(&mut self) -> &'static str {
         match &mut self.source {
-            Source::Caught { interrupt, terminate, hangup } => tokio::select! {
+            Source::Caught { interrupt, terminate, hangup, scope } => tokio::select! {
                 Some(()) = interrupt.recv() => "SIGINT",
                 Some(()) = terminate.recv() => "SIGTERM",
                 Some(()) = hangup.recv() => "SIGHUP",
+                Some(()) = ended(scope) => "the end of its scope",
                 else => std::future::pending().await,
             },
             Source::Channel(requests) => match requests.recv().await {
@@ -65,6 +81,13 @@ impl Signals {
             signal = self.next() => Some(signal),
             () = turn() => None,
         }
+    }
+}
+
+async fn ended(scope: &mut Option<Signal>) -> Option<()> {
+    match scope {
+        Some(scope) => scope.recv().await,
+        None => std::future::pending().await,
     }
 }
 

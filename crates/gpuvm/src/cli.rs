@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cmd::bind::BindArgs;
+use crate::cmd::completions::CompletionsArgs;
 use crate::cmd::console::ConsoleArgs;
 use crate::cmd::devices::DevicesArgs;
 use crate::cmd::doctor::DoctorArgs;
@@ -21,7 +23,9 @@ use crate::cmd::events::EventsArgs;
 use crate::cmd::explain::ExplainArgs;
 use crate::cmd::lock::LockArgs;
 use crate::cmd::logs::LogsArgs;
+use crate::cmd::man::ManArgs;
 use crate::cmd::qmp::QmpArgs;
+use crate::cmd::recover::RecoverArgs;
 use crate::cmd::reset::ResetArgs;
 use crate::cmd::screenshot::ScreenshotArgs;
 use crate::cmd::soak::SoakArgs;
@@ -104,6 +108,8 @@ pub(crate) enum Command {
     Resume(VmArgs),
     /// Reset a guest's machine, as by its reset button
     Reboot(VmArgs),
+    /// Put a new gpuvm beside a guest whose own was killed; where the guest is gone too, give the host back
+    Recover(RecoverArgs),
     /// Print what a guest, its QEMU or its gpuvm said; also of a VM that has ended
     Logs(LogsArgs),
     /// Print what has happened to a VM, and what happens
@@ -138,6 +144,10 @@ pub(crate) enum Command {
     Report(crate::cmd::ReportArgs),
     /// Say what a message of the kernel, of QEMU or of a guest means, and what to do about it
     Explain(ExplainArgs),
+    /// Print what a shell needs to complete gpuvm's words
+    Completions(CompletionsArgs),
+    /// Print the manual, or write its pages into a folder
+    Man(ManArgs),
 }
 
 /// A profile and changes to it.
@@ -191,9 +201,9 @@ pub(crate) struct UpArgs {
     #[arg(long)]
     pub(crate) detach: bool,
 
-    /// What to wait for before that: running, console:REGEX (its serial port says so), or none (the VM is reserved)
-    #[arg(long, value_name = "WHAT", requires = "detach", default_value = "running")]
-    pub(crate) wait: WaitFor,
+    /// What to wait for before that: running, console:REGEX (its serial port says so), or none (the VM is reserved) [default: the profile's ready]
+    #[arg(long, value_name = "WHAT", requires = "detach")]
+    pub(crate) wait: Option<WaitFor>,
 
     /// For how long; the VM is left to itself after it, and gpuvm ends with 124
     #[arg(long, value_name = "TIME", requires = "detach", default_value = "5m", value_parser = humantime::parse_duration)]
@@ -249,6 +259,15 @@ impl Cli {
     /// Returns gpuvm's own folders.
     pub(crate) fn places(&self) -> Places {
         self.prefix.as_deref().map_or_else(Places::default, Places::below)
+    }
+
+    /// Returns the options that another gpuvm needs, to be for the same VMs as this one.
+    pub(crate) fn again(&self) -> Vec<OsString> {
+        let mut words = vec![OsString::from("-v"); self.verbose.into()];
+        if let Some(prefix) = &self.prefix {
+            words.extend([OsString::from("--prefix"), prefix.clone().into_os_string()]);
+        }
+        words
     }
 
     /// Sends log records of the chosen level to stderr.

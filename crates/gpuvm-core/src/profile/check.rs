@@ -8,7 +8,7 @@ use super::raw::RawProfile;
 use super::read::{Leaf, Located};
 use super::section::{cpu, device, disk, display, kernel, memory, network};
 use super::tree::Place;
-use super::{Accel, FirmwareKind, Network, Profile, Rtc, Serial, VERSION};
+use super::{Accel, FirmwareKind, Network, Profile, Ready, Rtc, Serial, VERSION};
 use crate::reset::RebootPolicy;
 use crate::reset::repair::RepairPolicy;
 
@@ -49,6 +49,7 @@ pub(super) fn check(raw: RawProfile, base: &Path, problems: &mut Vec<Problem>) -
         display,
         rtc: value_or(raw.rtc, Rtc::Utc),
         shutdown_timeout: value_or(raw.shutdown_timeout, SHUTDOWN_TIMEOUT),
+        ready: value_or(raw.ready, Ready::Running),
         reboot: value_or(raw.reboot, RebootPolicy::InPlace),
         repair: value_or(raw.repair, RepairPolicy::Never),
         extra_args: raw.extra_args.into_iter().map(|word| word.value).collect(),

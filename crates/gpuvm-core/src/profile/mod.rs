@@ -29,6 +29,7 @@ pub use section::display::{Display, Listen};
 pub use section::kernel::KernelBoot;
 pub use section::memory::{Hugepages, Memory};
 pub use section::network::{Forward, Network, Protocol};
+pub use section::ready::{Ready, Said};
 pub use section::select::{DeviceClass, Selector};
 pub use tree::{Place, Sources};
 
@@ -103,6 +104,9 @@ pub struct Profile {
     pub rtc: Rtc,
     /// How long the guest may take to power off when asked to, before QEMU is told to quit, in seconds.
     pub shutdown_timeout: u32,
+    /// When the VM counts as up.
+    #[serde(default)]
+    pub ready: Ready,
     /// What happens when the guest reboots.
     #[serde(default)]
     pub reboot: RebootPolicy,

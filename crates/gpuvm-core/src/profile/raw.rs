@@ -5,7 +5,7 @@ use super::problem::Problem;
 use super::read::{Choice, Cursor, Leaf, Located};
 use super::section::{cpu, device, disk, display, kernel, memory, network};
 use super::tree::{Place, Table};
-use super::{Accel, FirmwareKind, Listen, Network, Policy, Rtc, SHUTDOWN_TIMEOUT_MAX, Serial, VmName};
+use super::{Accel, FirmwareKind, Listen, Network, Policy, Ready, Rtc, SHUTDOWN_TIMEOUT_MAX, Serial, VmName};
 use crate::reset::RebootPolicy;
 use crate::reset::repair::RepairPolicy;
 
@@ -66,6 +66,12 @@ pub(super) const KEYS: &[Key] = &[
         "How many seconds the guest may take to power off when asked to, before QEMU is told to quit.",
     ),
     Key::default(
+        "ready",
+        Kind::Pattern("^(running$|console:.)"),
+        "\"running\"",
+        "When the VM counts as up, for `up --detach` and for systemd: \"running\", as soon as the guest runs, or \"console:REGEX\", once a line of its serial port matches.",
+    ),
+    Key::default(
         "reboot",
         Kind::Words(words::<RebootPolicy>),
         "\"in-place\"",
@@ -106,6 +112,7 @@ pub struct RawProfile {
     pub(super) display_listen: Leaf<Listen>,
     pub(super) rtc: Leaf<Rtc>,
     pub(super) shutdown_timeout: Leaf<u32>,
+    pub(super) ready: Leaf<Ready>,
     pub(super) reboot: Leaf<RebootPolicy>,
     pub(super) repair: Leaf<RepairPolicy>,
     pub(super) extra_args: Vec<Located<String>>,
@@ -135,6 +142,7 @@ impl RawProfile {
             display_listen: root.parsed("display-listen", problems),
             rtc: root.choice("rtc", problems),
             shutdown_timeout: root.count("shutdown-timeout", 0..=SHUTDOWN_TIMEOUT_MAX, problems),
+            ready: root.parsed("ready", problems),
             reboot: root.choice("reboot", problems),
             repair: root.choice("repair", problems),
             extra_args: root.list_parsed("extra-args", problems),

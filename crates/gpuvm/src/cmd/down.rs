@@ -7,12 +7,15 @@ use gpuvm_core::control::{Do, Finale, Live, State, Told, Why};
 use gpuvm_core::lifecycle::{Outcome, Patience, Stage};
 use gpuvm_core::profile::VmName;
 use gpuvm_core::standing::Standing;
+use gpuvm_host::kernel::Kernel;
 use gpuvm_host::standing::{self, Known};
 use gpuvm_run::client::{Client, ClientError};
+use gpuvm_run::{Cleaned, CleanupReport, end_unsupervised};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::events;
+use super::up::Progress;
+use super::{cleanup, events};
 use crate::asked::{self, COMMAND};
 use crate::cli::{Cli, whole_seconds};
 use crate::exit::Exit;
@@ -45,7 +48,22 @@ struct Document<'a> {
     finale: &'a Finale,
 }
 
+/// What it prints of a VM that had no supervisor.
+#[derive(Serialize)]
+struct Alone<'a> {
+    name: &'a VmName,
+    stage: Option<Stage>,
+    exit_code: Exit,
+    report: &'a CleanupReport,
+}
+
 pub(super) fn run(cli: &Cli, args: &DownArgs) -> Result<Exit, Failure> {
+    if args.force {
+        let known = asked::known(cli, &args.vm)?;
+        if known.standing == Standing::Unsupervised {
+            return alone(cli, &known);
+        }
+    }
     asked::runtime()?.block_on(async {
         let (known, mut client) = asked::connect(cli, &args.vm).await?;
         let patience = patience(&known, args.timeout);
@@ -159,6 +177,27 @@ fn told(cli: &Cli, vm: &VmName, finale: &Finale) -> Result<Exit, Failure> {
     }
 }
 
+/// Ends a guest that goes on without a gpuvm, and gives the host back in its stead.
+fn alone(cli: &Cli, known: &Known) -> Result<Exit, Failure> {
+    let (root, vm) = (cli.host_root(), &known.name);
+    let boot_id = gpuvm_host::facts::boot_id(&root)?;
+    let mut progress = Progress::new(cli);
+    let report = end_unsupervised(&Kernel::running(root), &cli.places(), &boot_id, vm, &mut progress);
+    let sick = report.devices.iter().filter(|device| device.judgement.verdict.is_bad());
+    let code = match report.result {
+        Cleaned::Running => Exit::Busy,
+        Cleaned::Done if sick.count() == 0 => Exit::Ok,
+        _ => Exit::NotGivenBack,
+    };
+    if cli.json {
+        out::told(out::json(&Alone { name: vm, stage: None, exit_code: code, report: &report }));
+    } else {
+        out::told(out::text(&format!("{vm} is down: it had no gpuvm, and QEMU was told by a signal\n")));
+        cleanup::tell(&report);
+    }
+    Ok(code)
+}
+
 /// Says what has become of a VM whose supervisor ended without telling.
 fn without_a_word(cli: &Cli, before: &Known) -> Result<Exit, Failure> {
     let vm = &before.name;
@@ -175,7 +214,7 @@ fn without_a_word(cli: &Cli, before: &Known) -> Result<Exit, Failure> {
         standing => format!("the supervisor of VM {vm} has hung up without a word, and the VM is {standing}"),
     };
     let hint = match known.standing {
-        Standing::Unsupervised => hints::unsupervised(vm, known.qemu.map_or(0, |qemu| qemu.pid)),
+        Standing::Unsupervised => hints::unsupervised(vm.as_str()),
         Standing::Stale => hints::stale(vm),
         _ => hints::look_again(vm),
     };

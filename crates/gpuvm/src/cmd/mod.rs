@@ -4,6 +4,7 @@ mod argv;
 pub(crate) mod bind;
 mod check;
 mod cleanup;
+pub(crate) mod completions;
 pub(crate) mod console;
 pub(crate) mod devices;
 pub(crate) mod doctor;
@@ -15,11 +16,13 @@ mod ladder;
 mod list;
 pub(crate) mod lock;
 pub(crate) mod logs;
+pub(crate) mod man;
 mod pause;
 mod plan;
 pub(crate) mod qmp;
 mod quarantine;
 mod reboot;
+pub(crate) mod recover;
 mod report;
 pub(crate) mod reset;
 mod resume;
@@ -63,6 +66,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Pause(args) => pause::run(cli, args),
         Command::Resume(args) => resume::run(cli, args),
         Command::Reboot(args) => reboot::run(cli, args),
+        Command::Recover(args) => recover::run(cli, args),
         Command::Logs(args) => logs::run(cli, args),
         Command::Events(args) => events::run(cli, args),
         Command::Console(args) => console::run(cli, args),
@@ -80,5 +84,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Init(args) => init::run(cli, args),
         Command::Report(args) => report::run(cli, args),
         Command::Explain(args) => explain::run(cli, args),
+        Command::Completions(args) => completions::run(cli, args),
+        Command::Man(args) => man::run(cli, args),
     }
 }

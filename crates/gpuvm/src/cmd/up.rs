@@ -1,21 +1,23 @@
 //! `gpuvm up`: runs a VM until its guest ends.
 
-mod detach;
+pub(crate) mod detach;
+pub(crate) mod unit;
 mod wait;
 mod word;
 
 use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gpuvm_core::control::Finale;
-use gpuvm_core::lifecycle::{NotAgain, Outcome, Patience};
+use gpuvm_core::lifecycle::{Halt, NotAgain, Outcome, Patience, State};
 use gpuvm_core::plan::{Topic, Warning};
 use gpuvm_core::profile::{Hugepages, Memory, Policy, Profile, Serial};
 use gpuvm_host::HostError;
 use gpuvm_host::kernel::Kernel;
 use gpuvm_run::{
-    Cause, Control, Launched, Note, Observer, Phase, Report, Run, Signals, Sink, UpError, up_served,
+    Cause, Control, Launched, Longest, Note, Observer, Phase, Report, Run, Signals, Sink, UpError, up_served,
 };
 use serde::Serialize;
 
@@ -23,8 +25,9 @@ use crate::cli::{Cli, UpArgs};
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
 use crate::load::Loaded;
+use unit::Unit;
 pub(crate) use wait::WaitFor;
-use word::Teller;
+pub(crate) use word::Teller;
 
 use crate::{came_back, hints, load, locked, out};
 
@@ -32,15 +35,12 @@ pub(super) fn run(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
     super::refuse_recorded(cli)?;
     let word = match (args.detach, args.word_fd) {
         (true, None) => return detach::run(cli, args),
-        (_, Some(fd)) => {
-            let socket = gpuvm_run::detach::word_socket(fd);
-            let message =
-                |error| format!("take descriptor {fd} of the gpuvm that has started this one: {error}");
-            Some(socket.map_err(|error| Failure::one(Exit::Usage, message(error), None))?)
-        }
+        (_, Some(fd)) => Some(word_socket(fd)?),
         (false, None) => None,
     };
-    let teller = Arc::new(Teller::new(word, args.wait.clone()));
+    // What has started a detached one may itself be a service, whose manager this VM is no affair of.
+    let unit = if word.is_none() { Unit::from_env() } else { None };
+    let teller = Arc::new(Teller::new(word, unit));
     // The timer and the signals live in a runtime on this thread: QEMU dies with the thread that starts it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime =
@@ -50,13 +50,24 @@ pub(super) fn run(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
     result
 }
 
+/// Takes the socket on which the gpuvm that has started this one is told how it goes.
+pub(super) fn word_socket(fd: i32) -> Result<UnixStream, Failure> {
+    let message = |error| format!("take descriptor {fd} of the gpuvm that has started this one: {error}");
+    gpuvm_run::detach::word_socket(fd).map_err(|error| Failure::one(Exit::Usage, message(error), None))
+}
+
 async fn up(cli: &Cli, args: &UpArgs, teller: &Arc<Teller>) -> Result<Exit, Failure> {
     // Caught before anything is changed, so that no signal can end gpuvm between a change and its undoing.
-    let signals = Signals::catch()
-        .map_err(|error| Failure::one(Exit::Internal, format!("catch signals: {error}"), None))?;
-    let loaded = load::profile(cli, &args.profile)?;
-    let mut progress = Progress { teller: Some(Arc::clone(teller)), ..Progress::new(cli) };
     let launched = if args.word_fd.is_some() { Launched::Detached } else { Launched::Foreground };
+    let signals = match launched {
+        Launched::Foreground => Signals::catch(),
+        Launched::Detached => Signals::catch().and_then(Signals::of_a_scope),
+    };
+    let signals =
+        signals.map_err(|error| Failure::one(Exit::Internal, format!("catch signals: {error}"), None))?;
+    let loaded = load::profile(cli, &args.profile)?;
+    teller.wait_for(args.wait.clone().unwrap_or_else(|| WaitFor::Ready(loaded.profile.ready.clone())));
+    let mut progress = Progress::with_teller(cli, teller);
     let mut served = Served { control: Control::new(env!("CARGO_PKG_VERSION"), launched), signals, launched };
     let judged = locked::before_up(cli, &args.profile, loaded, args.on_changes())?;
     let loaded = judged.loaded;
@@ -77,10 +88,24 @@ async fn up(cli: &Cli, args: &UpArgs, teller: &Arc<Teller>) -> Result<Exit, Fail
         },
         ran => ran,
     };
+    conclude(cli, report, served.control, &mut progress)
+}
+
+/// Tells how a run has ended: the person, whoever has started this gpuvm, and those at the control socket.
+pub(super) fn conclude(
+    cli: &Cli,
+    report: Result<Report, UpError>,
+    control: Control,
+    progress: &mut Progress,
+) -> Result<Exit, Failure> {
     let lasts = finale(&report);
+    if let (Ok(report), Some(teller)) = (&report, &progress.teller) {
+        teller.status(&format!("the guest {}", report.outcome));
+    }
     let report = report.map_err(|mut error| {
-        let stuck = matches!(*error.cause, Cause::Host(HostError::QemuStuck { .. }));
-        if error.left.is_empty() && !stuck {
+        let goes_on =
+            matches!(*error.cause, Cause::Host(HostError::QemuStuck { .. }) | Cause::NotAdopted { .. });
+        if error.left.is_empty() && !goes_on {
             progress.tell("the host is as it was");
         }
         // A device that was sick before is told as what stood in the way.
@@ -99,7 +124,7 @@ async fn up(cli: &Cli, args: &UpArgs, teller: &Arc<Teller>) -> Result<Exit, Fail
         code(&report)
     });
     let exit = result.as_ref().map_or_else(|failure| failure.code, |exit| *exit);
-    served.control.finish(Finale { exit_code: exit as u8, ..lasts });
+    control.finish(Finale { exit_code: exit as u8, ..lasts });
     result
 }
 
@@ -148,19 +173,24 @@ async fn attempt(
     }
     progress.tell(&format!("console.log and qemu.log: {}", cli.places().logs(&plan.name).display()));
     let acpi = Duration::from_secs(args.shutdown_timeout.unwrap_or(plan.shutdown_timeout).into());
+    let patience = Patience { acpi, ..Patience::with_functions(plan.owned().count()) };
+    if let Some(teller) = &progress.teller {
+        teller.limits(Longest::of(&plan, patience));
+    }
     let run = Run {
         plan: &plan,
         profile: &loaded.text,
         kernel: &Kernel::running(cli.host_root()),
         places: &cli.places(),
         boot_id: &gpuvm_host::facts::boot_id(&cli.host_root())?,
-        patience: Patience { acpi, ..Patience::with_functions(plan.owned().count()) },
+        patience,
         launched: served.launched,
     };
-    let console = match served.launched {
+    let shown = match served.launched {
         Launched::Foreground => console(cli).filter(|_| plan.serial == Serial::Console),
-        Launched::Detached => progress.teller.as_ref().and_then(Teller::sink),
+        Launched::Detached => None,
     };
+    let console = both(shown, progress.teller.as_ref().and_then(Teller::sink));
     Ok(up_served(&run, &mut served.signals, &mut served.control, console, progress).await)
 }
 
@@ -213,6 +243,26 @@ fn console(cli: &Cli) -> Option<Sink> {
         let mut stdout = std::io::stdout().lock();
         stdout.write_all(bytes)?;
         stdout.flush()
+    }))
+}
+
+/// Makes one sink of two. When one is gone, such as a closed pipe, the other goes on.
+fn both(one: Option<Sink>, other: Option<Sink>) -> Option<Sink> {
+    let mut sinks: Vec<Sink> = one.into_iter().chain(other).collect();
+    if sinks.len() < 2 {
+        return sinks.pop();
+    }
+    Some(Box::new(move |bytes: &[u8]| {
+        let mut last = Ok(());
+        sinks.retain_mut(|sink| {
+            let result = sink(bytes);
+            let stays = result.is_ok();
+            if !stays {
+                last = result;
+            }
+            stays
+        });
+        if sinks.is_empty() { last } else { Ok(()) }
     }))
 }
 
@@ -278,6 +328,10 @@ impl Progress {
         Self { teller: None, begun: Instant::now(), verbose }
     }
 
+    pub(super) fn with_teller(cli: &Cli, teller: &Arc<Teller>) -> Self {
+        Self { teller: Some(Arc::clone(teller)), ..Self::new(cli) }
+    }
+
     pub(super) fn tell(&self, text: &str) {
         if self.verbose == Verbose::Told {
             out::note(&format!("gpuvm: [{:6.2} s] {text}", self.begun.elapsed().as_secs_f64()));
@@ -288,8 +342,14 @@ impl Progress {
 impl Observer for Progress {
     fn phase(&mut self, phase: &Phase) {
         self.tell(&phase.to_string());
-        if let (Phase::Running { pid, .. }, Some(teller)) = (phase, &self.teller) {
-            teller.running(*pid);
+        if let Some(teller) = &self.teller {
+            teller.phase(phase);
+        }
+    }
+
+    fn state(&mut self, state: State, halt: Option<&Halt>) {
+        if let Some(teller) = &self.teller {
+            teller.state(state, halt);
         }
     }
 

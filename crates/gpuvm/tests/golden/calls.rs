@@ -24,6 +24,7 @@ const VERBS: &[&str] = &[
     "pause",
     "resume",
     "reboot",
+    "recover",
     "logs",
     "events",
     "console",
@@ -38,6 +39,8 @@ const VERBS: &[&str] = &[
     "soak",
     "soak report",
     "soak compare",
+    "completions",
+    "man",
 ];
 
 #[test]
@@ -48,6 +51,61 @@ fn help_is_as_it_was() {
         (name, transcript(&gpuvm(&args), "\0"))
     };
     compare("help", VERBS.iter().copied().map(case));
+}
+
+/// The verbs and options that gpuvm shows, from its own help.
+fn shown() -> Vec<String> {
+    let help = String::from_utf8(gpuvm(&["--help"]).stdout).unwrap();
+    let commands = help.lines().skip_while(|line| !line.starts_with("Commands:")).skip(1);
+    let verbs = commands.take_while(|line| !line.is_empty()).filter_map(|line| line.strip_prefix("  "));
+    // A line that goes on begins with blanks; `help` is clap's own.
+    let verbs = verbs.filter_map(|line| line.split(' ').next()).filter(|verb| !["", "help"].contains(verb));
+    verbs.map(str::to_owned).collect()
+}
+
+#[rstest::rstest]
+#[case::bash("bash", "complete -F")]
+#[case::zsh("zsh", "#compdef gpuvm")]
+#[case::fish("fish", "complete -c gpuvm")]
+#[case::elvish("elvish", "edit:completion")]
+fn completions_know_each_verb_and_nothing_hidden(#[case] shell: &str, #[case] sign: &str) {
+    let output = gpuvm(&["completions", shell]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let script = String::from_utf8(output.stdout).unwrap();
+    assert!(script.contains(sign) && script.contains("shutdown-timeout"), "{script}");
+    assert!(!script.contains("word-fd"), "a hidden option is offered");
+    let verbs = shown();
+    assert!(verbs.len() > 25, "{verbs:?}");
+    let missing: Vec<_> = verbs.iter().filter(|verb| !script.contains(verb.as_str())).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    if shell == "bash" {
+        let mut bash = std::process::Command::new("bash");
+        let parsed = bash.args(["-n", "-c", &script]).output().unwrap();
+        assert!(parsed.status.success() && parsed.stderr.is_empty(), "{parsed:?}");
+    }
+}
+
+#[test]
+fn the_manual_has_a_page_for_each_verb() {
+    let folder = tempfile::tempdir().unwrap();
+    let pages = folder.path().join("a/man1");
+    let output = gpuvm(&["man", pages.to_str().unwrap(), "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let files: Vec<_> = told["files"].as_array().unwrap().iter().map(|file| file.as_str().unwrap()).collect();
+    for verb in
+        shown().iter().map(|verb| format!("-{verb}")).chain([String::new(), "-soak-compare".to_owned()])
+    {
+        let file = format!("gpuvm{verb}.1");
+        assert!(files.contains(&file.as_str()), "no {file} among {files:?}");
+        let page = fs::read_to_string(pages.join(file)).unwrap();
+        assert!(page.contains(&format!(".TH gpuvm{verb} 1")) && page.contains(".SH SYNOPSIS"), "{page}");
+        assert!(!page.contains("word\\-fd"), "a hidden option is shown:\n{page}");
+    }
+    assert_eq!(fs::read_dir(&pages).unwrap().count(), files.len());
+    // Without a folder, the first of them.
+    let printed = gpuvm(&["man"]);
+    assert_eq!(printed.stdout, fs::read(pages.join("gpuvm.1")).unwrap());
 }
 
 #[test]

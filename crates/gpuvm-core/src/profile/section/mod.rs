@@ -7,4 +7,5 @@ pub(super) mod display;
 pub(super) mod kernel;
 pub(super) mod memory;
 pub(super) mod network;
+pub(super) mod ready;
 pub(super) mod select;

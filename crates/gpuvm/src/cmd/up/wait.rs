@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use gpuvm_core::profile::Ready;
 use regex::bytes::Regex;
 
 /// How much of the console is matched at once: what is waited for is a line, or a few.
@@ -12,10 +13,8 @@ const WINDOW: usize = 16 << 10;
 pub(crate) enum WaitFor {
     /// That the VM is reserved.
     None,
-    /// That its guest runs.
-    Running,
-    /// That its console shows something.
-    Console(Regex),
+    /// What a profile can say as well.
+    Ready(Ready),
 }
 
 impl FromStr for WaitFor {
@@ -24,13 +23,7 @@ impl FromStr for WaitFor {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "none" => Ok(Self::None),
-            "running" => Ok(Self::Running),
-            _ => match text.strip_prefix("console:") {
-                Some("") | None => Err("expected running, console:REGEX or none".to_owned()),
-                Some(text) => {
-                    Regex::new(&format!("(?m){text}")).map(Self::Console).map_err(|error| error.to_string())
-                }
-            },
+            _ => text.parse().map(Self::Ready).map_err(|error| format!("{error}, or none")),
         }
     }
 }
@@ -66,16 +59,16 @@ mod tests {
 
     #[rstest]
     #[case("none", "None")]
-    #[case("running", "Running")]
-    #[case("console:login:$", "Console")]
+    #[case("running", "Ready(Running")]
+    #[case("console:login:$", "Ready(Console")]
     fn what_is_waited_for_is_read(#[case] text: &str, #[case] wanted: &str) {
         assert!(format!("{:?}", text.parse::<WaitFor>().unwrap()).starts_with(wanted));
     }
 
     #[rstest]
-    #[case("", "expected running, console:REGEX or none")]
-    #[case("console:", "expected running, console:REGEX or none")]
-    #[case("forever", "expected running, console:REGEX or none")]
+    #[case("", "expected running or console:REGEX, or none")]
+    #[case("console:", "expected running or console:REGEX, or none")]
+    #[case("forever", "expected running or console:REGEX, or none")]
     #[case("console:(", "unclosed group")]
     fn what_makes_no_sense_is_refused(#[case] text: &str, #[case] words: &str) {
         let error = text.parse::<WaitFor>().unwrap_err();
@@ -84,8 +77,8 @@ mod tests {
 
     #[test]
     fn a_line_that_comes_in_pieces_is_matched_once_it_is_there() {
-        let Ok(WaitFor::Console(expect)) = "console:^guest (is )?ready$".parse() else { panic!() };
-        let mut matcher = Matcher::new(expect);
+        let Ok(Ready::Console(said)) = "console:^guest (is )?ready$".parse() else { panic!() };
+        let mut matcher = Matcher::new(said.regex().clone());
         assert!(!matcher.shows(b"the guest is ready not\r\nguest is rea"));
         assert!(!matcher.shows(&b"x".repeat(3 * WINDOW)));
         assert!(!matcher.shows(b"\r\nguest is rea"));
