@@ -14,6 +14,7 @@ use gpuvm_qmp::{Error, Events, Known, Qmp};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
+use crate::control::settle;
 use crate::launch::{COMMAND, Greeted, Process};
 use crate::pin;
 use crate::report::{Note, Observer, Phase};
@@ -388,6 +389,7 @@ impl Driver<'_, '_> {
             tracing::warn!("{error}");
         }
         self.kernel_log.keep_up();
+        settle();
         let next = self.repin.0 + 1;
         self.repin = (next, Instant::now() + REPIN.get(next).copied().unwrap_or(REPIN_LATER));
     }
