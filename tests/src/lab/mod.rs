@@ -21,6 +21,7 @@ mod repair;
 mod reset;
 mod reset_policy;
 pub mod scenarios;
+mod service;
 mod shared;
 pub mod sick;
 pub mod snapshot;

@@ -74,6 +74,7 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("reset-policy", super::reset_policy::reset_policy),
     ("soak", super::soak::soak),
     ("soak-fault", super::soak::soak_fault),
+    ("service", super::service::service),
     ("reboot-in-a-run", super::installed::reboot_in_a_run),
 ];
 
