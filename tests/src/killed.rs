@@ -9,19 +9,22 @@ use std::process::{Command, Output};
 use std::rc::Rc;
 use std::{fs, io};
 
-use gpuvm_core::lifecycle::Patience;
+use gpuvm_core::lifecycle::{Halt, Outcome, Patience, Stage, State};
 use gpuvm_core::plan::{BindPlan, Plan, UnbindPlan};
 use gpuvm_host::bound::{self, Step};
 use gpuvm_host::facts;
 use gpuvm_host::kernel::{CheckGroups, Kernel, WriteAttr};
 use gpuvm_host::places::Places;
 use gpuvm_host::root::HostRoot;
-use gpuvm_run::{Cleaned, Launched, Note, Observer, Phase, Run, Signals};
+use gpuvm_host::standing;
+use gpuvm_run::adopt::{self, Remedy};
+use gpuvm_run::{Cleaned, Control, Launched, Note, Observer, Phase, Run, Signals};
 use gpuvm_sys::watched::write_watched;
 use gpuvm_testkit::fake_host::{self, KILL_PARENT};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 
 /// What the process does.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -39,6 +42,10 @@ pub struct Task {
 pub enum Verb {
     /// `up` of a plan; it ends before QEMU is started at the latest, unless it is to be killed later.
     Up(Box<Plan>),
+    /// `up` of a plan by a gpuvm that goes on by itself, as `up --detach` has it: its QEMU goes on without it.
+    Detached(Box<Plan>),
+    /// `recover` of all VMs; a guest that goes on is ended as soon as it is seen to.
+    Recover,
     /// `bind`, to its end.
     Bind(Box<BindPlan>),
     /// `unbind`, to its end.
@@ -62,6 +69,10 @@ pub enum KillPoint {
     BeforeOverlay,
     /// When the fake qemu-img has made it, under a name that isn't its own yet.
     AfterOverlay,
+    /// When QEMU is started, and not yet on record as this run's.
+    Spawned,
+    /// When the VM's life comes to a state. Its end is asked for where it doesn't come there otherwise.
+    In(State),
     /// When the guest runs.
     Running,
     /// When all changes are undone, and the records are still there.
@@ -69,6 +80,11 @@ pub enum KillPoint {
     /// Nowhere.
     Never,
 }
+
+/// The exit code of a `recover` that gave a VM's remains back, its guest having nothing to lose.
+pub const GIVEN_BACK: i32 = 8;
+/// The exit code of a `recover` that saw to a guest that went on, to its end.
+pub const ADOPTED: i32 = 9;
 
 /// The exit code of an `up` that came to the end of its operations without being killed.
 pub const PREPARED: i32 = 7;
@@ -101,7 +117,8 @@ impl Task {
             self.fake.as_ref().map_or_else(Places::default, |fake| Places::below(&fake.join("gpuvm")));
         let boot_id = facts::boot_id(&root).map_err(|error| error.to_string())?;
         let kernel = self.kernel(root);
-        let mut killer = Killer { point: self.kill, begun: 0, verb: &self.verb };
+        let (ask, asked) = mpsc::unbounded_channel();
+        let mut killer = Killer { point: self.kill, begun: 0, verb: &self.verb, ask };
         match &self.verb {
             Verb::Cleanup => {
                 let reports = gpuvm_run::cleanup(&kernel, &places, &boot_id, None, &mut killer);
@@ -123,7 +140,20 @@ impl Task {
                 let left = given.map_err(|error| error.to_string())?.not_given_back;
                 if left.is_empty() { Ok(0) } else { Err(left.join("\n")) }
             }
-            Verb::Up(plan) => up(plan, &kernel, &places, &boot_id, &mut killer),
+            Verb::Up(plan) | Verb::Detached(plan) => {
+                let launched = match &self.verb {
+                    Verb::Detached(_) => Launched::Detached,
+                    _ => Launched::Foreground,
+                };
+                let run = run(plan, &kernel, &places, &boot_id, launched);
+                let ended = drive(async {
+                    let mut signals = signals(launched, asked)?;
+                    let ended = gpuvm_run::up(&run, &mut signals, None, &mut killer).await;
+                    ended.map_err(|error| format!("{}; left: {:?}", error.cause, error.left))
+                });
+                Err(format!("up came to its end: {ended:?}"))
+            }
+            Verb::Recover => recover(&kernel, &places, &boot_id, asked, &mut killer),
         }
     }
 
@@ -149,30 +179,64 @@ impl Task {
     }
 }
 
-/// Brings a VM up. It never comes back well: its observer ends the process on the way.
-fn up(
-    plan: &Plan,
+fn run<'a>(
+    plan: &'a Plan,
+    kernel: &'a Kernel,
+    places: &'a Places,
+    boot_id: &'a str,
+    launched: Launched,
+) -> Run<'a> {
+    Run { plan, profile: "", kernel, places, boot_id, patience: Patience::default(), launched }
+}
+
+fn drive<T>(what: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| error.to_string())?.block_on(what)
+}
+
+/// Takes real signals for a launcher that a person would have, and what the killer asks for one that goes on by itself.
+fn signals(launched: Launched, asked: Asked) -> Result<Signals, String> {
+    match launched {
+        Launched::Foreground => Signals::catch().map_err(|error| error.to_string()),
+        Launched::Detached => Ok(Signals::from_channel(asked)),
+    }
+}
+
+type Asked = mpsc::UnboundedReceiver<&'static str>;
+
+/// Sees to what is left of the one VM, as `gpuvm recover` does.
+fn recover(
     kernel: &Kernel,
     places: &Places,
     boot_id: &str,
+    asked: Asked,
     killer: &mut Killer<'_>,
 ) -> Result<i32, String> {
-    let run = Run {
-        plan,
-        profile: "",
-        kernel,
-        places,
-        boot_id,
-        patience: Patience::default(),
-        launched: Launched::Foreground,
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let ended = runtime.map_err(|error| error.to_string())?.block_on(async {
-        let mut signals = Signals::catch().map_err(|error| error.to_string())?;
-        let ended = gpuvm_run::up(&run, &mut signals, None, killer).await;
-        ended.map_err(|error| format!("{}; left: {:?}", error.cause, error.left))
-    });
-    Err(format!("up came to its end: {ended:?}"))
+    let names = standing::names(places).map_err(|error| error.to_string())?;
+    let Some(vm) = names.first() else { return Ok(0) };
+    let known = standing::of(places, boot_id, vm);
+    match adopt::remedy(places, &known).map_err(|error| error.to_string())? {
+        None => Err(format!("there is nothing to be done about {known:?}")),
+        Some(Remedy::GiveBack(_)) => {
+            let report = gpuvm_run::end_unsupervised(kernel, places, boot_id, vm, killer);
+            if report.result == Cleaned::Done { Ok(GIVEN_BACK) } else { Err(format!("{report:?}")) }
+        }
+        Some(Remedy::Adopt) => {
+            let words = |error: gpuvm_host::HostError| error.to_string();
+            let decided = adopt::decided(places, vm).map_err(words)?.ok_or("nothing was decided")?;
+            let lone = adopt::adopt(places, boot_id, vm).map_err(words)?.ok_or("its guest is gone")?;
+            let run = run(&decided.plan, kernel, places, boot_id, Launched::Detached);
+            let report = drive(async {
+                let mut signals = Signals::from_channel(asked);
+                let mut control = Control::new("0", Launched::Detached);
+                let ended = adopt::adopted(&run, lone, &mut signals, &mut control, killer).await;
+                ended.map_err(|error| format!("{}; left: {:?}", error.cause, error.left))
+            })?;
+            let stopped = matches!(report.outcome, Outcome::Stopped { stage: Stage::Acpi | Stage::Quit });
+            let well = report.left.is_empty() && stopped;
+            if well { Ok(ADOPTED) } else { Err(format!("{:?}, {:?}", report.outcome, report.left)) }
+        }
+    }
 }
 
 struct Killer<'a> {
@@ -180,9 +244,16 @@ struct Killer<'a> {
     /// How many steps have begun.
     begun: usize,
     verb: &'a Verb,
+    /// Asks for the guest's end.
+    ask: mpsc::UnboundedSender<&'static str>,
 }
 
 impl Killer<'_> {
+    fn end(&self, times: u32) {
+        // Nobody listens any more where it is over.
+        (0..times).for_each(|_| self.ask.send("SIGTERM").unwrap_or(()));
+    }
+
     /// Dies before or after a step of a bind, an unbind or their cleanup.
     fn step(&mut self, step: Step<'_>) {
         if self.begun > 0 && self.point == KillPoint::AfterStep(self.begun - 1) {
@@ -207,7 +278,8 @@ impl Observer for Killer<'_> {
             die();
         }
         match (phase, self.verb) {
-            (Phase::Operation { .. }, Verb::Up(_)) | (Phase::Undoing { .. }, Verb::Cleanup) => {
+            (Phase::Operation { .. }, Verb::Up(_) | Verb::Detached(_))
+            | (Phase::Undoing { .. }, Verb::Cleanup) => {
                 if self.point == KillPoint::BeforeStep(self.begun) {
                     die();
                 }
@@ -216,12 +288,33 @@ impl Observer for Killer<'_> {
             (Phase::Releasing, _) if self.point == KillPoint::BeforeRelease => die(),
             (Phase::Running { .. }, _) if self.point == KillPoint::Running => die(),
             // All operations are made, and QEMU is not started.
-            (Phase::Starting, _) if self.point != KillPoint::Running => std::process::exit(PREPARED),
+            (Phase::Starting, Verb::Up(_)) if self.point != KillPoint::Running => {
+                std::process::exit(PREPARED)
+            }
+            (Phase::Adopted { .. }, _) => self.end(1),
             _ => {}
         }
     }
 
     fn note(&mut self, _note: &Note) {}
+
+    fn started(&mut self, _pid: i32) {
+        if self.point == KillPoint::Spawned {
+            die();
+        }
+    }
+
+    fn state(&mut self, state: State, _halt: Option<&Halt>) {
+        if self.point == KillPoint::In(state) {
+            die();
+        }
+        match self.point {
+            KillPoint::In(State::PoweringDown) if state == State::Running => self.end(1),
+            // The second one doesn't wait for the guest.
+            KillPoint::In(_) | KillPoint::BeforeRelease if state == State::Running => self.end(2),
+            _ => {}
+        }
+    }
 }
 
 /// Ends this process as nothing can catch it.

@@ -11,15 +11,16 @@ use std::path::Path;
 use std::process::Output;
 
 use gpuvm_core::host_ops::HostOp;
+use gpuvm_core::lifecycle::State;
 use gpuvm_core::plan::{Plan, Refusal, plan};
 use gpuvm_core::profile::{Sources, parse};
-use gpuvm_e2e::killed::{KillPoint, PREPARED, Task, Verb};
+use gpuvm_e2e::killed::{ADOPTED, GIVEN_BACK, KillPoint, PREPARED, Task, Verb};
 use gpuvm_host::kernel::Kernel;
 use gpuvm_host::places::Places;
 use gpuvm_host::{facts, reservation};
 use gpuvm_run::{Cleaned, Note, Observer, Phase, cleanup};
 use gpuvm_testkit::fake_host::{self, FakeDevice, FakeHost, PowerAttributes, Snapshot, gpu, nvme};
-use gpuvm_testkit::fake_qemu::{OnSignal, Script};
+use gpuvm_testkit::fake_qemu::{OnQuit, OnSignal, Script};
 use proptest::prelude::*;
 
 const SIGKILL: i32 = 9;
@@ -281,6 +282,46 @@ fn the_qemu_of_a_killed_launcher_is_dead_before_its_devices_are_given_back() {
     assert_eq!(reports[0].result, Cleaned::Done, "{reports:?}");
     assert!(!seen.borrow().is_empty() && !seen.borrow().contains(&true), "{:?}", seen.borrow());
     assert_eq!(bench.before.differences(&bench.fake.snapshot().unwrap()), [""; 0]);
+}
+
+/// Where a detached launcher is killed, and what a recovery makes of it.
+fn deaths() -> Vec<(KillPoint, i32)> {
+    let states = [
+        (State::Preparing, GIVEN_BACK),
+        (State::HostReady, GIVEN_BACK),
+        (State::Paused, GIVEN_BACK),
+        (State::Running, ADOPTED),
+        (State::PoweringDown, ADOPTED),
+        (State::Quitting, ADOPTED),
+        (State::Exited, GIVEN_BACK),
+        (State::Released, 0),
+    ];
+    let states = states.into_iter().map(|(state, end)| (KillPoint::In(state), end));
+    let others = [(KillPoint::Spawned, GIVEN_BACK), (KillPoint::BeforeRelease, GIVEN_BACK)];
+    states.chain(others).collect()
+}
+
+#[test]
+fn a_detached_launcher_killed_in_any_state_is_recovered_from_and_nothing_is_left() {
+    // Time to look at it between a request and its end.
+    let script = Script { powerdown_takes_ms: 3000, on_quit: OnQuit::Ignore, ..Script::default() };
+    for (point, end) in deaths() {
+        let mut bench = every_kind();
+        let script = if point == KillPoint::In(State::Exited) || end == 0 || point == KillPoint::BeforeRelease
+        {
+            Script::default()
+        } else {
+            script.clone()
+        };
+        bench.fake.fake_qemu(&script);
+        bench.before = bench.fake.snapshot().unwrap();
+        let output = bench.run(Verb::Detached(Box::new(bench.plan.clone())), point);
+        assert!(killed(&output), "{point:?}: {output:?}");
+        let recovered = bench.run(Verb::Recover, KillPoint::Never);
+        assert_eq!(recovered.status.code(), Some(end), "{point:?}: {recovered:?}");
+        let after = bench.fake.snapshot().unwrap();
+        assert_eq!(bench.before.differences(&after), [""; 0], "{point:?}");
+    }
 }
 
 /// A device as a random host has it.

@@ -102,6 +102,8 @@ pub struct KernelLog {
     functions: BTreeMap<Bdf, Kept>,
     /// Why lines are missing, if any are.
     lost: Option<String>,
+    /// The number of the first record that counts, until one was seen that does.
+    from: Option<u64>,
 }
 
 /// The lines of one function.
@@ -139,7 +141,7 @@ impl KernelLog {
             Ok(file)
         };
         let (heard, functions) = (VecDeque::new(), BTreeMap::new());
-        Self { root: root.clone(), about, file: open(), heard, functions, lost: None }
+        Self { root: root.clone(), about, file: open(), heard, functions, lost: None, from: None }
     }
 
     /// Takes the log from now on, and keeps what it says of each of these functions and the bridges above them, for
@@ -152,6 +154,18 @@ impl KernelLog {
             (*bdf, Kept { addresses, ..Kept::default() })
         };
         Self { functions: functions.iter().map(kept).collect(), ..Self::from_now(root, about) }
+    }
+
+    /// Takes the log from a moment on that a process of before has noted, as [`KernelLog::of_functions`] does.
+    pub fn of_functions_since(root: &HostRoot, functions: &[Bdf], mark: &Mark) -> Self {
+        let log = Self::of_functions(root, functions);
+        match mark {
+            Mark::From(first) => {
+                let file = open_nonblocking(&root.path("/dev/kmsg"));
+                Self { file, from: Some(*first), ..log }
+            }
+            Mark::Unread(why) => Self { lost: Some(why.clone()), ..log },
+        }
     }
 
     /// Returns the last lines so far that are about what was asked for. May be called again, and then knows what was said since.
@@ -230,6 +244,9 @@ impl KernelLog {
         }
         let addresses = self.about.addresses(&self.root);
         for (record, line) in text.lines().filter_map(|record| Some((record, message(record)?))) {
+            if self.is_earlier(record) {
+                continue;
+            }
             if let Some(at) = stamp(record) {
                 self.functions.iter_mut().for_each(|(bdf, kept)| kept.resets.take_in(*bdf, at, line));
             }
@@ -243,6 +260,21 @@ impl KernelLog {
             }
         }
         self.heard.drain(..self.heard.len().saturating_sub(LINES));
+    }
+
+    /// Tells whether a record is from before the moment that the log was taken from.
+    fn is_earlier(&mut self, record: &str) -> bool {
+        let Some(first) = self.from else { return false };
+        // A line without a number belongs to the record before it.
+        let Some((number, _)) = since::numbered(record) else { return true };
+        if number < first {
+            return true;
+        }
+        if number > first {
+            self.lost = Some(format!("{} records that the kernel has overwritten since", number - first));
+        }
+        self.from = None;
+        false
     }
 }
 

@@ -83,6 +83,16 @@ impl Places {
         self.vm(vm).join("begun.json")
     }
 
+    /// Returns what a VM's QEMU has written of itself before it was one: its `/proc/PID/stat`.
+    pub fn qemu(&self, vm: &VmName) -> PathBuf {
+        self.vm(vm).join("qemu.stat")
+    }
+
+    /// Returns the note that a VM's guest is to run from now on, with the number of its QEMU.
+    pub fn continued(&self, vm: &VmName) -> PathBuf {
+        self.vm(vm).join("continued")
+    }
+
     /// Returns the verdicts on a VM's devices, once they are in.
     pub fn judged(&self, vm: &VmName) -> PathBuf {
         self.vm(vm).join("judged.json")

@@ -26,6 +26,14 @@ impl ProcessId {
         Some(Self { pid, start_time })
     }
 
+    /// Reads a process from what was its `/proc/PID/stat`; nothing from what is none, or only the beginning of one.
+    pub fn from_stat(text: &str) -> Option<Self> {
+        let pid = text.split_ascii_whitespace().next()?.parse().ok()?;
+        // A number that was cut short would be another one.
+        let (_, start_time) = state_and_start(text.strip_suffix('\n')?)?;
+        Some(Self { pid, start_time })
+    }
+
     /// Returns this process.
     pub fn own() -> Self {
         let pid = i32::try_from(std::process::id()).unwrap_or(i32::MAX);
@@ -155,7 +163,10 @@ fn find_open_below<T>(
 
 /// Reads state and start time. The command's name, in parentheses, may hold spaces and parentheses itself.
 fn stat(path: &Path) -> Option<(char, u64)> {
-    let text = fs::read_to_string(path).ok()?;
+    state_and_start(&fs::read_to_string(path).ok()?)
+}
+
+fn state_and_start(text: &str) -> Option<(char, u64)> {
     let (_, rest) = text.rsplit_once(')')?;
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
@@ -202,6 +213,16 @@ mod tests {
         let own = ProcessId::own();
         assert!(own.is_alive());
         assert!(!ProcessId { start_time: own.start_time + 1, ..own }.is_alive());
+    }
+
+    #[test]
+    fn a_process_is_read_from_the_record_that_it_has_written_of_itself() {
+        let own = ProcessId::own();
+        let text = fs::read_to_string("/proc/self/stat").unwrap();
+        assert_eq!(ProcessId::from_stat(&text), Some(own));
+        for cut in ["", "17", "17 (gpuvm) S 1", text.trim_end()] {
+            assert_eq!(ProcessId::from_stat(cut), None, "{cut}");
+        }
     }
 
     #[test]

@@ -66,6 +66,15 @@ impl std::fmt::Display for Owner {
     }
 }
 
+/// What is to become of a guest that goes on without a launcher, as a detached one may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guest {
+    /// It goes on: nothing of it is touched.
+    Spared,
+    /// It is ended.
+    Ended,
+}
+
 /// What one VM has, or what is being bound.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reservation {
@@ -172,6 +181,11 @@ impl Reservation {
             Some(bdf) => Owner::Bind(bdf),
             None => Owner::Vm(self.vm.clone()),
         }
+    }
+
+    /// Returns the QEMU of a detached VM that is alive, which is to go on without its launcher.
+    fn lone_qemu(&self) -> Option<ProcessId> {
+        self.qemu.filter(|qemu| self.detached && qemu.is_alive())
     }
 
     /// Counts what its journal has left to undo. One that can't be read holds its owner's devices, and nobody else's.
@@ -305,10 +319,16 @@ pub fn reserve_return(places: &Places, mut wanted: Reservation) -> Result<Reserv
 /// is read: one that makes no sense is in the way of its own VM alone.
 ///
 /// # Errors
-/// Returns that a launcher or another cleanup is at it, that the guest of a detached VM runs on without one, and failures to read or write.
-pub fn take_over(places: &Places, boot_id: &str, vm: &VmName) -> Result<Reservation, HostError> {
+/// Returns that a launcher or another cleanup is at it, that the guest of a detached VM runs on without one and is to be spared, and failures to
+/// read or write.
+pub fn take_over(
+    places: &Places,
+    boot_id: &str,
+    vm: &VmName,
+    guest: Guest,
+) -> Result<Reservation, HostError> {
     let _guard = lock::tables(places)?;
-    let known = read(&file_of(places, vm))?.filter(|record| record.boot_id == boot_id);
+    let known = of(places, vm)?.filter(|record| record.boot_id == boot_id);
     let mut record = known.unwrap_or_else(|| Reservation {
         vm: vm.clone(),
         boot_id: boot_id.to_owned(),
@@ -323,18 +343,47 @@ pub fn take_over(places: &Places, boot_id: &str, vm: &VmName) -> Result<Reservat
         detached: false,
         reset: false,
     });
-    if record.supervisor.is_alive() && record.supervisor != ProcessId::own() {
-        let pid = record.supervisor.pid;
-        return Err(HostError::AlreadyUp { vm: vm.to_string(), role: ProcessRole::Gpuvm, pid });
-    }
+    unattended(&record)?;
     // Its guest was to go on without us: it is in use, and nobody's to end unasked.
-    if let Some(qemu) = record.qemu.filter(|qemu| record.detached && qemu.is_alive()) {
+    if guest == Guest::Spared
+        && let Some(qemu) = record.lone_qemu()
+    {
         return Err(HostError::Unsupervised { vm: vm.to_string(), pid: qemu.pid });
     }
     not_being_reset(places, &record)?;
     record.supervisor = ProcessId::own();
     store(places, &record)?;
     Ok(record)
+}
+
+/// Makes this process the supervisor of a VM whose guest goes on without one. Returns the record; nothing, and nothing is changed, where there is
+/// no such guest: what is left of such a VM is for [`take_over`].
+///
+/// # Errors
+/// Returns that a launcher or a cleanup is at it, and failures to read or write.
+pub fn adopt(places: &Places, boot_id: &str, vm: &VmName) -> Result<Option<Reservation>, HostError> {
+    let _guard = lock::tables(places)?;
+    let Some(mut record) = of(places, vm)?.filter(|record| record.boot_id == boot_id) else {
+        return Ok(None);
+    };
+    unattended(&record)?;
+    if record.lone_qemu().is_none() {
+        return Ok(None);
+    }
+    record.supervisor = ProcessId::own();
+    store(places, &record)?;
+    Ok(Some(record))
+}
+
+/// Checks that no other process sees to a VM.
+fn unattended(record: &Reservation) -> Result<(), HostError> {
+    match record.supervisor {
+        other if other != ProcessId::own() && other.is_alive() => {
+            let vm = record.vm.to_string();
+            Err(HostError::AlreadyUp { vm, role: ProcessRole::Gpuvm, pid: other.pid })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Checks that none of a dead VM's devices is being reset: that is allowed before it is given back.
@@ -469,7 +518,8 @@ pub fn all(places: &Places, boot_id: &str) -> Result<Vec<Reservation>, HostError
     let folder = places.reservations();
     let mut records = Vec::new();
     for name in crate::root::list(&folder)?.iter().filter(|name| name.ends_with(".json")) {
-        records.extend(read(&folder.join(name))?.filter(|record| record.boot_id == boot_id));
+        let record = read(&folder.join(name))?.filter(|record| record.boot_id == boot_id);
+        records.extend(record.map(|record| with_qemu(places, record)));
     }
     Ok(records)
 }
@@ -479,7 +529,17 @@ pub fn all(places: &Places, boot_id: &str) -> Result<Vec<Reservation>, HostError
 /// # Errors
 /// Returns failures to read, and a record that makes no sense.
 pub fn of(places: &Places, vm: &VmName) -> Result<Option<Reservation>, HostError> {
-    read(&file_of(places, vm))
+    Ok(read(&file_of(places, vm))?.map(|record| with_qemu(places, record)))
+}
+
+/// Adds the QEMU that has put itself on record: a launcher that was killed right after it had started one had no time to.
+fn with_qemu(places: &Places, mut record: Reservation) -> Reservation {
+    if record.bind.is_none() {
+        // What can't be read leaves what the launcher has recorded.
+        let text = read_text(&places.qemu(&record.vm)).ok().flatten().unwrap_or_default();
+        record.qemu = ProcessId::from_stat(&text).or(record.qemu);
+    }
+    record
 }
 
 fn read(path: &Path) -> Result<Option<Reservation>, HostError> {

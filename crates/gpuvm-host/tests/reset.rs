@@ -369,7 +369,9 @@ fn what_a_dead_vm_left_behind_is_reset_where_it_is_and_its_cleanup_waits() {
     let waits = RefCell::new(None);
     let mut tell = |event: Event<'_>| {
         if matches!(event, Event::Resetting { .. }) {
-            *waits.borrow_mut() = reservation::take_over(&bench.places, &bench.boot_id(), &vm).err();
+            *waits.borrow_mut() =
+                reservation::take_over(&bench.places, &bench.boot_id(), &vm, reservation::Guest::Spared)
+                    .err();
         }
     };
     let report =
@@ -379,7 +381,10 @@ fn what_a_dead_vm_left_behind_is_reset_where_it_is_and_its_cleanup_waits() {
     assert_eq!(bench.fake.driver(HELD).unwrap().as_deref(), Some("vfio-pci"));
     let waits = waits.into_inner().unwrap();
     assert!(matches!(waits, HostError::Reserved { owner: Owner::Reset(_), .. }), "{waits}");
-    assert_eq!(reservation::take_over(&bench.places, &bench.boot_id(), &vm).unwrap().vm, vm);
+    assert_eq!(
+        reservation::take_over(&bench.places, &bench.boot_id(), &vm, reservation::Guest::Spared).unwrap().vm,
+        vm
+    );
 }
 
 #[test]

@@ -10,6 +10,7 @@ use gpuvm_core::standing::Standing;
 use gpuvm_host::HostError;
 use gpuvm_host::places::Places;
 use gpuvm_host::process::ProcessId;
+use gpuvm_host::reservation::{self, Guest};
 use gpuvm_host::standing;
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -58,7 +59,7 @@ fn a_reservation_says_where_its_vm_stands(#[case] text: String, #[case] expected
     write(&places.reservations().join("vm1.json"), &text);
     write(&places.journal(&vm), JOURNAL);
     write(&places.begun(&vm), "{\"at\":1800000000,\"log\":{}}");
-    assert_eq!(standing::names(&places).unwrap(), [vm.clone()]);
+    assert_eq!(standing::names(&places).unwrap(), std::slice::from_ref(&vm));
     let known = standing::of(&places, BOOT, &vm);
     assert_eq!(known.standing, expected);
     assert_eq!(known.begun, Some(1_800_000_000));
@@ -88,4 +89,49 @@ fn overlays_and_a_journal_that_makes_no_sense_are_left_behind() {
     let known = standing::of(&places, BOOT, &vm2);
     assert_eq!(known.standing, Standing::Stale);
     assert!(matches!(known.unread.as_slice(), [HostError::Content { .. }]), "{:?}", known.unread);
+}
+
+fn detached(supervisor: Value, qemu: Value) -> String {
+    let mut record: Value = serde_json::from_str(&record(BOOT, supervisor, qemu)).unwrap();
+    record["detached"] = json!(true);
+    record.to_string()
+}
+
+#[rstest]
+#[case::a_guest_that_goes_on(detached(dead(), alive()), Ok(true))]
+#[case::a_foreground_guest_that_is_just_ending(record(BOOT, dead(), alive()), Ok(false))]
+#[case::nothing_but_remains(detached(dead(), dead()), Ok(false))]
+#[case::before_a_reboot(record("other", dead(), alive()), Ok(false))]
+#[case::another_supervisor(detached(json!(ProcessId::of(1).unwrap()), alive()), Err(()))]
+fn only_a_guest_that_goes_on_alone_is_adopted(#[case] text: String, #[case] expected: Result<bool, ()>) {
+    let folder = tempfile::tempdir().unwrap();
+    let places = Places::below(folder.path());
+    let vm = VmName::new("vm1").unwrap();
+    let path = places.reservations().join("vm1.json");
+    write(&path, &text);
+    let adopted = reservation::adopt(&places, BOOT, &vm);
+    let ours = |record: &reservation::Reservation| record.supervisor == ProcessId::own();
+    assert_eq!(adopted.as_ref().map(Option::is_some).map_err(drop), expected, "{adopted:?}");
+    assert!(adopted.iter().flatten().all(ours));
+    // One that isn't adopted is left as it was.
+    assert_eq!(fs::read_to_string(&path).unwrap() == text, expected != Ok(true));
+}
+
+#[test]
+fn a_qemu_that_only_it_itself_has_recorded_is_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let places = Places::below(folder.path());
+    let vm = VmName::new("vm1").unwrap();
+    write(&places.reservations().join("vm1.json"), &detached(dead(), Value::Null));
+    assert_eq!(standing::of(&places, BOOT, &vm).standing, Standing::Stale);
+    // Whoever was killed between the making of the file and QEMU's line in it has started none.
+    write(&places.qemu(&vm), "");
+    assert_eq!(standing::of(&places, BOOT, &vm).standing, Standing::Stale);
+    write(&places.qemu(&vm), &fs::read_to_string("/proc/self/stat").unwrap());
+    let known = standing::of(&places, BOOT, &vm);
+    assert_eq!((known.standing, known.qemu.unwrap().pid), (Standing::Unsupervised, ProcessId::own().pid));
+    let spared = reservation::take_over(&places, BOOT, &vm, Guest::Spared).unwrap_err();
+    assert!(matches!(spared, HostError::Unsupervised { .. }), "{spared}");
+    let taken = reservation::take_over(&places, BOOT, &vm, Guest::Ended).unwrap();
+    assert_eq!(taken.qemu, Some(ProcessId::own()));
 }

@@ -2,12 +2,13 @@
 
 use crate::error::Error;
 use crate::event::Events;
-use crate::transport::{Answer, End, Lines, Message, Pending, serve};
+use crate::transport::{Answer, End, Lines, Message, Outgoing, Pending, serve};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixStream;
@@ -17,7 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 /// A QMP connection that is ready for commands. Clones share it; it closes when the last is dropped, which also ends its [`Events`].
 #[derive(Debug, Clone)]
 pub struct Qmp {
-    lines: mpsc::UnboundedSender<Vec<u8>>,
+    lines: mpsc::UnboundedSender<Outgoing>,
     pending: Arc<Pending>,
     version: Arc<QemuVersion>,
 }
@@ -125,7 +126,7 @@ impl Qmp {
     /// # Errors
     /// See [`Error`].
     pub async fn execute<C: qapi::Command>(&self, command: C, within: Duration) -> Result<C::Ok, Error> {
-        let answer = self.call(C::NAME, command, within).await?;
+        let answer = self.call(C::NAME, command, None, within).await?;
         decode(C::NAME, &answer)
     }
 
@@ -147,8 +148,18 @@ impl Qmp {
         args: impl Serialize,
         within: Duration,
     ) -> Result<T, Error> {
-        let answer = self.call(name, args, within).await?;
+        let answer = self.call(name, args, None, within).await?;
         decode(name, &answer)
+    }
+
+    /// Runs a command that takes a descriptor, which is sent with it; its answer says nothing.
+    pub(crate) async fn execute_with_fd<C: qapi::Command>(
+        &self,
+        command: C,
+        fd: OwnedFd,
+        within: Duration,
+    ) -> Result<(), Error> {
+        self.call(C::NAME, command, Some(fd), within).await.map(drop)
     }
 
     /// Sends a command and waits for its answer.
@@ -156,6 +167,7 @@ impl Qmp {
         &self,
         name: &str,
         arguments: impl Serialize,
+        fd: Option<OwnedFd>,
         within: Duration,
     ) -> Result<Box<RawValue>, Error> {
         let (id, answer) = self.pending.enter().map_err(|end| end.error(name))?;
@@ -164,7 +176,7 @@ impl Qmp {
         let mut line = serde_json::to_vec(&Request { execute: name, arguments, id })
             .map_err(|source| Error::Encode { command: name.to_owned(), source })?;
         line.push(b'\n');
-        if self.lines.send(line).is_err() {
+        if self.lines.send(Outgoing { line, fd }).is_err() {
             return Err(End::Closed.error(name));
         }
         match timeout(within, answer).await {

@@ -2,18 +2,29 @@
 
 use crate::error::Error;
 use crate::event::{Event, Timestamp};
+use gpuvm_sys::socket::send_with_fd;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Interest};
+use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
 
 /// The longest line that is taken from QEMU, in bytes; the longest known is the schema's, 242 KiB in QEMU 11.1.
 pub const MAX_LINE: usize = 16 << 20;
+
+/// A line to QEMU, with its end.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) line: Vec<u8>,
+    /// What goes with it.
+    pub(crate) fd: Option<OwnedFd>,
+}
 
 /// Why a connection is over.
 #[derive(Debug, Clone)]
@@ -238,7 +249,7 @@ pub(crate) async fn serve(
     incoming: Lines,
     events: mpsc::UnboundedSender<Event>,
     outgoing: OwnedWriteHalf,
-    lines: mpsc::UnboundedReceiver<Vec<u8>>,
+    lines: mpsc::UnboundedReceiver<Outgoing>,
     pending: &Pending,
 ) {
     let reading = read_all(incoming, pending, events);
@@ -265,10 +276,25 @@ async fn read_all(mut lines: Lines, pending: &Pending, events: mpsc::UnboundedSe
     pending.end(&end);
 }
 
+async fn write_one(half: &mut OwnedWriteHalf, outgoing: Outgoing) -> io::Result<()> {
+    let Outgoing { line, fd } = outgoing;
+    let mut sent = 0;
+    if let Some(fd) = fd {
+        let stream: &UnixStream = half.as_ref();
+        let send = || send_with_fd(stream.as_fd(), &line, fd.as_fd());
+        sent = stream.async_io(Interest::WRITABLE, send).await?;
+    }
+    half.write_all(line.get(sent..).unwrap_or_default()).await
+}
+
 /// Writes whole lines until there is nobody left to send one. Apart from the commands themselves, so that a command that is given up never leaves half a line behind.
-async fn write_all(mut half: OwnedWriteHalf, mut lines: mpsc::UnboundedReceiver<Vec<u8>>, pending: &Pending) {
-    while let Some(line) = lines.recv().await {
-        if let Err(error) = half.write_all(&line).await {
+async fn write_all(
+    mut half: OwnedWriteHalf,
+    mut lines: mpsc::UnboundedReceiver<Outgoing>,
+    pending: &Pending,
+) {
+    while let Some(outgoing) = lines.recv().await {
+        if let Err(error) = write_one(&mut half, outgoing).await {
             // When QEMU has closed, the answers that it gave before are still to be read: reading comes to the end by itself.
             match End::from_io(&error) {
                 End::Closed => {}

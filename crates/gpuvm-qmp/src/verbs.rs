@@ -9,6 +9,7 @@ use qapi::qmp;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 /// Whether the virtual CPUs run, and QEMU's word for the state.
@@ -115,6 +116,20 @@ impl Qmp {
             Err(Error::Closed { .. }) => Ok(()),
             result => result,
         }
+    }
+
+    /// Gives QEMU a connected socket as the new backend of a character device, such as a serial port whose old one has hung up.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn reconnect_chardev(&self, id: &str, socket: OwnedFd, within: Duration) -> Result<(), Error> {
+        // QEMU keeps it under this name until the next command takes it.
+        let name = format!("{id}-socket");
+        self.execute_with_fd(qmp::getfd { fdname: name.clone() }, socket, within).await?;
+        let address = json!({"type": "fd", "data": {"str": name}});
+        let backend = json!({"type": "socket", "data": {"addr": address, "server": false}});
+        let arguments = json!({"id": id, "backend": backend});
+        self.execute_value("chardev-change", arguments, within).await.map(drop)
     }
 
     /// Asks whether the virtual CPUs run.

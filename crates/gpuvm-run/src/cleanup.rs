@@ -17,7 +17,7 @@ use gpuvm_host::kernel::Kernel;
 use gpuvm_host::kernel_log::{Mark, Since};
 use gpuvm_host::places::Places;
 use gpuvm_host::process::ProcessId;
-use gpuvm_host::reservation::{self, Reservation};
+use gpuvm_host::reservation::{self, Guest, Reservation};
 use gpuvm_host::root::list;
 use gpuvm_host::{HostError, bound, ledger, orphans, repair, undo};
 use gpuvm_sys::process::{Signal, pidfd_open, pidfd_send_signal};
@@ -104,22 +104,34 @@ pub fn cleanup(
     names.sort();
     names.dedup();
     let wanted = names.into_iter().filter(|name| only.is_none_or(|only| only == name));
-    let reports = wanted.map(|name| clean(kernel, places, boot_id, name, observer)).collect();
+    let reports =
+        wanted.map(|name| clean(kernel, places, boot_id, (name, Guest::Spared), observer)).collect();
     if claims::clear_stale(places, boot_id)? == Stale::Removed {
         observer.note(&Note("removed the claims on shared resources of before the reboot".to_owned()));
     }
     Ok(reports)
 }
 
+/// Ends the guest of a VM that has no supervisor, if there is one, and gives back what the VM has.
+pub fn end_unsupervised(
+    kernel: &Kernel,
+    places: &Places,
+    boot_id: &str,
+    name: &VmName,
+    observer: &mut dyn Observer,
+) -> CleanupReport {
+    clean(kernel, places, boot_id, (name.clone(), Guest::Ended), observer)
+}
+
 fn clean(
     kernel: &Kernel,
     places: &Places,
     boot_id: &str,
-    name: VmName,
+    (name, guest): (VmName, Guest),
     observer: &mut dyn Observer,
 ) -> CleanupReport {
     let mut progress = Progress::default();
-    let result = match reservation::take_over(places, boot_id, &name) {
+    let result = match reservation::take_over(places, boot_id, &name, guest) {
         Err(HostError::AlreadyUp { .. }) => Cleaned::Running,
         Err(error @ HostError::Unsupervised { .. }) => {
             progress.left.push(error);

@@ -78,6 +78,7 @@ impl Detached {
             stderr: log.into(),
             death_signal: None,
             memlock: None,
+            record: None,
         })?;
         Ok(Self { child, word })
     }

@@ -26,6 +26,9 @@ const REPIN: [Duration; 3] = [Duration::from_millis(100), Duration::from_secs(1)
 pub(crate) const STILL_THERE: Duration = Duration::from_secs(20);
 /// Between looks at a QEMU that waits in the kernel when its time to quit is over.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// How soon after a reset another one is the firmware's own: SeaBIOS finds its memory as it left it, and resets the machine again, by one
+/// to three ways, some 20 ms later.
+const FIRMWARE: Duration = Duration::from_secs(2);
 /// QEMU's word for a reset that the monitor was asked for.
 const RESET_ASKED: &str = "host-qmp-system-reset";
 /// Between later looks.
@@ -36,6 +39,8 @@ pub(crate) struct Running<'a> {
     pub(crate) greeted: Greeted,
     pub(crate) plan: &'a Plan,
     pub(crate) vcpus: Vec<VcpuThread>,
+    /// What has happened to it already.
+    pub(crate) first: Option<Event>,
 }
 
 /// How a QEMU ended.
@@ -70,6 +75,8 @@ struct Driver<'a, 'b> {
     ending: Ending,
     /// How often the guest has rebooted under this QEMU.
     reboots: u32,
+    /// When it did so last.
+    rebooted: Option<Instant>,
     /// How often the vCPUs have stopped or gone on: what is asked about a stop doesn't hold once they have gone on since.
     turns: u64,
     /// The errors of disks that were told, each once.
@@ -117,12 +124,13 @@ pub(crate) async fn drive(
         observer,
         deadline: None,
         patience_over: None,
-        queue: VecDeque::new(),
+        queue: running.first.into_iter().collect(),
         killed: None,
         told_to_quit: None,
         end: None,
         ending: Ending::No,
         reboots: 0,
+        rebooted: None,
         turns: 0,
         disk_errors: BTreeSet::new(),
         evidence,
@@ -407,8 +415,12 @@ impl Driver<'_, '_> {
             Known::GuestPanicked { .. } => Some(Event::Panicked),
             // Of a machine that is being made or loaded there is one too.
             Known::Reset { guest, reason } if guest || reason.as_deref() == Some(RESET_ASKED) => {
-                self.reboots += 1;
-                self.observer.phase(&Phase::Rebooting { count: self.reboots });
+                let is_own = guest && self.rebooted.is_some_and(|at| at.elapsed() < FIRMWARE);
+                if !is_own {
+                    self.reboots += 1;
+                    self.rebooted = Some(Instant::now());
+                    self.observer.phase(&Phase::Rebooting { count: self.reboots });
+                }
                 None
             }
             Known::Stop => {

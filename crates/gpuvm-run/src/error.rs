@@ -127,6 +127,16 @@ pub enum Cause {
         /// What is wrong with it.
         finding: Box<Finding>,
     },
+    /// A guest that goes on without its gpuvm couldn't be taken over; it goes on.
+    #[error("the guest of VM {vm} goes on, and its QEMU (process {pid}) can't be got hold of: {source}")]
+    NotAdopted {
+        /// The VM.
+        vm: String,
+        /// QEMU's process.
+        pid: i32,
+        /// Why not.
+        source: Box<Cause>,
+    },
     /// A signal came before the guest ran.
     #[error("interrupted by {signal} before the guest ran")]
     Interrupted {

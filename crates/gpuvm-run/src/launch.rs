@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -18,10 +18,13 @@ use gpuvm_core::qemu::cmdline::{Start, quote};
 use gpuvm_core::qemu::{Handle, Handles, argv};
 use gpuvm_core::reset::wait;
 use gpuvm_host::kernel_log::{About, KernelLog};
+use gpuvm_host::process::ProcessId;
 use gpuvm_host::root::HostRoot;
 use gpuvm_qmp::{Events, Qmp};
 use gpuvm_sys::process::{self, Child, Signal, SpawnSpec};
 use gpuvm_sys::socket::{listen_unix, stream_pair};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
 
@@ -36,22 +39,37 @@ pub const UEFI_VARS: &str = "uefi-vars.fd";
 /// The socket of a virtual display, in the VM's folder.
 pub const VNC_SOCKET: &str = "vnc.sock";
 
+/// The socket of QEMU's monitor, in the VM's folder.
+const MONITOR_SOCKET: &str = "qmp.sock";
+
 /// Where QEMU's sockets and logs are.
 #[derive(Debug)]
 pub(crate) struct Paths {
     pub(crate) run: PathBuf,
+    /// Where QEMU puts itself on record.
+    pub(crate) record: PathBuf,
     pub(crate) state: PathBuf,
     pub(crate) logs: PathBuf,
 }
 
 /// A QEMU that was started and not yet collected.
 pub(crate) struct Process {
-    child: Child,
-    /// SIGCHLD, caught since before the child was made, so that no end is missed.
-    ends: UnixSignal,
+    source: Source,
     words: Words,
     /// What the kernel says about the VM's devices since before QEMU was started.
     kernel_log: KernelLog,
+}
+
+/// Whose child a QEMU is.
+enum Source {
+    /// Ours.
+    Child {
+        child: Child,
+        /// SIGCHLD, caught since before the child was made, so that no end is missed.
+        ends: UnixSignal,
+    },
+    /// A dead gpuvm's: its end can be seen, but not how.
+    Adopted { pid: i32, pidfd: AsyncFd<OwnedFd> },
 }
 
 /// Where what a QEMU says on stderr goes.
@@ -112,6 +130,7 @@ pub(crate) fn spawn(
     let said_from = log_command(&stderr, &command).map_err(file("write", &stderr_path))?;
     let stdout = stderr.try_clone().map_err(file("make", &stderr_path))?;
     tracing::debug!(?command, "starting QEMU");
+    let record = File::create(&paths.record).map_err(file("make", &paths.record))?;
     let ends = signal(SignalKind::child()).map_err(file("catch SIGCHLD for", &stderr_path))?;
     let kernel_log = KernelLog::from_now(root, about(plan));
     let child = process::spawn(SpawnSpec {
@@ -127,9 +146,59 @@ pub(crate) fn spawn(
             Launched::Detached => None,
         },
         memlock: None,
+        // It is on record before it is QEMU, whatever becomes of us.
+        record: Some(record.into()),
     })
     .map_err(|source| LaunchError::Spawn { qemu: plan.qemu.clone(), source })?;
-    Ok(Process { child, ends, words: Words { path: stderr_path, from: said_from }, kernel_log })
+    let words = Words { path: stderr_path, from: said_from };
+    Ok(Process { source: Source::Child { child, ends }, words, kernel_log })
+}
+
+/// Takes over a QEMU that a gpuvm has started which is dead; nothing of one that has ended.
+///
+/// # Errors
+/// Returns failures to get hold of it.
+pub(crate) fn adopt(
+    root: &HostRoot,
+    plan: &Plan,
+    paths: &Paths,
+    qemu: ProcessId,
+) -> Result<Option<Process>, LaunchError> {
+    let place = Path::new("/proc").join(qemu.pid.to_string());
+    let pidfd = match process::pidfd_open(qemu.pid) {
+        Ok(pidfd) => pidfd,
+        Err(_) if !qemu.is_alive() => return Ok(None),
+        Err(error) => return Err(file("watch", &place)(error)),
+    };
+    // The pidfd first, then the look whether it is the recorded one: it can't come to mean another process after that.
+    if !qemu.is_alive() {
+        return Ok(None);
+    }
+    #[expect(
+        deprecated,
+        reason = "its heir is unsafe, for types that change their descriptor; an OwnedFd doesn't"
+    )]
+    let pidfd = AsyncFd::with_interest(pidfd, Interest::READABLE);
+    let pidfd = pidfd.map_err(file("watch", &place))?;
+    let path = paths.logs.join("qemu.log");
+    let from = end_of_last_command(&path).unwrap_or(0);
+    Ok(Some(Process {
+        source: Source::Adopted { pid: qemu.pid, pidfd },
+        words: Words { path, from },
+        kernel_log: KernelLog::from_now(root, about(plan)),
+    }))
+}
+
+/// Finds where the words of the last QEMU begin in a log, behind its command line.
+fn end_of_last_command(path: &Path) -> io::Result<u64> {
+    let (mut at, mut end) = (0, 0);
+    for line in std::fs::read(path)?.split_inclusive(|byte| *byte == b'\n') {
+        at += u64::try_from(line.len()).unwrap_or(0);
+        if line.starts_with(RUNS.as_bytes()) {
+            end = at;
+        }
+    }
+    Ok(end)
 }
 
 /// Returns whose lines in the kernel's log are a plan's.
@@ -149,11 +218,14 @@ pub(crate) enum Which {
     Again,
 }
 
+/// What the line of QEMU's log begins with that has its command line.
+const RUNS: &str = "gpuvm runs: ";
+
 /// Writes the command line into QEMU's log before its words, for whoever reads it later; a disk without room for it shows here, before a
 /// guest runs that can't be followed. Returns where QEMU's own words begin.
 fn log_command(mut log: &File, command: &[OsString]) -> io::Result<u64> {
     let words: Vec<String> = command.iter().map(|word| quote(word)).collect();
-    let line = format!("gpuvm runs: {}\n", words.join(" "));
+    let line = format!("{RUNS}{}\n", words.join(" "));
     log.write_all(line.as_bytes())?;
     Ok(log.metadata()?.len())
 }
@@ -177,7 +249,7 @@ const SERIAL_BYTES: usize = 8 << 20;
 /// Makes the sockets of monitor and serial port, and connects to them before QEMU is there: it accepts when it gets to it, and if it
 /// dies before, the connections end.
 pub(crate) fn sockets(paths: &Paths) -> Result<(Sockets, Connections), LaunchError> {
-    let path = paths.run.join("qmp.sock");
+    let path = paths.run.join(MONITOR_SOCKET);
     // That of this run's QEMU before a reboot, which is gone.
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -188,11 +260,22 @@ pub(crate) fn sockets(paths: &Paths) -> Result<(Sockets, Connections), LaunchErr
     let monitor_listener = listen_unix(&path).map_err(file("listen on", &path))?;
     let monitor = std::os::unix::net::UnixStream::connect(&path).and_then(async_stream);
     let monitor = monitor.map_err(file("connect to", &path))?;
-    let path = paths.run.join("serial.sock");
-    let (serial, serial_end) = stream_pair(SERIAL_BYTES)
-        .and_then(|(near, far)| Ok((async_stream(near)?, far)))
-        .map_err(file("make a socket for", &path))?;
+    let (serial, serial_end) = serial_pair(paths)?;
     Ok((Sockets { monitor: monitor_listener, serial: serial_end }, Connections { monitor, serial }))
+}
+
+/// Makes the two ends of a serial port: ours, and QEMU's.
+pub(crate) fn serial_pair(paths: &Paths) -> Result<(UnixStream, OwnedFd), LaunchError> {
+    let path = paths.run.join("serial.sock");
+    stream_pair(SERIAL_BYTES)
+        .and_then(|(near, far)| Ok((async_stream(near)?, far)))
+        .map_err(file("make a socket for", &path))
+}
+
+/// Connects to the monitor of a QEMU that another gpuvm has started.
+pub(crate) fn connect_again(paths: &Paths) -> Result<UnixStream, LaunchError> {
+    let path = paths.run.join(MONITOR_SOCKET);
+    std::os::unix::net::UnixStream::connect(&path).and_then(async_stream).map_err(file("connect to", &path))
 }
 
 fn async_stream(stream: std::os::unix::net::UnixStream) -> io::Result<UnixStream> {
@@ -200,7 +283,7 @@ fn async_stream(stream: std::os::unix::net::UnixStream) -> io::Result<UnixStream
     UnixStream::from_std(stream)
 }
 
-fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LaunchError {
+pub(crate) fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LaunchError {
     let path = path.to_owned();
     move |source| LaunchError::File { doing, path, source }
 }
@@ -239,7 +322,16 @@ pub(crate) fn greeting_deadline(plan: &Plan) -> Duration {
 
 /// Waits for the greeting.
 pub(crate) async fn greet(plan: &Plan, monitor: UnixStream) -> Result<Greeted, LaunchError> {
-    let (qmp, events) = Qmp::handshake(monitor, greeting_deadline(plan)).await?;
+    greet_within(plan, monitor, greeting_deadline(plan)).await
+}
+
+/// Waits for the greeting, for so long.
+pub(crate) async fn greet_within(
+    plan: &Plan,
+    monitor: UnixStream,
+    within: Duration,
+) -> Result<Greeted, LaunchError> {
+    let (qmp, events) = Qmp::handshake(monitor, within).await?;
     let version = qmp.version();
     if (version.major, version.minor) < OLDEST {
         return Err(LaunchError::TooOld { qemu: plan.qemu.clone(), version: version.to_string() });
@@ -250,13 +342,26 @@ pub(crate) async fn greet(plan: &Plan, monitor: UnixStream) -> Result<Greeted, L
 impl Process {
     /// Returns QEMU's process number.
     pub(crate) fn pid(&self) -> i32 {
-        self.child.pid()
+        match &self.source {
+            Source::Child { child, .. } => child.pid(),
+            Source::Adopted { pid, .. } => *pid,
+        }
     }
 
     /// Waits for the end of all of its threads and collects it. May be dropped and called again.
     pub(crate) async fn exited(&mut self) -> Exit {
+        let (child, ends) = match &mut self.source {
+            Source::Child { child, ends } => (child, ends),
+            Source::Adopted { pidfd, .. } => {
+                // Readable once no thread of it is left (kernel/fork.c, pidfd_poll).
+                if let Err(error) = pidfd.readable().await.map(drop) {
+                    tracing::error!("waiting for QEMU: {error}");
+                }
+                return Exit::Unseen;
+            }
+        };
         loop {
-            match self.child.try_wait() {
+            match child.try_wait() {
                 Ok(Some(status)) => return exit_of(status),
                 Ok(None) => {}
                 // Nobody else collects our children, so this doesn't come; a status that is lost is no success.
@@ -266,13 +371,17 @@ impl Process {
                 }
             }
             // Ends of other children wake it too, and then it looks again.
-            self.ends.recv().await;
+            ends.recv().await;
         }
     }
 
     /// Kills QEMU.
     pub(crate) fn kill_now(&self) {
-        if let Err(error) = self.child.kill(Signal::SIGKILL) {
+        let killed = match &self.source {
+            Source::Child { child, .. } => child.kill(Signal::SIGKILL),
+            Source::Adopted { pidfd, .. } => process::pidfd_send_signal(pidfd.as_fd(), Signal::SIGKILL),
+        };
+        if let Err(error) = killed {
             tracing::debug!("killing QEMU: {error}");
         }
     }

@@ -25,7 +25,7 @@ pub mod soak;
 mod stopped;
 mod up;
 
-pub use cleanup::{Cleaned, CleanupReport, cleanup};
+pub use cleanup::{Cleaned, CleanupReport, cleanup, end_unsupervised};
 pub use console::Sink;
 pub use control::{Control, Launched};
 pub use error::{Cause, LaunchError, UpError};
@@ -34,4 +34,4 @@ pub use longest::Longest;
 pub use probe::probe;
 pub use report::{DeviceReport, Evidence, LastWords, Note, Observer, Phase, Report, ResetReport, Timing};
 pub use signals::Signals;
-pub use up::{Run, up, up_served};
+pub use up::{Run, adopt, up, up_served};

@@ -44,7 +44,7 @@ impl Longest {
     /// Returns how long it may take until the phase after this one is told; nothing where that is up to the guest.
     pub fn of_phase(&self, phase: &Phase) -> Option<Duration> {
         let time = match phase {
-            Phase::Running { .. } | Phase::Rebooting { .. } => return None,
+            Phase::Running { .. } | Phase::Adopted { .. } | Phase::Rebooting { .. } => return None,
             Phase::Reserving
             | Phase::Preparing { .. }
             | Phase::Operation { .. }

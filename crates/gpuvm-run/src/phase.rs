@@ -19,6 +19,11 @@ impl fmt::Display for Phase {
             Self::Pinning { vcpus: 0 } => "leaving vCPUs unpinned".to_owned(),
             Self::Pinning { vcpus } => format!("pinning {vcpus} vCPUs"),
             Self::Running { pid, qemu } => format!("the guest runs (QEMU {qemu}, process {pid})"),
+            Self::Adopted { pid, qemu } => {
+                format!(
+                    "the guest has gone on without a gpuvm, and has one again (QEMU {qemu}, process {pid})"
+                )
+            }
             Self::Rebooting { count } => format!("the guest reboots ({count})"),
             Self::Leaving { reason } => format!("QEMU shuts down ({reason})"),
             Self::Stopping { stage: Stage::Acpi } => "pressing the guest's power button".to_owned(),
@@ -50,6 +55,7 @@ impl Phase {
             Self::Starting => "starting",
             Self::Pinning { .. } => "pinning",
             Self::Running { .. } => "running",
+            Self::Adopted { .. } => "adopted",
             Self::Rebooting { .. } => "rebooting",
             Self::Leaving { .. } => "leaving",
             Self::Stopping { .. } => "stopping",

@@ -175,6 +175,7 @@ fn start(binary: &Path, monitor: OwnedFd, stderr: StdStream) -> Result<Child, pr
         stderr: stderr.into(),
         death_signal: Some(Signal::SIGKILL),
         memlock: None,
+        record: None,
     })
 }
 

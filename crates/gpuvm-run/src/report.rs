@@ -51,6 +51,13 @@ pub enum Phase {
         /// Its version.
         qemu: String,
     },
+    /// The guest of a gpuvm that is dead goes on, and is seen to by this one.
+    Adopted {
+        /// QEMU's process.
+        pid: i32,
+        /// Its version.
+        qemu: String,
+    },
     /// The machine was reset, by its guest or because that was asked for, and goes on.
     Rebooting {
         /// For the how many-th time.

@@ -9,10 +9,13 @@
 //!
 //! From the journal's first line on there is one way out, [`Session::give_back`], and it is taken whatever happened. What each device
 //! said of itself before (its baseline) and the place in the kernel's log are kept beside the journal: a run whose launcher was
-//! killed is judged by the cleanup. A device that is judged sick keeps its driver, its journal and its reservation; everything
+//! killed is judged by the cleanup, or by a gpuvm that adopts its guest ([`adopt`]). A device that is judged sick keeps its driver, its journal and its reservation; everything
 //! else is given back.
 
+pub mod adopt;
+
 use std::collections::BTreeMap;
+use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,7 +37,7 @@ use gpuvm_host::{HostError, lock, snapshot, undo};
 use serde::Serialize;
 
 use crate::console::{self, Console, Sink};
-use crate::control::{Control, Hub, Launched, Watched};
+use crate::control::{Arrival, Control, Hub, Launched, Watched};
 use crate::driver::{self, Running};
 use crate::error::{Cause, LaunchError, UpError};
 use crate::judging::{self, Begun, Judged, Ran, Resets, Stage, keep};
@@ -69,6 +72,8 @@ pub struct Run<'a> {
 struct Kept<'a> {
     plan: &'a Plan,
     profile: &'a str,
+    /// How long its power button is waited for, in s.
+    shutdown_timeout: u64,
 }
 
 /// A run that has something to give back.
@@ -143,7 +148,8 @@ pub async fn up_served(
     let asked = control.begin(run.plan, run.kernel, run.boot_id);
     let hub = control.hub();
     let mut requests = Requests::new(signals, Some(asked));
-    let mut watched = Watched { control, inner: observer, places: run.places, vm: &run.plan.name };
+    let (places, vm) = (run.places, &run.plan.name);
+    let mut watched = Watched { control, inner: observer, places, vm, arrival: Arrival::First };
     up_asked(run, &mut requests, console, Some(hub), &mut watched).await
 }
 
@@ -231,7 +237,10 @@ fn begin(run: &Run<'_>) -> Result<Journal, HostError> {
     for folder in [&folder, &run.places.state(&run.plan.name), &run.places.logs(&run.plan.name)] {
         lock::make_dir(folder)?;
     }
-    keep(&folder.join("run.json"), &Kept { plan: run.plan, profile: run.profile })?;
+    keep(
+        &folder.join("run.json"),
+        &Kept { plan: run.plan, profile: run.profile, shutdown_timeout: run.patience.acpi.as_secs() },
+    )?;
     Journal::begin(&run.places.journal(&run.plan.name), run.boot_id)
 }
 
@@ -250,16 +259,21 @@ impl<'a> Session<'a> {
         self.timings.push(Timing::new("prepare", begun.elapsed()));
         driver::step(&mut self.life, Event::Prepared, observer);
         let sinks = console.map(console::share);
-        let (mut reboots, mut which) = (Reboots::default(), Which::First);
+        let sink = sinks.as_ref().map(|another| another());
+        let ended = self.run_once(Which::First, requests, sink, observer).await?;
+        self.go_on(ended, requests, sinks.as_ref(), observer).await
+    }
+
+    /// Starts QEMU again and again, as long as its guest reboots and is to be started again.
+    async fn go_on(
+        &mut self,
+        mut ended: Ended,
+        requests: &mut Requests<'_>,
+        sinks: Option<&impl Fn() -> Sink>,
+        observer: &mut dyn Observer,
+    ) -> Result<Outcome, Cause> {
+        let mut reboots = Reboots::default();
         loop {
-            let sink = sinks.as_ref().map(|another| another());
-            let ended = match self.run_once(which, requests, sink, observer).await {
-                // The guest had run, and rebooted: that it isn't started again is no failure.
-                Err(Cause::Interrupted { .. }) if which == Which::Again => {
-                    return Ok(Outcome::Rebooted { not_again: Some(NotAgain::Asked) });
-                }
-                ended => ended?,
-            };
             let rebooted = Outcome::Rebooted { not_again: Some(NotAgain::Policy) };
             if ended.outcome != rebooted || self.run.plan.reboot != RebootPolicy::Relaunch {
                 return Ok(ended.outcome);
@@ -269,7 +283,14 @@ impl<'a> Session<'a> {
                 Err(why) => return Ok(Outcome::Rebooted { not_again: Some(why) }),
             }
             driver::step(&mut self.life, Event::StartedAgain, observer);
-            which = Which::Again;
+            let sink = sinks.map(|another| another());
+            ended = match self.run_once(Which::Again, requests, sink, observer).await {
+                // The guest had run, and rebooted: that it isn't started again is no failure.
+                Err(Cause::Interrupted { .. }) => {
+                    return Ok(Outcome::Rebooted { not_again: Some(NotAgain::Asked) });
+                }
+                ended => ended?,
+            };
         }
     }
 
@@ -425,13 +446,21 @@ impl<'a> Session<'a> {
             .map_err(HostError::file("copy the console to", &log))?;
         let running = self.ready(process, monitor, requests, observer).await?;
         self.timings.push(Timing::new("start", begun.elapsed()));
+        self.follow(running, process, Some(console), requests, observer).await
+    }
+
+    /// Follows a guest that runs until its QEMU is gone and collected.
+    async fn follow(
+        &mut self,
+        running: Running<'_>,
+        process: &mut launch::Process,
+        console: Option<Console>,
+        requests: &mut Requests<'_>,
+        observer: &mut dyn Observer,
+    ) -> Result<Ended, Cause> {
         self.qemu = Some(running.greeted.qmp.version().to_string());
         let begun = Instant::now();
-        let evidence = Evidence {
-            root: self.run.kernel.root.clone(),
-            baselines: self.baselines.clone(),
-            words: process.words().clone(),
-        };
+        let evidence = self.evidence(process);
         let watched = (&mut self.kernel_log, evidence);
         let driver::Ended { outcome, reboots } =
             driver::drive(running, process, watched, &mut self.life, requests, observer).await?;
@@ -449,8 +478,18 @@ impl<'a> Session<'a> {
             observer.note(&Note(words.to_string()));
             self.last_words = Some(words);
         }
-        console.finish().await;
+        if let Some(console) = console {
+            console.finish().await;
+        }
         Ok(Ended { outcome, ran })
+    }
+
+    fn evidence(&self, process: &launch::Process) -> Evidence {
+        Evidence {
+            root: self.run.kernel.root.clone(),
+            baselines: self.baselines.clone(),
+            words: process.words().clone(),
+        }
     }
 
     /// Makes the planned changes and asks the kernel whether it would let a guest have the groups.
@@ -497,6 +536,7 @@ impl<'a> Session<'a> {
         observer: &mut dyn Observer,
     ) -> Result<Running<'a>, Cause> {
         let (plan, pid) = (self.run.plan, process.pid());
+        let continued = self.run.places.continued(&plan.name);
         let greeting = launch::greet(plan, monitor);
         tokio::pin!(greeting);
         let greeted = loop {
@@ -522,9 +562,11 @@ impl<'a> Session<'a> {
             observer.threads(&vcpus);
             observer.phase(&Phase::Pinning { vcpus: plan.placement.vcpus.len() });
             pin::pin(plan, pid, &vcpus)?;
+            // Noted first: a guest without this note has not run an instruction.
+            fs::write(&continued, pid.to_string()).map_err(launch::file("write", &continued))?;
             greeted.qmp.cont(COMMAND).await?;
             observer.phase(&Phase::Running { pid, qemu: greeted.qmp.version().to_string() });
-            Ok::<_, LaunchError>(Running { greeted, plan, vcpus })
+            Ok::<_, LaunchError>(Running { greeted, plan, vcpus, first: None })
         };
         let result = tokio::select! {
             result = steps => result,
@@ -542,7 +584,8 @@ impl<'a> Session<'a> {
 
     fn paths(&self) -> Paths {
         let (places, name) = (self.run.places, &self.run.plan.name);
-        Paths { run: places.vm(name), state: places.state(name), logs: places.logs(name) }
+        let (run, record) = (places.vm(name), places.qemu(name));
+        Paths { run, record, state: places.state(name), logs: places.logs(name) }
     }
 
     fn record_in_flight(&mut self, pid: i32) -> Result<(), HostError> {

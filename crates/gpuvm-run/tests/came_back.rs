@@ -23,7 +23,7 @@ use gpuvm_run::{
 };
 use gpuvm_sys::reset::{ResetFailure, ResetOutcome, ResetTold, Step as SysStep};
 use gpuvm_testkit::fake_host::FakeHost;
-use gpuvm_testkit::fake_qemu::{Action, ExitAtStart, Recording, Reply, Script};
+use gpuvm_testkit::fake_qemu::{Action, ExitAtStart, Recording, Reply, Script, TimedAction};
 use rstest::rstest;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -127,6 +127,18 @@ async fn a_guest_that_reboots_in_place_goes_on_and_is_told() {
     assert_eq!((report.outcome, report.reboots, bench.starts()), (Outcome::PoweredOff, 1, 1));
     assert!(told.0.iter().any(|line| line == "Rebooting { count: 1 }"), "{:?}", told.0);
     bench.assert_given_back();
+}
+
+/// SeaBIOS resets a machine that was reset up to three times more.
+#[tokio::test]
+async fn what_the_firmware_resets_right_after_a_reset_is_no_reboot_of_the_guest() {
+    let at = |after_ms| TimedAction { after_ms, action: Action::Reboot };
+    let mut after_cont = vec![at(20), at(40), at(45), at(2200), at(2220)];
+    after_cont.extend(shutdown_after(2250));
+    let bench = bench(&Script { after_cont, ..Script::default() }, RebootPolicy::InPlace);
+    let mut told = Told::default();
+    let report = bench.up_told(&mut told).await.unwrap();
+    assert_eq!((report.outcome, report.reboots), (Outcome::PoweredOff, 2), "{:?}", told.0);
 }
 
 #[tokio::test]

@@ -103,7 +103,7 @@ fn a_run_that_died_while_it_ended_is_forgotten(#[case] ended: Ended) {
     let fake = FakeHost::new();
     let (places, vm) = (Places::below(&fake.prefix()), VmName::new("vm").unwrap());
     let before = fake.snapshot().unwrap();
-    reservation::take_over(&places, "boot", &vm).unwrap();
+    reservation::take_over(&places, "boot", &vm, reservation::Guest::Spared).unwrap();
     if ended == Ended::Closed {
         make_dir(&places.vm(&vm)).unwrap();
         Journal::begin(&places.journal(&vm), "boot").unwrap().close().unwrap();
@@ -117,7 +117,8 @@ fn a_run_that_died_while_it_ended_is_forgotten(#[case] ended: Ended) {
 fn a_record_that_makes_no_sense_stops_no_other_vms_cleanup() {
     let fake = FakeHost::new();
     let places = Places::below(&fake.prefix());
-    reservation::take_over(&places, "boot", &VmName::new("b-fine").unwrap()).unwrap();
+    reservation::take_over(&places, "boot", &VmName::new("b-fine").unwrap(), reservation::Guest::Spared)
+        .unwrap();
     fs::write(places.reservations().join("a-broken.json"), "{}\n").unwrap();
     let reports = cleanup(&fake.kernel(), &places, "boot", None, &mut Told::default()).unwrap();
     let results: Vec<_> = reports.iter().map(|report| (report.name.as_str(), report.result)).collect();

@@ -31,6 +31,9 @@ pub struct SpawnSpec {
     pub death_signal: Option<Signal>,
     /// `RLIMIT_MEMLOCK` for the child; `None` leaves that of this process.
     pub memlock: Option<Memlock>,
+    /// A file that the child writes its `/proc/self/stat` into before it becomes the program: whatever happens to this process, one that runs is on
+    /// record there, with its number and start time.
+    pub record: Option<OwnedFd>,
 }
 
 /// Why a child could not be started.
@@ -57,13 +60,15 @@ pub enum SpawnStep {
     Memlock,
     /// fcntl(2) on a descriptor to inherit.
     Inherit,
+    /// The write of the child's own record.
+    Record,
     /// pidfd_open(2); the child was killed and collected.
     Pidfd,
 }
 
 impl SpawnStep {
     fn from_code(code: u8) -> Self {
-        let all = [Self::Session, Self::DeathSignal, Self::Memlock, Self::Inherit];
+        let all = [Self::Session, Self::DeathSignal, Self::Memlock, Self::Inherit, Self::Record];
         all.into_iter().find(|step| *step as u8 == code).unwrap_or(Self::Exec)
     }
 }
@@ -77,6 +82,7 @@ impl fmt::Display for SpawnStep {
             Self::DeathSignal => "PR_SET_PDEATHSIG",
             Self::Memlock => "RLIMIT_MEMLOCK",
             Self::Inherit => "inherit descriptors",
+            Self::Record => "record its process",
             Self::Pidfd => "pidfd_open",
         })
     }
@@ -130,6 +136,7 @@ pub fn spawn(spec: SpawnSpec) -> Result<Child, SpawnError> {
         death_signal: spec.death_signal.map(|signal| signal as libc::c_int),
         memlock: spec.memlock.map(|m| libc::rlimit { rlim_cur: to_raw(m.soft), rlim_max: to_raw(m.hard) }),
         tell: tell.into(),
+        record: spec.record,
     };
     let mut command = Command::new(program);
     command.args(args).envs(spec.env).stdin(Stdio::null()).stdout(spec.stdout).stderr(spec.stderr);
@@ -170,6 +177,7 @@ struct ChildSetup {
     death_signal: Option<libc::c_int>,
     memlock: Option<libc::rlimit>,
     tell: OwnedFd,
+    record: Option<OwnedFd>,
 }
 
 impl ChildSetup {
@@ -204,7 +212,28 @@ impl ChildSetup {
             // SAFETY: as above, and clears the flag in this child alone.
             check(SpawnStep::Inherit, unsafe { libc::fcntl(fd, libc::F_SETFD, flags & !libc::FD_CLOEXEC) })?;
         }
-        Ok(())
+        self.record.as_ref().map_or(Ok(()), |record| write_record(record.as_fd()))
+    }
+}
+
+/// Copies `/proc/self/stat` into a file: one line, far shorter than the room for it (proc_pid_stat(5): 52 numbers and a name of 15 characters).
+/// Async-signal-safe.
+fn write_record(record: BorrowedFd<'_>) -> Result<(), (SpawnStep, Errno)> {
+    const STEP: SpawnStep = SpawnStep::Record;
+    let mut line = [0_u8; 2048];
+    // SAFETY: the path is a string with its zero byte, and is only read.
+    let stat =
+        check(STEP, unsafe { libc::open(c"/proc/self/stat".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) })?;
+    // SAFETY: as many bytes are written as `line` has, by a descriptor of this child.
+    let read = Errno::result(unsafe { libc::read(stat, line.as_mut_ptr().cast(), line.len()) });
+    // SAFETY: the descriptor was opened above, and nothing else knows of it.
+    unsafe { libc::close(stat) };
+    let length = read.map_err(|errno| (STEP, errno))?.cast_unsigned();
+    // SAFETY: as many bytes are read as were put there.
+    let written = unsafe { libc::write(record.as_raw_fd(), line.as_ptr().cast(), length) };
+    match Errno::result(written).map_err(|errno| (STEP, errno))?.cast_unsigned() == length {
+        true => Ok(()),
+        false => Err((STEP, Errno::ENOSPC)),
     }
 }
 

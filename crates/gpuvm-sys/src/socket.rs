@@ -1,11 +1,11 @@
 //! Unix sockets that a child takes over by descriptor number.
 
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, getsockopt, listen, setsockopt, socket,
-    sockopt,
+    AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, bind, getsockopt, listen,
+    sendmsg, setsockopt, socket, sockopt,
 };
 use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat};
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -108,6 +108,17 @@ pub fn stream_pair(send_bytes: usize) -> io::Result<(UnixStream, OwnedFd)> {
     Ok((near, far))
 }
 
+/// Sends bytes, and a descriptor with the first of them (unix(7), `SCM_RIGHTS`). Returns how many bytes went; the rest needs no descriptor.
+///
+/// # Errors
+/// The errno of sendmsg(2); EAGAIN of a socket that doesn't block.
+pub fn send_with_fd(stream: BorrowedFd<'_>, bytes: &[u8], fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let fds = [fd.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&fds)];
+    let parts = [IoSlice::new(bytes)];
+    Ok(sendmsg::<()>(stream.as_raw_fd(), &parts, &rights, MsgFlags::MSG_NOSIGNAL, None)?)
+}
+
 fn check_path(path: &Path) -> io::Result<()> {
     let bytes = path.as_os_str().as_bytes();
     let problem = if bytes.len() > MAX_PATH {
@@ -145,6 +156,28 @@ mod tests {
         let mut first = [0; 2];
         near.read_exact(&mut first).unwrap();
         assert_eq!(&first, b"xx");
+    }
+
+    #[test]
+    fn a_descriptor_goes_with_the_bytes_it_is_sent_with() {
+        use nix::sys::socket::{ControlMessageOwned, recvmsg};
+        use std::os::fd::AsFd as _;
+        let (near, far) = UnixStream::pair().unwrap();
+        let (mut kept, given) = UnixStream::pair().unwrap();
+        assert_eq!(send_with_fd(near.as_fd(), b"take it", given.as_fd()).unwrap(), 7);
+        drop(given);
+        let mut bytes = [0; 16];
+        let mut parts = [std::io::IoSliceMut::new(&mut bytes)];
+        let mut space = nix::cmsg_space!([RawFd; 1]);
+        let message =
+            recvmsg::<()>(far.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::empty()).unwrap();
+        assert_eq!(message.bytes, 7);
+        let Some(ControlMessageOwned::ScmRights(fds)) = message.cmsgs().unwrap().next() else { panic!() };
+        let mut taken = take_stream(fds[0]).unwrap();
+        taken.write_all(b"here").unwrap();
+        let mut text = [0; 4];
+        kept.read_exact(&mut text).unwrap();
+        assert_eq!(&text, b"here");
     }
 
     #[test]

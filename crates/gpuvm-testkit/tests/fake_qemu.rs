@@ -58,6 +58,7 @@ impl Vm {
             stderr: File::create(dir.path().join("stderr")).unwrap().into(),
             death_signal: Some(Signal::SIGKILL),
             memlock: None,
+            record: None,
         };
         Self { child: spawn(spec).unwrap(), dir }
     }

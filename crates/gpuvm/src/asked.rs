@@ -129,7 +129,7 @@ pub(crate) async fn connect(cli: &Cli, vm: &VmName) -> Result<(Known, Client), F
             let message = format!(
                 "VM {vm} is unsupervised: its gpuvm is dead, and its QEMU (process {qemu}) goes on alone"
             );
-            return Err(failed("unsupervised", Exit::Unfit, message, Some(hints::unsupervised(vm, qemu))));
+            return Err(failed("unsupervised", Exit::Unfit, message, Some(hints::unsupervised(vm.as_str()))));
         }
         Standing::Stale => {
             let message =

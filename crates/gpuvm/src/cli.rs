@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -24,6 +25,7 @@ use crate::cmd::lock::LockArgs;
 use crate::cmd::logs::LogsArgs;
 use crate::cmd::man::ManArgs;
 use crate::cmd::qmp::QmpArgs;
+use crate::cmd::recover::RecoverArgs;
 use crate::cmd::reset::ResetArgs;
 use crate::cmd::screenshot::ScreenshotArgs;
 use crate::cmd::soak::SoakArgs;
@@ -106,6 +108,8 @@ pub(crate) enum Command {
     Resume(VmArgs),
     /// Reset a guest's machine, as by its reset button
     Reboot(VmArgs),
+    /// Put a new gpuvm beside a guest whose own was killed; where the guest is gone too, give the host back
+    Recover(RecoverArgs),
     /// Print what a guest, its QEMU or its gpuvm said; also of a VM that has ended
     Logs(LogsArgs),
     /// Print what has happened to a VM, and what happens
@@ -255,6 +259,15 @@ impl Cli {
     /// Returns gpuvm's own folders.
     pub(crate) fn places(&self) -> Places {
         self.prefix.as_deref().map_or_else(Places::default, Places::below)
+    }
+
+    /// Returns the options that another gpuvm needs, to be for the same VMs as this one.
+    pub(crate) fn again(&self) -> Vec<OsString> {
+        let mut words = vec![OsString::from("-v"); self.verbose.into()];
+        if let Some(prefix) = &self.prefix {
+            words.extend([OsString::from("--prefix"), prefix.clone().into_os_string()]);
+        }
+        words
     }
 
     /// Sends log records of the chosen level to stderr.

@@ -189,6 +189,9 @@ impl From<UpError> for Failure {
             cause @ Cause::SickBefore { bdf, .. } => {
                 (Exit::NotGivenBack, Item::new(cause, Some(hints::sick(*bdf))))
             }
+            cause @ Cause::NotAdopted { vm, .. } => {
+                (Exit::Unfit, Item::new(cause, Some(hints::not_adopted(vm))))
+            }
             cause @ Cause::Interrupted { .. } => (Exit::Guest, Item::new(cause, None)),
         };
         let well = error.devices.iter().all(|device| !device.judgement.verdict.is_bad());

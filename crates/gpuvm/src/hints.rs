@@ -25,8 +25,8 @@ use gpuvm_host::reset::{Attempted, FunctionReport, Report};
 use gpuvm_run::{LastWords, LaunchError};
 
 pub(crate) use self::asked::{
-    console_lines, look_again, no_such_vm, nobody_listens, not_yours, other_version, refused_by_supervisor,
-    silent, stale, unsupervised,
+    console_lines, has_a_supervisor, look_again, no_such_vm, nobody_listens, not_adopted, not_yours,
+    other_version, refused_by_supervisor, silent, stale, unsupervised,
 };
 pub(crate) use self::refused::{of_bind, of_reset, refusal};
 use crate::cli::ProfileArgs;
@@ -232,9 +232,7 @@ fn of_error(error: &HostError) -> Option<String> {
         HostError::AlreadyUp { vm, role: ProcessRole::Qemu | ProcessRole::InFlight, .. } => {
             format!("its gpuvm is gone: gpuvm cleanup {vm}")
         }
-        HostError::Unsupervised { vm, pid } => format!(
-            "shut its guest down from inside, or end it: kill {pid}. Once QEMU is gone: gpuvm cleanup {vm}"
-        ),
+        HostError::Unsupervised { vm, .. } => unsupervised(vm),
         HostError::LeftBehind { vm } => format!("gpuvm cleanup {vm}"),
         HostError::QemuStuck { pid, .. } => {
             format!(

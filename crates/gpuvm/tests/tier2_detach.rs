@@ -11,10 +11,11 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use gpuvm_core::control::{Answer, Finale, Live, State};
+use gpuvm_core::lifecycle::{Outcome, Stage};
 use gpuvm_host::process::ProcessId;
 use gpuvm_sys::process::{Signal, pidfd_open, pidfd_send_signal};
 use rstest::rstest;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const PROFILE: &str = "version = 1\nname = \"idle\"\naccel = \"tcg\"\nfirmware = \"bios\"\nnetwork = \"none\"\n\
                        [memory]\nsize = \"64M\"\n[cpu]\ncount = 1\npin = \"off\"\n";
@@ -59,6 +60,16 @@ impl Bench {
     fn down(&self) -> Finale {
         self.ask("\"stop\",\"force\":true").take::<Value>().unwrap();
         self.ask("\"wait\"").take().unwrap()
+    }
+
+    /// Returns the supervisor's process, by the records.
+    fn live_pid(&self) -> i32 {
+        self.pids()[0]
+    }
+
+    fn events(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.path("log/idle/events.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     fn pids(&self) -> Vec<i32> {
@@ -142,32 +153,140 @@ fn tier2_a_detached_vm_runs_on_answers_and_is_ended() {
     assert!(log.contains("the host is as it was"), "{log}");
 }
 
-#[test]
-#[ignore = "tier 2: needs QEMU; scripts/test runs it"]
-fn tier2_a_guest_outlives_its_killed_supervisor_and_cleanup_leaves_it_alone() {
-    let bench = Bench::new();
-    let up = bench.detach(&["--wait", "none"]);
-    assert_eq!(up.status.code(), Some(0), "{up:?}");
+/// Kills the supervisor of a running VM, and returns its QEMU.
+fn orphan(bench: &Bench) -> i32 {
     let begun = Instant::now();
     while bench.live().state != State::Running {
         assert!(begun.elapsed() < LONG);
         std::thread::sleep(Duration::from_millis(20));
     }
     let live = bench.live();
-    let qemu = live.qemu.unwrap().pid;
     kill(live.supervisor.pid);
     gone(live.supervisor.pid);
+    live.qemu.unwrap().pid
+}
+
+#[test]
+#[ignore = "tier 2: needs QEMU; scripts/test runs it"]
+fn tier2_a_guest_outlives_its_killed_supervisor_and_cleanup_leaves_it_alone() {
+    let bench = Bench::new();
+    let up = bench.detach(&["--wait", "none"]);
+    assert_eq!(up.status.code(), Some(0), "{up:?}");
+    let qemu = orphan(&bench);
     let cleanup = bench.gpuvm(&["cleanup"]);
     assert_eq!(cleanup.status.code(), Some(75), "{cleanup:?}");
     let told =
         String::from_utf8_lossy(&cleanup.stdout).into_owned() + &String::from_utf8_lossy(&cleanup.stderr);
-    assert!(told.contains("unsupervised") && told.contains(&format!("kill {qemu}")), "{told}");
+    assert!(told.contains("unsupervised") && told.contains("gpuvm recover idle"), "{told}");
     assert!(words(qemu).contains("idle"), "QEMU is gone");
+    // Both are dead now.
     kill(qemu);
     gone(qemu);
     let cleanup = bench.gpuvm(&["cleanup"]);
     assert_eq!(cleanup.status.code(), Some(0), "{cleanup:?}");
     assert!(!bench.path("run/vm/idle").exists() && bench.pids().is_empty());
+}
+
+#[test]
+#[ignore = "tier 2: needs QEMU; scripts/test runs it"]
+fn tier2_a_guest_without_a_supervisor_gets_another_one_and_all_goes_on() {
+    let bench = Bench::new();
+    assert_eq!(bench.detach(&[]).status.code(), Some(0));
+    let first = bench.live();
+    let qemu = orphan(&bench);
+    let recovered = bench.gpuvm(&["--json", "recover", "idle"]);
+    assert_eq!(recovered.status.code(), Some(0), "{recovered:?}");
+    let (told, live) = (document(&recovered), bench.live());
+    assert_eq!((&told["supervisor"], &told["qemu"]), (&json!(live.supervisor.pid), &json!(qemu)));
+    assert_eq!((live.state, live.qemu.unwrap().pid), (State::Running, qemu));
+    assert_ne!(live.supervisor.pid, first.supervisor.pid);
+    assert_eq!(live.begun_ms / 1000, first.begun_ms / 1000);
+    // Its events go on where they were, each with a number of its own.
+    let seqs: Vec<u64> = bench.events().iter().map(|event| event["seq"].as_u64().unwrap()).collect();
+    assert!(seqs.len() > 4 && seqs.windows(2).all(|pair| pair[0] < pair[1]), "{seqs:?}");
+    // Nobody else is to see to it too, and a second death is as the first.
+    assert_eq!(bench.gpuvm(&["recover", "idle"]).status.code(), Some(75));
+    assert_eq!(orphan(&bench), qemu);
+    assert_eq!(bench.gpuvm(&["recover", "idle"]).status.code(), Some(0));
+    let finale = bench.down();
+    assert_eq!((finale.exit_code, finale.not_given_back.len()), (0, 0), "{finale:?}");
+    assert!(finale.outcome.is_some_and(|outcome| outcome == Outcome::Stopped { stage: Stage::Quit }));
+    gone(qemu);
+    assert!(!bench.path("run/vm/idle").exists() && bench.pids().is_empty());
+}
+
+#[test]
+#[ignore = "tier 2: needs QEMU; scripts/test runs it"]
+fn tier2_a_paused_guest_is_still_paused_once_it_has_another_supervisor() {
+    let bench = Bench::new();
+    assert_eq!(bench.detach(&[]).status.code(), Some(0));
+    assert_eq!(bench.gpuvm(&["pause", "idle"]).status.code(), Some(0));
+    kill(bench.live().supervisor.pid);
+    gone(bench.live_pid());
+    assert_eq!(bench.gpuvm(&["recover", "idle"]).status.code(), Some(0));
+    let begun = Instant::now();
+    while bench.live().state != State::Paused {
+        assert!(begun.elapsed() < LONG, "{:?}", bench.live());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(bench.gpuvm(&["resume", "idle"]).status.code(), Some(0));
+    assert_eq!(bench.live().state, State::Running);
+    assert_eq!(bench.down().exit_code, 0);
+}
+
+#[test]
+#[ignore = "tier 2: needs QEMU; scripts/test runs it"]
+fn tier2_a_guest_that_ends_under_its_second_supervisor_is_told_with_what_was_seen() {
+    let bench = Bench::new();
+    assert_eq!(bench.detach(&[]).status.code(), Some(0));
+    let qemu = orphan(&bench);
+    assert_eq!(bench.gpuvm(&["recover", "idle"]).status.code(), Some(0));
+    let supervisor = bench.live_pid();
+    kill(qemu);
+    gone(supervisor);
+    assert!(!bench.path("run/vm/idle").exists() && bench.pids().is_empty());
+    let log = fs::read_to_string(bench.path("log/idle/supervisor.log")).unwrap();
+    assert!(log.contains("the guest ended because QEMU died (a status that nobody saw)"), "{log}");
+    assert!(log.contains("the host is as it was"), "{log}");
+}
+
+#[rstest]
+#[case::by_force(&["down", "--force", "idle"])]
+#[case::by_recovery_of_one_that_never_ran(&["recover", "idle"])]
+#[ignore = "tier 2: needs QEMU; scripts/test runs it"]
+fn tier2_a_guest_without_a_supervisor_is_ended_by(#[case] words: &[&str]) {
+    let bench = Bench::new();
+    assert_eq!(bench.detach(&[]).status.code(), Some(0));
+    let qemu = orphan(&bench);
+    if words[0] == "recover" {
+        // As a supervisor leaves it that is killed before it has told QEMU to let the guest run.
+        fs::remove_file(bench.path("run/vm/idle/continued")).unwrap();
+    }
+    let ended = bench.gpuvm(words);
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert!(String::from_utf8_lossy(&ended.stdout).contains("idle is given back"), "{ended:?}");
+    gone(qemu);
+    assert!(!bench.path("run/vm/idle").exists() && bench.pids().is_empty());
+}
+
+#[test]
+#[ignore = "tier 2: needs QEMU; scripts/test runs it"]
+fn tier2_a_qemu_that_does_not_answer_is_not_taken_over_and_stays_as_it_is() {
+    let bench = Bench::new();
+    assert_eq!(bench.detach(&[]).status.code(), Some(0));
+    let qemu = orphan(&bench);
+    // Whoever is at the monitor first has it.
+    let holder = UnixStream::connect(bench.path("run/vm/idle/qmp.sock")).unwrap();
+    let mut greeting = String::new();
+    BufReader::new(&holder).read_line(&mut greeting).unwrap();
+    let refused = bench.gpuvm(&["--json", "recover", "idle"]);
+    assert_eq!(refused.status.code(), Some(69), "{refused:?}");
+    let problem = &document(&refused)["error"]["problems"][0];
+    assert_eq!(problem["kind"], "not-adopted", "{problem}");
+    assert!(words(qemu).contains("idle"), "QEMU is gone");
+    drop(holder);
+    assert_eq!(bench.gpuvm(&["recover", "idle"]).status.code(), Some(0));
+    assert_eq!(bench.down().exit_code, 0);
 }
 
 #[rstest]

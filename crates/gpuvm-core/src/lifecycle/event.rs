@@ -93,6 +93,8 @@ pub enum Exit {
     Code(i32),
     /// By a signal.
     Signal(i32),
+    /// In a way that nobody saw: it was no child of the gpuvm that waited for it.
+    Unseen,
 }
 
 impl fmt::Display for Exit {
@@ -100,6 +102,7 @@ impl fmt::Display for Exit {
         match self {
             Self::Code(code) => write!(f, "status {code}"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
+            Self::Unseen => f.write_str("a status that nobody saw"),
         }
     }
 }

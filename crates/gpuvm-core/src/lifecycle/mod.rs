@@ -67,6 +67,8 @@ pub struct Life {
     asked: Asked,
     /// Whether QEMU is on its way out by its own word.
     leaving: Leaving,
+    /// Whether it has said that it shuts down: one that dies doesn't, and closes its monitor all the same.
+    word: Word,
     /// Why the vCPUs don't run, of a guest that is paused.
     halt: Option<Halt>,
     /// The last error of a disk since the vCPUs run: what a STOP means is told before it.
@@ -86,6 +88,12 @@ enum Leaving {
     Yes,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    None,
+    Said,
+}
+
 impl Life {
     /// Starts with a host that is being prepared.
     pub fn new(patience: Patience) -> Self {
@@ -96,10 +104,16 @@ impl Life {
             used: None,
             asked: Asked::No,
             leaving: Leaving::No,
+            word: Word::None,
             halt: None,
             disk_error: None,
             cause: None,
         }
+    }
+
+    /// Goes on with a guest that another gpuvm has brought to run.
+    pub fn adopted(patience: Patience) -> Self {
+        Self { state: State::Running, ..Self::new(patience) }
     }
 
     /// Returns the state.
@@ -194,6 +208,7 @@ impl Life {
             }
             Event::Deadline(_) | Event::CommandFailed(_) => Vec::new(),
             Event::Shutdown { reason } => {
+                self.word = Word::Said;
                 self.learn(shutdown_cause(&reason));
                 self.leave(self.patience.exit)
             }
@@ -369,6 +384,8 @@ impl Life {
                 Outcome::Rebooted { not_again: Some(NotAgain::Asked) }
             }
             (Some(cause), ..) => cause,
+            // It said nothing on its way out.
+            (None, ..) if exit == Exit::Unseen && self.word == Word::None => Outcome::QemuDied { exit },
             // It quit with status 0 and no word: somebody else told it to, by a signal or another monitor.
             (None, ..) => Outcome::Stopped { stage: Stage::Quit },
         });

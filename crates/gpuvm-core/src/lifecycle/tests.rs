@@ -63,6 +63,13 @@ fn shutdown(reason: &str) -> Event {
     &[Event::Continued, Event::StopRequested, Event::Exited(Exit::Signal(6))],
     Outcome::QemuDied { exit: Exit::Signal(6) }
 )]
+#[case::of_another_that_powered_off(&[Event::Continued, shutdown("guest-shutdown"), Event::Exited(Exit::Unseen)], Outcome::PoweredOff)]
+#[case::of_another_that_was_told_by_a_signal(&[Event::Continued, shutdown("host-signal"), Event::Exited(Exit::Unseen)], Outcome::Stopped { stage: Stage::Quit })]
+#[case::of_another_that_said_nothing(&[Event::Continued, Event::MonitorLost, Event::Exited(Exit::Unseen)], Outcome::QemuDied { exit: Exit::Unseen })]
+#[case::of_another_that_was_asked(
+    &[Event::Continued, Event::StopRequested, Event::Deadline(Stage::Acpi), Event::MonitorLost, Event::Exited(Exit::Unseen)],
+    Outcome::Stopped { stage: Stage::Quit }
+)]
 #[case::refused_to_start(&[Event::Exited(Exit::Code(1))], Outcome::QemuDied { exit: Exit::Code(1) })]
 #[case::reset_button(
     &[Event::Continued, Event::ResetRequested, shutdown("host-qmp-system-reset"), Event::Exited(Exit::Code(0))],

@@ -15,3 +15,4 @@ mod vfio;
 
 pub use arg::Arg;
 pub use cmdline::{Handle, Handles, argv, probe_argv};
+pub use monitor::SERIAL;

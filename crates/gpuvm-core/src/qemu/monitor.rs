@@ -4,7 +4,8 @@ use super::arg::{Arg, Opts, on_off};
 use super::cmdline::Handle;
 
 const MONITOR: &str = "monitor";
-const SERIAL: &str = "serial0";
+/// QEMU's name for the character device behind the first serial port.
+pub const SERIAL: &str = "serial0";
 
 fn socket(id: &str, handle: &Handle, state: FdState) -> Arg {
     let opts = Opts::new().with("", "socket").with("id", id);

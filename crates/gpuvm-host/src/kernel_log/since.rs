@@ -73,7 +73,7 @@ fn next_number(root: &HostRoot) -> Result<u64, String> {
 }
 
 /// Reads a record's line with its number; none for a line of its dictionary.
-fn numbered(line: &str) -> Option<(u64, &str)> {
+pub(super) fn numbered(line: &str) -> Option<(u64, &str)> {
     Some((line.split(',').nth(1)?.parse().ok()?, message(line)?))
 }
 
@@ -133,6 +133,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::kernel_log::KernelLog;
 
     const LINK: &str = "pcieport 0000:80:01.0: broken device, retraining non-functional downstream link";
     const FLR: &str = "vfio-pci 0000:81:00.0: not ready 1023ms after FLR; waiting";
@@ -184,6 +185,27 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_log_that_is_taken_from_a_mark_on_hears_what_was_said_before_it_was_opened_and_after() {
+        let (_dir, root) = host();
+        let bdf = "0000:81:00.0".parse().unwrap();
+        let mark = Mark::now(&root);
+        say(&root, 6, FLR);
+        let mut log = KernelLog::of_functions_since(&root, &[bdf], &mark);
+        say(&root, 7, LINK);
+        assert_eq!(log.heard(bdf), Heard::Said(vec![FLR.into(), LINK.into()]));
+        // What has gone meanwhile is told.
+        fs::write(root.path("/dev/kmsg"), format!("4,20,300,-;{FLR}\n")).unwrap();
+        let heard = KernelLog::of_functions_since(&root, &[bdf], &mark).heard(bdf);
+        assert!(
+            matches!(&heard, Heard::Partly { lines, lost } if lines == &[FLR] && lost.contains("14 records")),
+            "{heard:?}"
+        );
+        let deaf = Mark::Unread("no rights".to_owned());
+        let heard = KernelLog::of_functions_since(&root, &[bdf], &deaf).heard(bdf);
+        assert!(matches!(&heard, Heard::Partly { lost, .. } if lost == "no rights"), "{heard:?}");
     }
 
     #[test]

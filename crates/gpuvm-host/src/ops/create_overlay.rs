@@ -130,6 +130,7 @@ fn run(overlay: &Overlay<'_>, partial: &Path) -> Result<(), HostError> {
             stderr: said.try_clone()?.into(),
             death_signal: Some(Signal::SIGKILL),
             memlock: None,
+            record: None,
         })?;
         Ok((child, said))
     };

@@ -140,6 +140,7 @@ impl Guard {
             stderr: null()?,
             death_signal: None,
             memlock: None,
+            record: None,
         })?;
         Ok(Self { tell, child })
     }
@@ -277,6 +278,7 @@ impl Running {
             // Where gpuvm is killed, nobody waits for it any more.
             death_signal: Some(Signal::SIGTERM),
             memlock: None,
+            record: None,
         })?;
         Ok(Self { child, output, said: Vec::new() })
     }

@@ -14,7 +14,7 @@ use gpuvm_host::root::HostRoot;
 use gpuvm_qmp::verbs::VcpuThread;
 use tokio::sync::{broadcast, mpsc, watch};
 
-use super::Launched;
+use super::{Arrival, Launched};
 use crate::log::Log;
 use crate::signals::Request;
 
@@ -127,10 +127,27 @@ impl Board {
         self.state.send_replace(State::Preparing);
     }
 
-    /// Keeps what happens from now on in a file too.
-    pub(super) fn log_to(&self, path: &Path) {
-        match Log::begin(path) {
-            Ok(log) => self.inner().log = Some(log),
+    /// Takes in that the run has begun before, at so many seconds since 1970, and that its guest runs.
+    pub(super) fn goes_on(&self, begun: u64) {
+        if let Some(run) = &mut self.inner().run {
+            (run.live.begun_ms, run.live.state) = (begun.saturating_mul(1000), State::Running);
+            run.life = lifecycle::State::Running;
+        }
+        self.state.send_replace(State::Running);
+    }
+
+    /// Keeps what happens from now on in a file too; it goes on with the numbers of what is in there of this run.
+    pub(super) fn log_to(&self, path: &Path, arrival: Arrival) {
+        let (log, last) = match arrival {
+            Arrival::First => (Log::begin(path), 0),
+            Arrival::Later => (Log::resume(path), last_number(path)),
+        };
+        match log {
+            Ok(log) => {
+                let mut inner = self.inner();
+                inner.log = Some(log);
+                inner.seq = inner.seq.max(last);
+            }
             Err(error) => tracing::warn!("{} is not written: {error}", path.display()),
         }
     }
@@ -295,6 +312,13 @@ impl Inner {
         // Nobody may be listening.
         readers.send(entry).ok();
     }
+}
+
+/// Returns the number of a file's last entry; 0 where there is none.
+fn last_number(path: &Path) -> u64 {
+    let text = std::fs::read(path).unwrap_or_default();
+    let last = text.split(|byte| *byte == b'\n').rev().find_map(|line| serde_json::from_slice(line).ok());
+    last.map_or(0, |Entry { seq, .. }| seq)
 }
 
 /// Names the part of a run that a state belongs to, as the report does.

@@ -318,18 +318,22 @@ impl Client {
         id: u64,
         scrollback: u64,
     ) -> Result<(), Gone> {
-        let (before, mut said) = self.served.hub.listen(scrollback);
+        let (before, said) = self.served.hub.listen(scrollback);
         self.send(&Answer::done(id)).await?;
-        self.write(&before).await?;
+        let showing = async {
+            self.show(&before).await?;
+            while let Some(bytes) = said.next().await {
+                self.show(&bytes).await?;
+            }
+            Ok(())
+        };
         let typing = type_on(from, typed, &self.served.hub);
-        tokio::pin!(typing);
+        tokio::pin!(showing, typing);
         let mut typing_over = false;
         loop {
             tokio::select! {
-                chunk = said.recv() => match chunk {
-                    Some(chunk) => self.write(&chunk).await?,
-                    None => return Ok(()),
-                },
+                over = &mut showing => return over,
+                () = said.lost() => return Err(Gone),
                 gone = &mut typing, if !typing_over => match gone {
                     Err(Gone) => return Err(Gone),
                     // It only watches from now on.
@@ -337,6 +341,11 @@ impl Client {
                 },
             }
         }
+    }
+
+    /// Sends what the port has said, however long that takes: whoever is too far behind is dropped for that.
+    async fn show(&self, bytes: &[u8]) -> Result<(), Gone> {
+        self.to.lock().await.write_all(bytes).await.map_err(|_| Gone)
     }
 }
 

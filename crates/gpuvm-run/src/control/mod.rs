@@ -43,6 +43,15 @@ pub enum Launched {
     Detached,
 }
 
+/// Whether a gpuvm is the first of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// It has begun the run.
+    First,
+    /// It goes on with what another one has begun: so do its records.
+    Later,
+}
+
 /// What others can learn and ask of a VM, from before it is reserved until its last word is said.
 pub struct Control {
     board: Arc<Board>,
@@ -71,6 +80,19 @@ impl Control {
     ) -> mpsc::UnboundedReceiver<Request> {
         let (ask, asked) = mpsc::unbounded_channel();
         self.board.begin(plan, &kernel.root, boot_id, ask);
+        asked
+    }
+
+    /// Begins with a guest that another gpuvm has started, at so many seconds since 1970, and returns what is asked of it.
+    pub(crate) fn adopt(
+        &self,
+        plan: &Plan,
+        kernel: &Kernel,
+        boot_id: &str,
+        begun: u64,
+    ) -> mpsc::UnboundedReceiver<Request> {
+        let asked = self.begin(plan, kernel, boot_id);
+        self.board.goes_on(begun);
         asked
     }
 

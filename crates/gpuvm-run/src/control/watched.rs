@@ -6,7 +6,7 @@ use gpuvm_core::profile::VmName;
 use gpuvm_host::places::Places;
 use gpuvm_qmp::verbs::VcpuThread;
 
-use super::Control;
+use super::{Arrival, Control};
 use crate::report::{Note, Observer, Phase};
 
 /// What of a run goes to a VM's control socket.
@@ -15,13 +15,14 @@ pub(crate) struct Watched<'a> {
     pub(crate) inner: &'a mut dyn Observer,
     pub(crate) places: &'a Places,
     pub(crate) vm: &'a VmName,
+    pub(crate) arrival: Arrival,
 }
 
 impl Observer for Watched<'_> {
     fn phase(&mut self, phase: &Phase) {
         let board = &self.control.board;
         match phase {
-            Phase::Running { pid, qemu } => board.qemu(*pid, Some(qemu)),
+            Phase::Running { pid, qemu } | Phase::Adopted { pid, qemu } => board.qemu(*pid, Some(qemu)),
             Phase::Rebooting { .. } | Phase::Relaunching { .. } => board.rebooted(),
             Phase::GivingBack => board.gives_back(),
             _ => {}
@@ -41,7 +42,7 @@ impl Observer for Watched<'_> {
     }
 
     fn reserved(&mut self) {
-        self.control.board.log_to(&self.places.logs(self.vm).join("events.jsonl"));
+        self.control.board.log_to(&self.places.logs(self.vm).join("events.jsonl"), self.arrival);
         // A VM that can't be asked is run all the same: what it was started for is the guest.
         if let Err(error) = self.control.open(self.places, self.vm) {
             let folder = self.places.vm(self.vm);

@@ -18,6 +18,7 @@ fn sh(script: &str, out: &std::path::Path) -> SpawnSpec {
         stderr: File::create(out.with_extension("err")).unwrap().into(),
         death_signal: None,
         memlock: None,
+        record: None,
     }
 }
 
@@ -126,4 +127,32 @@ fn pidfds_know_ended_processes() {
         Some(libc::ESRCH)
     );
     assert_eq!(pidfd_open(i32::MAX).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+}
+
+#[test]
+fn a_child_is_on_record_before_it_is_the_program() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, path) = (dir.path().join("out"), dir.path().join("stat"));
+    let mut spec = sh("cat /proc/$$/stat", &out);
+    spec.record = Some(File::create(&path).unwrap().into());
+    assert_eq!(run(spec).code(), Some(0));
+    let (record, own) = (std::fs::read_to_string(&path).unwrap(), std::fs::read_to_string(&out).unwrap());
+    let field = |text: &str, number: usize| {
+        let (_, rest) = text.rsplit_once(')').unwrap();
+        rest.split_ascii_whitespace().nth(number - 3).unwrap().to_owned()
+    };
+    // The number, and the start time (proc_pid_stat(5), field 22): both are those of the program.
+    assert_eq!(record.split(' ').next(), own.split(' ').next());
+    assert_eq!(field(&record, 22), field(&own, 22));
+    assert!(!record.contains("(sh)") && record.ends_with('\n'), "{record}");
+}
+
+#[test]
+fn a_record_that_cannot_be_written_keeps_the_program_from_being_started() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spec = sh("touch ran", &dir.path().join("out"));
+    spec.record = Some(File::options().write(true).open("/dev/full").unwrap().into());
+    let error = spawn(spec).unwrap_err();
+    assert_eq!((error.step, error.source.raw_os_error()), (SpawnStep::Record, Some(libc::ENOSPC)));
+    assert_eq!(error.to_string(), "record its process: No space left on device (os error 28)");
 }

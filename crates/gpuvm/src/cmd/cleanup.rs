@@ -36,19 +36,7 @@ pub(super) fn run(cli: &Cli, args: &CleanupArgs) -> Result<Exit, Failure> {
             reports.iter().map(|report| json!(report)).chain(bound.iter().map(|r| json!(r))).collect();
         out::told(out::json(&both));
     } else {
-        for report in &reports {
-            let result = match report.result {
-                Cleaned::Running => "is in the hands of another gpuvm: nothing was touched",
-                Cleaned::Unsupervised => "is in use, and unsupervised: nothing was touched",
-                Cleaned::Done => "is given back",
-                Cleaned::Left => "is NOT wholly given back",
-            };
-            out::told(out::text(&format!("{} {result}\n", report.name)));
-            report.cleared.iter().for_each(|what| out::told(out::text(&format!("  removed {what}\n"))));
-            came_back::tell(&report.devices);
-            let left = report.left.iter().filter(|error| !came_back::is_told(error));
-            left.for_each(|error| failure::print_item("error", &failure::left(error)));
-        }
+        reports.iter().for_each(tell);
         for report in &bound {
             let functions: Vec<String> = report.bind.iter().map(ToString::to_string).collect();
             let result = match report.result {
@@ -72,6 +60,21 @@ pub(super) fn run(cli: &Cli, args: &CleanupArgs) -> Result<Exit, Failure> {
         }
     }
     Ok(if left || sick { Exit::NotGivenBack } else { of_unsupervised(&reports) })
+}
+
+/// Tells a person what became of a VM's remains.
+pub(super) fn tell(report: &CleanupReport) {
+    let result = match report.result {
+        Cleaned::Running => "is in the hands of another gpuvm: nothing was touched",
+        Cleaned::Unsupervised => "is in use, and unsupervised: nothing was touched",
+        Cleaned::Done => "is given back",
+        Cleaned::Left => "is NOT wholly given back",
+    };
+    out::told(out::text(&format!("{} {result}\n", report.name)));
+    report.cleared.iter().for_each(|what| out::told(out::text(&format!("  removed {what}\n"))));
+    came_back::tell(&report.devices);
+    let left = report.left.iter().filter(|error| !came_back::is_told(error));
+    left.for_each(|error| failure::print_item("error", &failure::left(error)));
 }
 
 /// Tells what a guest that runs on without a gpuvm is for the exit code: its VM is in use.

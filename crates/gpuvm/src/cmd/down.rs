@@ -7,14 +7,17 @@ use gpuvm_core::control::{Do, Finale, Live, State, Told, Why};
 use gpuvm_core::lifecycle::{Outcome, Patience, Stage};
 use gpuvm_core::profile::VmName;
 use gpuvm_core::standing::Standing;
+use gpuvm_host::kernel::Kernel;
 use gpuvm_host::standing::{self, Known};
 use gpuvm_run::client::{Client, ClientError};
+use gpuvm_run::{Cleaned, CleanupReport, end_unsupervised};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::events;
+use super::up::Progress;
+use super::{cleanup, events};
 use crate::asked::{self, COMMAND};
-use crate::cli::Cli;
+use crate::cli::{Cli, whole_seconds};
 use crate::exit::Exit;
 use crate::failure::{Failure, Item};
 use crate::{hints, out};
@@ -25,8 +28,9 @@ pub(crate) struct DownArgs {
     /// The VM
     vm: VmName,
 
-    /// Give the guest so long to power off when asked to, before QEMU is told to quit [default: the profile's shutdown-timeout]
-    #[arg(long, value_name = "SECONDS", conflicts_with = "force")]
+    /// Have the guest off after so long: three quarters of it to power off when asked to, the rest for QEMU to quit, then SIGKILL [default: the
+    /// profile's shutdown-timeout to power off, 15s to quit]
+    #[arg(long, value_name = "TIME", value_parser = whole_seconds, conflicts_with = "force")]
     timeout: Option<u32>,
 
     /// Don't ask the guest: tell QEMU to quit, as pulling its plug
@@ -44,11 +48,31 @@ struct Document<'a> {
     finale: &'a Finale,
 }
 
+/// What it prints of a VM that had no supervisor.
+#[derive(Serialize)]
+struct Alone<'a> {
+    name: &'a VmName,
+    stage: Option<Stage>,
+    exit_code: Exit,
+    report: &'a CleanupReport,
+}
+
 pub(super) fn run(cli: &Cli, args: &DownArgs) -> Result<Exit, Failure> {
+    if args.force {
+        let known = asked::known(cli, &args.vm)?;
+        if known.standing == Standing::Unsupervised {
+            return alone(cli, &known);
+        }
+    }
     asked::runtime()?.block_on(async {
         let (known, mut client) = asked::connect(cli, &args.vm).await?;
         let patience = patience(&known, args.timeout);
-        let progress = (!cli.json).then(|| tokio::spawn(tell(asked::socket(&cli.places(), &args.vm))));
+        let progress = match cli.json {
+            true => None,
+            // Before the end is asked for: its first step is told too.
+            false => watch(&asked::socket(&cli.places(), &args.vm)).await.ok(),
+        };
+        let progress = progress.map(|client| tokio::spawn(tell(client)));
         let ended = end(&mut client, args, patience).await;
         if let Some(progress) = progress {
             progress.abort();
@@ -102,10 +126,16 @@ fn patience(known: &Known, timeout: Option<u32>) -> Duration {
     acpi + patience.quit + patience.exit + patience.killed + GIVE_BACK
 }
 
-/// Tells what the supervisor does meanwhile. That it can't be told is no failure of the end.
-async fn tell(socket: std::path::PathBuf) -> Result<(), ClientError> {
-    let mut client = Client::connect(&socket, asked::VERSION, COMMAND).await?;
-    let _: Value = client.ask(Do::Events { last: 0, follow: true }, COMMAND).await?;
+/// Begins to listen to what the supervisor does meanwhile. That it can't be told is no failure of the end.
+async fn watch(socket: &std::path::Path) -> Result<Client, ClientError> {
+    /// It knows by heart what there is to be told; one that is silent is not waited for twice.
+    const WITHIN: Duration = Duration::from_secs(1);
+    let mut client = Client::connect(socket, asked::VERSION, WITHIN).await?;
+    let _: Value = client.ask(Do::Events { last: 0, follow: true }, WITHIN).await?;
+    Ok(client)
+}
+
+async fn tell(mut client: Client) -> Result<(), ClientError> {
     while let Some(entry) = client.entry().await? {
         match &entry.what {
             Told::Phase { text, .. } | Told::Note { text } => out::note(&format!("gpuvm: {text}")),
@@ -147,6 +177,27 @@ fn told(cli: &Cli, vm: &VmName, finale: &Finale) -> Result<Exit, Failure> {
     }
 }
 
+/// Ends a guest that goes on without a gpuvm, and gives the host back in its stead.
+fn alone(cli: &Cli, known: &Known) -> Result<Exit, Failure> {
+    let (root, vm) = (cli.host_root(), &known.name);
+    let boot_id = gpuvm_host::facts::boot_id(&root)?;
+    let mut progress = Progress::new(cli);
+    let report = end_unsupervised(&Kernel::running(root), &cli.places(), &boot_id, vm, &mut progress);
+    let sick = report.devices.iter().filter(|device| device.judgement.verdict.is_bad());
+    let code = match report.result {
+        Cleaned::Running => Exit::Busy,
+        Cleaned::Done if sick.count() == 0 => Exit::Ok,
+        _ => Exit::NotGivenBack,
+    };
+    if cli.json {
+        out::told(out::json(&Alone { name: vm, stage: None, exit_code: code, report: &report }));
+    } else {
+        out::told(out::text(&format!("{vm} is down: it had no gpuvm, and QEMU was told by a signal\n")));
+        cleanup::tell(&report);
+    }
+    Ok(code)
+}
+
 /// Says what has become of a VM whose supervisor ended without telling.
 fn without_a_word(cli: &Cli, before: &Known) -> Result<Exit, Failure> {
     let vm = &before.name;
@@ -163,7 +214,7 @@ fn without_a_word(cli: &Cli, before: &Known) -> Result<Exit, Failure> {
         standing => format!("the supervisor of VM {vm} has hung up without a word, and the VM is {standing}"),
     };
     let hint = match known.standing {
-        Standing::Unsupervised => hints::unsupervised(vm, known.qemu.map_or(0, |qemu| qemu.pid)),
+        Standing::Unsupervised => hints::unsupervised(vm.as_str()),
         Standing::Stale => hints::stale(vm),
         _ => hints::look_again(vm),
     };

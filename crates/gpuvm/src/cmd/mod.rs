@@ -22,6 +22,7 @@ mod plan;
 pub(crate) mod qmp;
 mod quarantine;
 mod reboot;
+pub(crate) mod recover;
 mod report;
 pub(crate) mod reset;
 mod resume;
@@ -65,6 +66,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Pause(args) => pause::run(cli, args),
         Command::Resume(args) => resume::run(cli, args),
         Command::Reboot(args) => reboot::run(cli, args),
+        Command::Recover(args) => recover::run(cli, args),
         Command::Logs(args) => logs::run(cli, args),
         Command::Events(args) => events::run(cli, args),
         Command::Console(args) => console::run(cli, args),

@@ -1,11 +1,12 @@
 //! `gpuvm up`: runs a VM until its guest ends.
 
-mod detach;
-mod unit;
+pub(crate) mod detach;
+pub(crate) mod unit;
 mod wait;
 mod word;
 
 use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,7 @@ use crate::failure::{self, Failure};
 use crate::load::Loaded;
 use unit::Unit;
 pub(crate) use wait::WaitFor;
-use word::Teller;
+pub(crate) use word::Teller;
 
 use crate::{came_back, hints, load, locked, out};
 
@@ -34,12 +35,7 @@ pub(super) fn run(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
     super::refuse_recorded(cli)?;
     let word = match (args.detach, args.word_fd) {
         (true, None) => return detach::run(cli, args),
-        (_, Some(fd)) => {
-            let socket = gpuvm_run::detach::word_socket(fd);
-            let message =
-                |error| format!("take descriptor {fd} of the gpuvm that has started this one: {error}");
-            Some(socket.map_err(|error| Failure::one(Exit::Usage, message(error), None))?)
-        }
+        (_, Some(fd)) => Some(word_socket(fd)?),
         (false, None) => None,
     };
     // What has started a detached one may itself be a service, whose manager this VM is no affair of.
@@ -61,6 +57,12 @@ pub(super) fn run(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
     }
 }
 
+/// Takes the socket on which the gpuvm that has started this one is told how it goes.
+pub(super) fn word_socket(fd: i32) -> Result<UnixStream, Failure> {
+    let message = |error| format!("take descriptor {fd} of the gpuvm that has started this one: {error}");
+    gpuvm_run::detach::word_socket(fd).map_err(|error| Failure::one(Exit::Usage, message(error), None))
+}
+
 async fn up(cli: &Cli, args: &UpArgs, teller: &Arc<Teller>) -> Result<Exit, Failure> {
     // Caught before anything is changed, so that no signal can end gpuvm between a change and its undoing.
     let launched = if args.word_fd.is_some() { Launched::Detached } else { Launched::Foreground };
@@ -72,7 +74,7 @@ async fn up(cli: &Cli, args: &UpArgs, teller: &Arc<Teller>) -> Result<Exit, Fail
         signals.map_err(|error| Failure::one(Exit::Internal, format!("catch signals: {error}"), None))?;
     let loaded = load::profile(cli, &args.profile)?;
     teller.wait_for(args.wait.clone().unwrap_or_else(|| WaitFor::Ready(loaded.profile.ready.clone())));
-    let mut progress = Progress { teller: Some(Arc::clone(teller)), ..Progress::new(cli) };
+    let mut progress = Progress::with_teller(cli, teller);
     let mut served = Served { control: Control::new(env!("CARGO_PKG_VERSION"), launched), signals, launched };
     let judged = locked::before_up(cli, &args.profile, loaded, args.on_changes())?;
     let loaded = judged.loaded;
@@ -93,13 +95,24 @@ async fn up(cli: &Cli, args: &UpArgs, teller: &Arc<Teller>) -> Result<Exit, Fail
         },
         ran => ran,
     };
+    conclude(cli, report, served.control, &mut progress)
+}
+
+/// Tells how a run has ended: the person, whoever has started this gpuvm, and those at the control socket.
+pub(super) fn conclude(
+    cli: &Cli,
+    report: Result<Report, UpError>,
+    control: Control,
+    progress: &mut Progress,
+) -> Result<Exit, Failure> {
     let lasts = finale(&report);
-    if let Ok(report) = &report {
+    if let (Ok(report), Some(teller)) = (&report, &progress.teller) {
         teller.status(&format!("the guest {}", report.outcome));
     }
     let report = report.map_err(|mut error| {
-        let stuck = matches!(*error.cause, Cause::Host(HostError::QemuStuck { .. }));
-        if error.left.is_empty() && !stuck {
+        let goes_on =
+            matches!(*error.cause, Cause::Host(HostError::QemuStuck { .. }) | Cause::NotAdopted { .. });
+        if error.left.is_empty() && !goes_on {
             progress.tell("the host is as it was");
         }
         // A device that was sick before is told as what stood in the way.
@@ -118,7 +131,7 @@ async fn up(cli: &Cli, args: &UpArgs, teller: &Arc<Teller>) -> Result<Exit, Fail
         code(&report)
     });
     let exit = result.as_ref().map_or_else(|failure| failure.code, |exit| *exit);
-    served.control.finish(Finale { exit_code: exit as u8, ..lasts });
+    control.finish(Finale { exit_code: exit as u8, ..lasts });
     result
 }
 
@@ -320,6 +333,10 @@ impl Progress {
     pub(super) fn new(cli: &Cli) -> Self {
         let verbose = if cli.json { Verbose::Quiet } else { Verbose::Told };
         Self { teller: None, begun: Instant::now(), verbose }
+    }
+
+    pub(super) fn with_teller(cli: &Cli, teller: &Arc<Teller>) -> Self {
+        Self { teller: Some(Arc::clone(teller)), ..Self::new(cli) }
     }
 
     pub(super) fn tell(&self, text: &str) {

@@ -282,6 +282,11 @@ fn causes() -> Vec<(&'static str, Cause)> {
                 meaning: "it reads all ones: it has fallen off the bus".to_owned(),
             }) }
         }
+        NotAdopted {
+            "up-not-adopted" => {
+                vm: "x".into(), pid: 4711, source: Box::new(LaunchError::Vcpus { found: 3, planned: 4 }.into())
+            }
+        }
         Interrupted {
             "up-interrupted" => { signal: "SIGTERM" }
         }

@@ -16,11 +16,27 @@ pub(crate) fn no_such_vm(vm: &VmName, others: &[VmName], ran: bool) -> String {
     }
 }
 
-/// What to do about a guest that nobody sees to; `qemu` is the number of its process.
-pub(crate) fn unsupervised(vm: &VmName, qemu: i32) -> String {
+/// What to do about a guest that nobody sees to.
+pub(crate) fn unsupervised(vm: &str) -> String {
     format!(
-        "its guest goes on, and nobody gives the host back when it ends. Shut it down from inside, or have QEMU quit, which is pulling \
-         the guest's plug: kill {qemu}; then: gpuvm cleanup {vm}"
+        "its guest goes on, and nobody gives the host back when it ends. Put a new gpuvm beside it: gpuvm recover {vm}\n\
+         or end it, as pulling its plug, and give the host back: gpuvm down --force {vm}"
+    )
+}
+
+/// What to do about a VM that is not to be recovered, as it has its gpuvm; `pid` is that one's number.
+pub(crate) fn has_a_supervisor(vm: &VmName, pid: i32) -> String {
+    format!(
+        "ask it how it is: gpuvm status {vm}; one that hangs for good can be killed, and its guest be recovered then if it was started by \
+         up --detach: kill -9 {pid}"
+    )
+}
+
+/// What to do about a guest that couldn't be taken over.
+pub(crate) fn not_adopted(vm: &str) -> String {
+    format!(
+        "QEMU may wait for the kernel, or somebody else is at its monitor: gpuvm logs {vm} --which qemu; dmesg | tail; then try again: \
+         gpuvm recover {vm}\nor end the guest, as pulling its plug, and give the host back: gpuvm down --force {vm}"
     )
 }
 

@@ -24,6 +24,7 @@ const VERBS: &[&str] = &[
     "pause",
     "resume",
     "reboot",
+    "recover",
     "logs",
     "events",
     "console",

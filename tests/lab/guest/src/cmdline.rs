@@ -15,6 +15,8 @@ pub(crate) struct Options {
     pub(crate) linger: Option<Duration>,
     /// `gpuvm.ignore-power-button`: a guest that doesn't react to ACPI.
     pub(crate) ignore_power_button: bool,
+    /// `gpuvm.talk`: answer what is typed at the console while it stays up.
+    pub(crate) talk: bool,
     /// `gpuvm.panic`: end in a kernel panic instead of a power-off.
     pub(crate) panic: bool,
     /// `gpuvm.reboot-once`: reboot after the report; the boot after that goes on. The disk remembers which it is.
@@ -29,6 +31,7 @@ impl Default for Options {
             job: false,
             linger: None,
             ignore_power_button: false,
+            talk: false,
             panic: false,
             reboot_once: false,
         }
@@ -56,6 +59,7 @@ fn apply(options: &mut Options, key: &str, value: &str) -> Option<()> {
         ("job", "") => options.job = true,
         ("linger", seconds) => options.linger = Some(Duration::from_secs(seconds.parse().ok()?)),
         ("ignore-power-button", "") => options.ignore_power_button = true,
+        ("talk", "") => options.talk = true,
         ("panic", "") => options.panic = true,
         ("reboot-once", "") => options.reboot_once = true,
         _ => return None,
@@ -74,7 +78,7 @@ mod tests {
 
     #[test]
     fn options_are_picked_out_of_the_line() {
-        let line = "console=ttyS0 quiet gpuvm.factorial=12 gpuvm.stray-dma=0x7f0000000 gpuvm.job gpuvm.linger=60 gpuvm.ignore-power-button gpuvm.panic gpuvm.reboot-once\n";
+        let line = "console=ttyS0 quiet gpuvm.factorial=12 gpuvm.stray-dma=0x7f0000000 gpuvm.job gpuvm.linger=60 gpuvm.ignore-power-button gpuvm.talk gpuvm.panic gpuvm.reboot-once\n";
         let (options, errors) = parse(line);
         let wanted = Options {
             factorial: 12,
@@ -82,6 +86,7 @@ mod tests {
             job: true,
             linger: Some(Duration::from_secs(60)),
             ignore_power_button: true,
+            talk: true,
             panic: true,
             reboot_once: true,
         };

@@ -12,6 +12,7 @@ mod nvme;
 mod pci;
 mod report;
 mod system;
+mod talk;
 
 use cmdline::Options;
 use report::Report;
@@ -42,6 +43,11 @@ fn main() {
         }
     }
     let job = options.job.then(|| job::of(&report, system::uptime()).to_line());
+    if options.talk
+        && let Err(error) = talk::begin()
+    {
+        console.line(&format!("gpuvm-guest: {error}"));
+    }
     if let Some(time) = options.linger {
         let lingering = || {
             console.line("gpuvm-guest: lingering");

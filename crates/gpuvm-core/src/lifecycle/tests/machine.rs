@@ -103,6 +103,7 @@ fn table() -> Vec<(Event, Vec<(State, State)>)> {
         (memory("inject"), vec![]),
         (Event::MonitorLost, goes()),
         (Event::Exited(Exit::Code(0)), to(Exited, &[&[Preparing, Killing], &alive[..]].concat())),
+        (Event::Exited(Exit::Unseen), to(Exited, &[&[Preparing, Killing], &alive[..]].concat())),
         (Event::Exited(Exit::Signal(9)), to(Exited, &[&[Preparing, Killing], &alive[..]].concat())),
         (Event::StartedAgain, vec![]),
         (Event::GivenBack(GivenBack::Wholly), vec![(Exited, Released)]),

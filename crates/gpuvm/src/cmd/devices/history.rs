@@ -233,6 +233,7 @@ fn ended(outcome: &Outcome) -> String {
         Outcome::QemuDied { exit: lifecycle::Exit::Signal(signal) } => {
             format!("QEMU died of signal {signal}")
         }
+        Outcome::QemuDied { exit: lifecycle::Exit::Unseen } => "QEMU died, and nobody saw how".to_owned(),
     }
 }
 

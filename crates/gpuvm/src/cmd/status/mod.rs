@@ -99,7 +99,7 @@ fn problems(told: &Told) -> Vec<Item> {
         Standing::Unsupervised => items.push(item(
             "unsupervised",
             "its gpuvm is dead, and its guest goes on".to_owned(),
-            hints::unsupervised(vm, known.qemu.map_or(0, |qemu| qemu.pid)),
+            hints::unsupervised(vm.as_str()),
         )),
         Standing::Stale => items.push(item(
             "stale",

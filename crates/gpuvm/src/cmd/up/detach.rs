@@ -19,32 +19,51 @@ use crate::{hints, load, out};
 /// How many lines of its log are shown of a gpuvm that ended without a word.
 const LINES: usize = 15;
 
-/// What `--json` prints of a VM that is up.
+/// What `--json` prints of a VM that has a gpuvm which goes on by itself.
 #[derive(Serialize)]
-struct Document<'a> {
-    name: &'a VmName,
-    supervisor: u32,
-    qemu: Option<i32>,
-    log: &'a Path,
+pub(crate) struct Document<'a> {
+    pub(crate) name: &'a VmName,
+    pub(crate) supervisor: u32,
+    pub(crate) qemu: Option<i32>,
+    pub(crate) log: &'a Path,
 }
 
 pub(super) fn run(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
     // A profile that is wrong is told here, with its lines.
     let loaded = load::profile(cli, &args.profile)?;
     let name = &loaded.profile.name;
+    let ready = |document: &Document<'_>| {
+        if cli.json {
+            out::json(document)
+        } else {
+            let qemu = document.qemu.map(|pid| format!(", QEMU process {pid}")).unwrap_or_default();
+            out::text(&format!("{name} is up (gpuvm process {}{qemu})\n", document.supervisor))
+        }
+    };
+    let shutdown =
+        Duration::from_secs(args.shutdown_timeout.unwrap_or(loaded.profile.shutdown_timeout).into());
+    start(cli, name, (args.wait_timeout, shutdown), |fd| arguments(std::env::args_os(), fd), ready)
+}
+
+/// Starts a gpuvm for a VM with arguments that are made of the number of its socket, and waits so long for its word; `ready` tells a good one. The
+/// second time is how long the guest may take to power off.
+pub(crate) fn start(
+    cli: &Cli,
+    name: &VmName,
+    (within, shutdown): (Duration, Duration),
+    arguments: impl FnOnce(i32) -> Vec<OsString>,
+    ready: impl FnOnce(&Document<'_>) -> Result<(), Failure>,
+) -> Result<Exit, Failure> {
     let folder = cli.places().logs(name);
     lock::make_dir(&folder)?;
     let log = folder.join(SUPERVISOR_LOG);
     let failed = |error: std::io::Error| {
         Failure::one(Exit::Internal, format!("start a gpuvm that goes on by itself: {error}"), None)
     };
-    let shutdown =
-        Duration::from_secs(args.shutdown_timeout.unwrap_or(loaded.profile.shutdown_timeout).into());
-    let detached = Detached::start(name, shutdown, &log, |fd| arguments(std::env::args_os(), fd));
-    let detached = detached.map_err(failed)?;
+    let detached = Detached::start(name, shutdown, &log, arguments).map_err(failed)?;
     let pid = detached.pid();
-    match detached.hear(args.wait_timeout).map_err(failed)? {
-        Heard::Word(word) => heard(cli, name, &log, &word),
+    match detached.hear(within).map_err(failed)? {
+        Heard::Word(word) => heard(name, &log, &word, ready),
         Heard::Ended(status) => {
             let how = status.map_or("hung up".to_owned(), |status| format!("ended with {status}"));
             let message =
@@ -52,7 +71,7 @@ pub(super) fn run(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
             Err(Failure::one(Exit::Internal, message, Some(hints::without_a_word(name))))
         }
         Heard::Nothing => {
-            let seconds = args.wait_timeout.as_secs();
+            let seconds = within.as_secs();
             let message = format!(
                 "VM {name} is not ready after {seconds} s; it goes on by itself (gpuvm process {pid})"
             );
@@ -61,16 +80,15 @@ pub(super) fn run(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
     }
 }
 
-fn heard(cli: &Cli, name: &VmName, log: &Path, word: &str) -> Result<Exit, Failure> {
+fn heard(
+    name: &VmName,
+    log: &Path,
+    word: &str,
+    ready: impl FnOnce(&Document<'_>) -> Result<(), Failure>,
+) -> Result<Exit, Failure> {
     match serde_json::from_str(word) {
         Ok(Word::Ready { supervisor, qemu }) => {
-            if cli.json {
-                out::json(&Document { name, supervisor, qemu, log })?;
-            } else {
-                let qemu = qemu.map(|pid| format!(", QEMU process {pid}")).unwrap_or_default();
-                out::text(&format!("{name} is up (gpuvm process {supervisor}{qemu})\n"))?;
-            }
-            Ok(Exit::Ok)
+            ready(&Document { name, supervisor, qemu, log }).map(|()| Exit::Ok)
         }
         Ok(Word::Failed { exit_code, items }) => {
             Err(Failure::of(Exit::of(exit_code).unwrap_or(Exit::Internal), items))

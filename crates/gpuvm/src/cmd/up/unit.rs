@@ -25,7 +25,7 @@ const READY: Duration = Duration::from_secs(5 * 60);
 const STATUS: usize = 300;
 
 /// A service manager, and what it knows of the run.
-pub(super) struct Unit {
+pub(crate) struct Unit {
     socket: UnixDatagram,
     to: SocketAddr,
     longest: Option<Longest>,

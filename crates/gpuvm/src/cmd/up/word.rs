@@ -40,7 +40,7 @@ pub(super) enum Word {
 }
 
 /// Who tells them; nobody is told where gpuvm runs at a terminal.
-pub(super) struct Teller {
+pub(crate) struct Teller {
     inner: Mutex<Inner>,
     /// What they wait for, once the profile is read.
     wait: OnceLock<WaitFor>,
@@ -54,12 +54,12 @@ struct Inner {
 }
 
 impl Teller {
-    pub(super) fn new(to: Option<UnixStream>, unit: Option<Unit>) -> Self {
+    pub(crate) fn new(to: Option<UnixStream>, unit: Option<Unit>) -> Self {
         Self { inner: Mutex::new(Inner { to, qemu: None, unit }), wait: OnceLock::new() }
     }
 
     /// Takes in what is waited for.
-    pub(super) fn wait_for(&self, wait: WaitFor) {
+    pub(crate) fn wait_for(&self, wait: WaitFor) {
         self.wait.get_or_init(|| wait);
     }
 
@@ -69,25 +69,25 @@ impl Teller {
     }
 
     /// Takes in how long the parts of the run may take.
-    pub(super) fn limits(&self, longest: Longest) {
+    pub(crate) fn limits(&self, longest: Longest) {
         if let Some(unit) = &mut self.inner().unit {
             unit.limits(longest);
         }
     }
 
     /// Takes in that the VM is reserved.
-    pub(super) fn reserved(&self) {
+    pub(crate) fn reserved(&self) {
         if matches!(self.wait.get(), Some(WaitFor::None)) {
             self.ready();
         }
     }
 
     /// Takes in a step.
-    pub(super) fn phase(&self, phase: &Phase) {
+    pub(crate) fn phase(&self, phase: &Phase) {
         if let Some(unit) = &mut self.inner().unit {
             unit.phase(phase);
         }
-        let Phase::Running { pid, .. } = phase else { return };
+        let (Phase::Running { pid, .. } | Phase::Adopted { pid, .. }) = phase else { return };
         self.inner().qemu = Some(*pid);
         if matches!(self.wait.get(), Some(WaitFor::Ready(Ready::Running))) {
             self.ready();
@@ -95,14 +95,14 @@ impl Teller {
     }
 
     /// Takes in where the VM's life stands.
-    pub(super) fn state(&self, state: State, halt: Option<&Halt>) {
+    pub(crate) fn state(&self, state: State, halt: Option<&Halt>) {
         if let Some(unit) = &self.inner().unit {
             unit.state(state, halt);
         }
     }
 
     /// Returns what matches the console, where that is waited for and somebody does.
-    pub(super) fn sink(self: &Arc<Self>) -> Option<Sink> {
+    pub(crate) fn sink(self: &Arc<Self>) -> Option<Sink> {
         let Some(WaitFor::Ready(Ready::Console(said))) = self.wait.get() else { return None };
         let waited_for = {
             let inner = self.inner();
@@ -122,7 +122,7 @@ impl Teller {
     }
 
     /// Takes in how it ended, which is news for who still waits.
-    pub(super) fn ended(&self, result: &Result<Exit, Failure>) {
+    pub(crate) fn ended(&self, result: &Result<Exit, Failure>) {
         if let Err(failure) = result {
             let message = failure.message();
             self.status(if message.is_empty() { "the profile is wrong" } else { &message });
