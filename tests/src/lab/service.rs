@@ -102,6 +102,11 @@ fn prepare() -> Outcome {
         write(&Path::new("/etc/systemd/system").join(name), text)?;
     }
     run("systemctl", &["daemon-reload"])?;
+    let units = ["gpuvm@.service", "gpuvm-cleanup.service"]
+        .map(|name| format!("/usr/local/lib/systemd/system/{name}"));
+    let verify = Command::new("systemd-analyze").args(["verify", "--man=no"]).args(&units).output();
+    let verify = verify.map_err(doing("systemd-analyze"))?;
+    ensure(verify.status.success() && verify.stderr.is_empty(), || format!("{verify:?}"))?;
     let enabled = Command::new("systemctl").args(["is-enabled", VM]).output().map_err(doing("systemctl"))?;
     ensure(enabled.stdout == b"disabled\n", || format!("installed, and not asked for: {enabled:?}"))
 }
