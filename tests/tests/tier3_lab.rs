@@ -53,6 +53,7 @@ fn tier3_lab_host_holds(#[case] host: &str, #[case] scenarios: &[&str]) {
 /// The host that is installed on a disk, over several boots.
 #[rstest]
 #[case::reboot("reboot-in-a-run")]
+#[case::service("service")]
 #[ignore = "tier 3: boots the installed lab host; scripts/test runs it"]
 fn tier3_installed_host_holds(#[case] scenario: &str) {
     scenarios_hold("installed", &[scenario]);

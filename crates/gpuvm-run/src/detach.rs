@@ -141,26 +141,50 @@ fn program() -> PathBuf {
 
 /// Returns the words that put it into a scope of its own, where systemd runs: it would end with the session that it was started in otherwise. Root's alone: a
 /// user's systemd may be gone with the session.
-///
-/// The scope is called by this process as well: that of a VM's last run may be there still when it is started again, and who is refused because the VM is up
-/// has one for that moment. At its end systemd signals all processes of a scope at once. SIGTERM would end QEMU without a word to its guest, so it is
-/// [`SCOPE_SIGNAL`], which a detached gpuvm takes for SIGTERM and which means nothing to anybody else.
 fn scope(vm: &VmName, shutdown: Duration) -> Vec<OsString> {
     let tool = ["/usr/bin/systemd-run", "/bin/systemd-run"].into_iter().find(|tool| Path::new(tool).exists());
     match tool {
         Some(tool) if Path::new("/run/systemd/system").is_dir() && is_root() => {
-            let unit = format!("--unit=gpuvm-{vm}-{}.scope", std::process::id());
-            let description = format!("--description=VM {vm}");
-            let signal = format!("KillSignal={SCOPE_SIGNAL}");
-            let timeout = format!("TimeoutStopSec={}", (shutdown + SCOPE_END).as_secs());
-            let words = [tool, "--scope", "--quiet", "--collect", &unit, &description];
-            let properties = ["Delegate=yes", &signal, &timeout].into_iter().flat_map(|text| ["-p", text]);
-            words.into_iter().chain(properties).chain(["--"]).map(OsString::from).collect()
+            [tool.to_owned()].into_iter().chain(scope_words(vm, shutdown)).map(OsString::from).collect()
         }
         _ => Vec::new(),
     }
 }
 
+/// Says how the scope is to be.
+///
+/// It is called by this process as well: that of a VM's last run may be there still when it is started again, and who is refused because the VM is up has one
+/// for that moment. At its end systemd signals all processes of a scope at once. SIGTERM would end QEMU without a word to its guest, so it is
+/// [`SCOPE_SIGNAL`], which a detached gpuvm takes for SIGTERM and which means nothing to anybody else.
+fn scope_words(vm: &VmName, shutdown: Duration) -> Vec<String> {
+    let mut words: Vec<String> = ["--scope", "--quiet", "--collect"].map(str::to_owned).into();
+    words.push(format!("--unit=gpuvm-{vm}-{}.scope", std::process::id()));
+    words.push(format!("--description=VM {vm}"));
+    let timeout = (shutdown + SCOPE_END).as_secs();
+    for property in
+        ["Delegate=yes".to_owned(), format!("KillSignal={SCOPE_SIGNAL}"), format!("TimeoutStopSec={timeout}")]
+    {
+        words.extend(["-p".to_owned(), property]);
+    }
+    words.push("--".to_owned());
+    words
+}
+
 fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scope_is_called_by_its_vm_and_its_starter_and_outlasts_a_guest_that_takes_its_time() {
+        let vm = "compute-1".parse().unwrap();
+        let words = scope_words(&vm, Duration::from_secs(3600)).join(" ");
+        let unit = format!(" --unit=gpuvm-compute-1-{}.scope ", std::process::id());
+        assert!(words.contains(&unit) && words.ends_with(" --"), "{words}");
+        assert!(words.contains(" -p KillSignal=SIGWINCH -p TimeoutStopSec=4200 "), "{words}");
+    }
 }

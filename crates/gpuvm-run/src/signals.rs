@@ -229,6 +229,16 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "current_thread")]
+    async fn the_end_of_a_scope_is_heard_where_there_is_one() {
+        let signals = Signals::catch().unwrap();
+        assert!(matches!(signals.source, Source::Caught { scope: None, .. }));
+        let mut signals = signals.of_a_scope().unwrap();
+        nix::sys::signal::raise(SCOPE_SIGNAL.parse().unwrap()).unwrap();
+        // Another test of this process may raise others.
+        while signals.next().await != "the end of its scope" {}
+    }
+
+    #[tokio::test(flavor = "current_thread")]
     async fn a_signal_that_came_in_a_stretch_of_blocking_calls_is_pending() {
         let mut signals = Signals::catch().unwrap();
         assert_eq!(signals.pending().await, None);

@@ -60,3 +60,31 @@ impl Serialize for Exit {
         to.serialize_u8(*self as u8)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
+mod tests {
+    use super::*;
+
+    /// Tells whether it may be otherwise the next time, although nobody has changed anything.
+    fn may_be_tried_again(exit: Exit) -> bool {
+        match exit {
+            Exit::Ok | Exit::Guest | Exit::Busy | Exit::Timeout => true,
+            Exit::Usage
+            | Exit::Unfit
+            | Exit::Internal
+            | Exit::NotGivenBack
+            | Exit::Permission
+            | Exit::Profile => false,
+        }
+    }
+
+    #[test]
+    fn the_unit_is_not_restarted_after_what_a_restart_cannot_mend() {
+        let unit = include_str!("../../../dist/systemd/gpuvm@.service");
+        let line = unit.lines().find_map(|line| line.strip_prefix("RestartPreventExitStatus=")).unwrap();
+        let prevented: Vec<u8> = line.split(' ').map(|code| code.parse().unwrap()).collect();
+        let final_ones = (0..=u8::MAX).filter_map(Exit::of).filter(|exit| !may_be_tried_again(*exit));
+        assert_eq!(prevented, final_ones.map(|exit| exit as u8).collect::<Vec<_>>());
+    }
+}

@@ -84,6 +84,11 @@ impl Failure {
         &self.items
     }
 
+    /// Tells whether nothing failed but that a signal came before the guest ran.
+    pub(crate) fn is_interruption(&self) -> bool {
+        self.code == Exit::Guest && self.items.iter().all(|item| item.kind == "interrupted")
+    }
+
     /// Returns what failed, without remedies.
     pub(crate) fn message(&self) -> String {
         self.items.iter().map(|item| item.message.as_str()).collect::<Vec<_>>().join("; ")

@@ -13,10 +13,19 @@ use super::vm::{Vm, gpuvm};
 use super::{Outcome, doing, ensure};
 
 /// What one boot leaves to the next, on the host's disk.
-const KEPT: &str = "/var/lib/lab-scenario";
+pub(super) const KEPT: &str = "/var/lib/lab-scenario";
 const OVERLAYS: &str = "/var/lib/gpuvm/vm/lab-compute/overlays";
-const UNIT: &str = "gpuvm-cleanup.service";
-const INSTALLED: [&str; 2] = ["/usr/local/bin/gpuvm", "/usr/local/lib/systemd/system/gpuvm-cleanup.service"];
+pub(super) const UNIT: &str = "gpuvm-cleanup.service";
+const INSTALLED: [&str; 8] = [
+    "/usr/local/bin/gpuvm",
+    "/usr/local/lib/systemd/system/gpuvm-cleanup.service",
+    "/usr/local/lib/systemd/system/gpuvm@.service",
+    "/usr/local/share/bash-completion/completions/gpuvm",
+    "/usr/local/share/zsh/site-functions/_gpuvm",
+    "/usr/local/share/fish/vendor_completions.d/gpuvm.fish",
+    "/usr/local/share/man/man1/gpuvm.1",
+    "/usr/local/share/man/man1/gpuvm-up.1",
+];
 
 /// The host goes down while a guest has its devices: the boot after it clears what is stale, by its own unit, and tells.
 pub(super) fn reboot_in_a_run() -> Outcome {
@@ -27,7 +36,7 @@ pub(super) fn reboot_in_a_run() -> Outcome {
     }
 }
 
-fn boot() -> Result<u32, String> {
+pub(super) fn boot() -> Result<u32, String> {
     let text = std::env::var("GPUVM_LAB_BOOT")
         .map_err(doing("GPUVM_LAB_BOOT: this takes the lab host `installed`"))?;
     text.parse().map_err(doing("GPUVM_LAB_BOOT"))
@@ -37,6 +46,8 @@ fn boot() -> Result<u32, String> {
 fn go_down_in_a_run() -> Outcome {
     fs::create_dir_all(KEPT).map_err(doing(KEPT))?;
     run("scripts/install", &["--bin", &program()?])?;
+    let missing: Vec<_> = INSTALLED.iter().filter(|path| !Path::new(path).exists()).collect();
+    ensure(missing.is_empty(), || format!("not installed: {missing:?}"))?;
     let enabled = run("systemctl", &["is-enabled", UNIT])?;
     ensure(enabled.trim() == "enabled", || format!("{UNIT} is {enabled}"))?;
     Snapshot::take()?.keep(&kept("snapshot.json"))?;
@@ -88,11 +99,11 @@ fn cleared_at_boot() -> Outcome {
 }
 
 /// Finds the program that the lab has put first into PATH.
-fn program() -> Result<String, String> {
+pub(super) fn program() -> Result<String, String> {
     Ok(run("sh", &["-c", "command -v gpuvm"])?.trim().to_owned())
 }
 
-fn kept(name: &str) -> PathBuf {
+pub(super) fn kept(name: &str) -> PathBuf {
     Path::new(KEPT).join(name)
 }
 
@@ -100,13 +111,13 @@ fn overlays() -> usize {
     super::snapshot::names(Path::new(OVERLAYS)).len()
 }
 
-fn driver(bdf: &str) -> String {
+pub(super) fn driver(bdf: &str) -> String {
     let link = fs::read_link(format!("/sys/bus/pci/devices/{bdf}/driver")).unwrap_or_default();
     link.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Runs a program that has to succeed, and returns what it printed.
-fn run(program: &str, args: &[&str]) -> Result<String, String> {
+pub(super) fn run(program: &str, args: &[&str]) -> Result<String, String> {
     let output = Command::new(program)
         .args(args)
         .stdin(Stdio::null())

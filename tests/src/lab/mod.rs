@@ -22,6 +22,7 @@ mod repair;
 mod reset;
 mod reset_policy;
 pub mod scenarios;
+mod service;
 mod shared;
 pub mod sick;
 pub mod snapshot;

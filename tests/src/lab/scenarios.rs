@@ -76,6 +76,7 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("soak-fault", super::soak::soak_fault),
     ("life", super::life::life),
     ("deaths", super::life::deaths),
+    ("service", super::service::service),
     ("reboot-in-a-run", super::installed::reboot_in_a_run),
 ];
 

@@ -47,7 +47,14 @@ pub(super) fn run(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
         runtime.map_err(|error| Failure::one(Exit::Internal, format!("start tokio: {error}"), None))?;
     let result = runtime.block_on(up(cli, args, &teller));
     teller.ended(&result);
-    result
+    match result {
+        // Who has it stopped before its guest ran has what it wants: a service that is stopped has not failed.
+        Err(failure) if teller.has_manager() && failure.is_interruption() => {
+            out::note(&format!("gpuvm: {}", failure.message()));
+            Ok(Exit::Ok)
+        }
+        result => result,
+    }
 }
 
 /// Takes the socket on which the gpuvm that has started this one is told how it goes.
@@ -365,10 +372,33 @@ impl Observer for Progress {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
 mod tests {
+    use std::sync::Mutex;
+
     use rstest::rstest;
 
     use super::*;
+
+    /// A sink that takes so many pieces and is gone then.
+    fn sink(taken: &Arc<Mutex<Vec<u8>>>, mut pieces: usize) -> Option<Sink> {
+        let taken = Arc::clone(taken);
+        Some(Box::new(move |bytes| {
+            pieces = pieces.checked_sub(1).ok_or(std::io::ErrorKind::BrokenPipe)?;
+            taken.lock().unwrap().extend(bytes);
+            Ok(())
+        }))
+    }
+
+    #[test]
+    fn of_two_sinks_one_goes_on_when_the_other_is_gone() {
+        let (one, other) = (Arc::default(), Arc::default());
+        let mut both = both(sink(&one, 1), sink(&other, 2)).unwrap();
+        assert!(both(b"a").is_ok() && both(b"b").is_ok());
+        assert!(both(b"c").is_err());
+        assert_eq!((&**one.lock().unwrap(), &**other.lock().unwrap()), (&b"a"[..], &b"ab"[..]));
+        assert!(super::both(None, None).is_none());
+    }
 
     #[rstest]
     #[case::of_a_signal("SIGINT: ending the guest", true)]

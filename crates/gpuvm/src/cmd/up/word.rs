@@ -63,6 +63,11 @@ impl Teller {
         self.wait.get_or_init(|| wait);
     }
 
+    /// Tells whether a service manager has started this gpuvm.
+    pub(super) fn has_manager(&self) -> bool {
+        self.inner().unit.is_some()
+    }
+
     /// Takes in how long the parts of the run may take.
     pub(crate) fn limits(&self, longest: Longest) {
         if let Some(unit) = &mut self.inner().unit {
