@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use gpuvm_sys::process::Signal;
 use machine::{Bench, Ran, pid, send, until, until_gone};
 use rstest::rstest;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// How a VM is that is to end.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -102,7 +102,7 @@ fn tier2_a_vm_is_seen_starting_and_ended_before_its_guest_has_run() {
     );
     fs::write(&script, slow).unwrap();
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-    let mut up = bench.command(&["up", "--detach", "idle.toml", "--wait", "none"]);
+    let mut up = bench.command(&["up", "--detach", "idle.toml", "--wait", "none", "--shutdown-timeout", "7m"]);
     let up = Ran::of(&up.env("PATH", format!("{}:{path}", folder.display())).output().unwrap());
     assert_eq!(up.code, 0, "{up:?}");
     bench.until("idle", "starting");
@@ -117,6 +117,10 @@ fn tier2_a_vm_is_seen_starting_and_ended_before_its_guest_has_run() {
         let ran = bench.gpuvm(refused);
         assert_eq!(ran.code, 75, "{ran:?}");
     }
+    // For as long a verb has to wait that asks for its end.
+    let kept = fs::read_to_string(bench.path("run/vm/idle/run.json")).unwrap();
+    let kept: Value = serde_json::from_str(&kept).unwrap();
+    assert_eq!(kept["plan"]["shutdown_timeout"], 420);
     let down = bench.gpuvm(&["--json", "down", "idle"]);
     assert_eq!(down.code, 0, "{down:?}");
     until("its folder's end", || !bench.path("run/vm/idle").exists());
