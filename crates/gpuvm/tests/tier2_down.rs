@@ -102,7 +102,8 @@ fn tier2_a_vm_is_seen_starting_and_ended_before_its_guest_has_run() {
     );
     fs::write(&script, slow).unwrap();
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-    let mut up = bench.command(&["up", "--detach", "idle.toml", "--wait", "none", "--shutdown-timeout", "7m"]);
+    let mut up =
+        bench.command(&["up", "--detach", "idle.toml", "--wait", "none", "--shutdown-timeout", "7m"]);
     let up = Ran::of(&up.env("PATH", format!("{}:{path}", folder.display())).output().unwrap());
     assert_eq!(up.code, 0, "{up:?}");
     bench.until("idle", "starting");
