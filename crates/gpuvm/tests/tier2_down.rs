@@ -26,10 +26,10 @@ enum Guest {
 }
 
 #[rstest]
-#[case::a_guest_that_listens(Guest::Listens, &[], "acpi", 0..10, "powered off when its power button was pressed")]
-#[case::a_guest_that_ignores_its_button(Guest::Ignores, &["--timeout", "4s"], "quit", 3..10, "was ended by telling QEMU to quit")]
-#[case::one_who_does_not_want_to_wait(Guest::Ignores, &["--force"], "quit", 0..5, "was ended by telling QEMU to quit")]
-#[case::a_qemu_that_stands_still(Guest::Stopped, &["--timeout", "4"], "kill", 4..12, "was ended by killing QEMU")]
+#[case::a_guest_that_listens(Guest::Listens, &[], "acpi", 0..25, "powered off when its power button was pressed")]
+#[case::a_guest_that_ignores_its_button(Guest::Ignores, &["--timeout", "4s"], "quit", 3..25, "was ended by telling QEMU to quit")]
+#[case::one_who_does_not_want_to_wait(Guest::Ignores, &["--force"], "quit", 0..15, "was ended by telling QEMU to quit")]
+#[case::a_qemu_that_stands_still(Guest::Stopped, &["--timeout", "4"], "kill", 4..30, "was ended by killing QEMU")]
 #[ignore = "tier 2: needs QEMU; scripts/test runs it"]
 fn tier2_down_says_which_stage_was_needed(
     #[case] guest: Guest,
@@ -66,7 +66,7 @@ fn tier2_who_asks_meanwhile_is_told_what_an_end_waits_for() {
     let bench = Bench::new();
     bench.linux("linux", "gpuvm.ignore-power-button");
     bench.up_linux("linux");
-    let mut down = bench.command(&["down", "linux", "--timeout", "12"]);
+    let mut down = bench.command(&["down", "linux", "--timeout", "40"]);
     let down = down.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     bench.until("linux", "powering-down");
     let list = bench.says(&["list"]);
@@ -80,7 +80,7 @@ fn tier2_who_asks_meanwhile_is_told_what_an_end_waits_for() {
     assert_eq!(bench.live("linux")["state"], "powering-down");
     let forced = bench.gpuvm(&["down", "linux", "--force"]);
     assert_eq!(forced.out, "linux is down: the guest was ended by telling QEMU to quit\n", "{forced:?}");
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     let down = Ran::of(&down.wait_with_output().unwrap());
     assert_eq!((down.code, down.out.as_str()), (0, forced.out.as_str()), "{down:?}");
     assert!(down.told.contains("pressing the guest's power button"), "{down:?}");

@@ -151,7 +151,7 @@ fn states(lines: &str) -> Vec<String> {
 
 /// Pauses the guest: it says nothing, takes no processor time, and its clock hasn't gone on when it is resumed.
 fn stands_still(bench: &Bench, qemu: i32, vcpu: i32) {
-    const STOOD: Duration = Duration::from_secs(3);
+    const STOOD: Duration = Duration::from_secs(4);
     let mut seat = Seat::take(bench, "linux");
     seat.types("uptime\r");
     let before = seat.uptime();
@@ -179,7 +179,7 @@ fn stands_still(bench: &Bench, qemu: i32, vcpu: i32) {
     assert_eq!(bench.says(&["resume", "linux"]), "linux is running\n");
     // It was typed meanwhile, and is answered now.
     let after = seat.uptime();
-    assert!(after - before < stood.as_secs_f64() - 0.5, "{before} s, {after} s, and {stood:?} between");
+    assert!(after - before < stood.as_secs_f64() / 2.0, "{before} s, {after} s, and {stood:?} between");
     assert_told(bench, "linux", "running");
 }
 
