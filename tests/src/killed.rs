@@ -35,6 +35,19 @@ pub struct Task {
     pub verb: Verb,
     /// Where it ends.
     pub kill: KillPoint,
+    /// Who ends there.
+    pub victim: Victim,
+}
+
+/// Who is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Victim {
+    /// The process itself.
+    Launcher,
+    /// Its QEMU, while it goes on.
+    Qemu,
+    /// Both.
+    Both,
 }
 
 /// What is run.
@@ -81,6 +94,8 @@ pub enum KillPoint {
     Never,
 }
 
+/// The exit code of an `up` that came to the end of its run, with the host given back.
+pub const ENDED: i32 = 10;
 /// The exit code of a `recover` that gave a VM's remains back, its guest having nothing to lose.
 pub const GIVEN_BACK: i32 = 8;
 /// The exit code of a `recover` that saw to a guest that went on, to its end.
@@ -118,7 +133,8 @@ impl Task {
         let boot_id = facts::boot_id(&root).map_err(|error| error.to_string())?;
         let kernel = self.kernel(root);
         let (ask, asked) = mpsc::unbounded_channel();
-        let mut killer = Killer { point: self.kill, begun: 0, verb: &self.verb, ask };
+        let mut killer =
+            Killer { point: self.kill, victim: self.victim, qemu: None, begun: 0, verb: &self.verb, ask };
         match &self.verb {
             Verb::Cleanup => {
                 let reports = gpuvm_run::cleanup(&kernel, &places, &boot_id, None, &mut killer);
@@ -149,9 +165,20 @@ impl Task {
                 let ended = drive(async {
                     let mut signals = signals(launched, asked)?;
                     let ended = gpuvm_run::up(&run, &mut signals, None, &mut killer).await;
-                    ended.map_err(|error| format!("{}; left: {:?}", error.cause, error.left))
+                    match &ended {
+                        Err(error) => {
+                            Ok((format!("{}; left: {:?}", error.cause, error.left), error.left.len()))
+                        }
+                        Ok(report) => {
+                            Ok((format!("{:?}; left: {:?}", report.outcome, report.left), report.left.len()))
+                        }
+                    }
                 });
-                Err(format!("up came to its end: {ended:?}"))
+                let (words, left) = ended?;
+                match (self.victim, left) {
+                    (Victim::Qemu, 0) => Ok(ENDED),
+                    _ => Err(format!("up came to its end: {words}")),
+                }
             }
             Verb::Recover => recover(&kernel, &places, &boot_id, asked, &mut killer),
         }
@@ -241,6 +268,9 @@ fn recover(
 
 struct Killer<'a> {
     point: KillPoint,
+    victim: Victim,
+    /// QEMU's process, once there is one.
+    qemu: Option<i32>,
     /// How many steps have begun.
     begun: usize,
     verb: &'a Verb,
@@ -249,6 +279,17 @@ struct Killer<'a> {
 }
 
 impl Killer<'_> {
+    /// Kills whom it is to kill: QEMU first, where that is both.
+    fn strike(&self) {
+        if let (Victim::Qemu | Victim::Both, Some(qemu)) = (self.victim, self.qemu) {
+            // One that is gone already has come to its end by itself.
+            kill(Pid::from_raw(qemu), Signal::SIGKILL).ok();
+        }
+        if self.victim != Victim::Qemu {
+            die();
+        }
+    }
+
     fn end(&self, times: u32) {
         // Nobody listens any more where it is over.
         (0..times).for_each(|_| self.ask.send("SIGTERM").unwrap_or(()));
@@ -298,15 +339,16 @@ impl Observer for Killer<'_> {
 
     fn note(&mut self, _note: &Note) {}
 
-    fn started(&mut self, _pid: i32) {
+    fn started(&mut self, pid: i32) {
+        self.qemu = Some(pid);
         if self.point == KillPoint::Spawned {
-            die();
+            self.strike();
         }
     }
 
     fn state(&mut self, state: State, _halt: Option<&Halt>) {
         if self.point == KillPoint::In(state) {
-            die();
+            self.strike();
         }
         match self.point {
             KillPoint::In(State::PoweringDown) if state == State::Running => self.end(1),

@@ -13,7 +13,7 @@ use std::process::Output;
 use gpuvm_core::facts::HostFacts;
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::{self, BindPlan, InUse, Target, UnbindPlan};
-use gpuvm_e2e::killed::{KillPoint, Task, Verb};
+use gpuvm_e2e::killed::{KillPoint, Task, Verb, Victim};
 use gpuvm_host::places::Places;
 use gpuvm_host::{bound, facts};
 use gpuvm_testkit::fake_host::{FakeDevice, FakeHost, PowerAttributes, Snapshot, gpu, nvme};
@@ -64,7 +64,7 @@ impl Bench {
     }
 
     fn run(&self, verb: Verb, kill: KillPoint) -> Output {
-        let task = Task { fake: Some(self.fake.path("/")), verb, kill };
+        let task = Task { fake: Some(self.fake.path("/")), verb, kill, victim: Victim::Launcher };
         task.run(Path::new(env!("CARGO_BIN_EXE_killed-launcher"))).unwrap()
     }
 

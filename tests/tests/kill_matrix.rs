@@ -14,7 +14,7 @@ use gpuvm_core::host_ops::HostOp;
 use gpuvm_core::lifecycle::State;
 use gpuvm_core::plan::{Plan, Refusal, plan};
 use gpuvm_core::profile::{Sources, parse};
-use gpuvm_e2e::killed::{ADOPTED, GIVEN_BACK, KillPoint, PREPARED, Task, Verb};
+use gpuvm_e2e::killed::{ADOPTED, ENDED, GIVEN_BACK, KillPoint, PREPARED, Task, Verb, Victim};
 use gpuvm_host::kernel::Kernel;
 use gpuvm_host::places::Places;
 use gpuvm_host::{facts, reservation};
@@ -56,7 +56,14 @@ impl Bench {
     }
 
     fn run(&self, verb: Verb, kill: KillPoint) -> Output {
-        let task = Task { fake: Some(self.fake.path("/")), verb, kill };
+        let task = Task { fake: Some(self.fake.path("/")), verb, kill, victim: Victim::Launcher };
+        task.run(Path::new(env!("CARGO_BIN_EXE_killed-launcher"))).unwrap()
+    }
+
+    /// Runs the plan as a launcher does that goes on by itself.
+    fn detached(&self, kill: KillPoint, victim: Victim) -> Output {
+        let verb = Verb::Detached(Box::new(self.plan.clone()));
+        let task = Task { fake: Some(self.fake.path("/")), verb, kill, victim };
         task.run(Path::new(env!("CARGO_BIN_EXE_killed-launcher"))).unwrap()
     }
 
@@ -315,12 +322,52 @@ fn a_detached_launcher_killed_in_any_state_is_recovered_from_and_nothing_is_left
         };
         bench.fake.fake_qemu(&script);
         bench.before = bench.fake.snapshot().unwrap();
-        let output = bench.run(Verb::Detached(Box::new(bench.plan.clone())), point);
+        let output = bench.detached(point, Victim::Launcher);
         assert!(killed(&output), "{point:?}: {output:?}");
         let recovered = bench.run(Verb::Recover, KillPoint::Never);
         assert_eq!(recovered.status.code(), Some(end), "{point:?}: {recovered:?}");
         let after = bench.fake.snapshot().unwrap();
         assert_eq!(bench.before.differences(&after), [""; 0], "{point:?}");
+    }
+}
+
+/// Where there is a QEMU to be killed.
+const WITH_QEMU: [KillPoint; 5] = [
+    KillPoint::Spawned,
+    KillPoint::In(State::Paused),
+    KillPoint::In(State::Running),
+    KillPoint::In(State::PoweringDown),
+    KillPoint::In(State::Quitting),
+];
+
+#[test]
+fn a_qemu_killed_in_any_state_is_told_and_its_detached_launcher_leaves_nothing() {
+    for point in WITH_QEMU {
+        let mut bench = every_kind();
+        bench.fake.fake_qemu(&Script {
+            powerdown_takes_ms: 3000,
+            on_quit: OnQuit::Ignore,
+            ..Script::default()
+        });
+        bench.before = bench.fake.snapshot().unwrap();
+        let output = bench.detached(point, Victim::Qemu);
+        assert_eq!(output.status.code(), Some(ENDED), "{point:?}: {output:?}");
+        assert_eq!(bench.before.differences(&bench.fake.snapshot().unwrap()), [""; 0], "{point:?}");
+    }
+}
+
+#[test]
+fn a_detached_launcher_killed_with_its_qemu_in_any_state_is_cleaned_up_after() {
+    for point in WITH_QEMU {
+        let mut bench = every_kind();
+        bench.fake.fake_qemu(&Script {
+            powerdown_takes_ms: 3000,
+            on_quit: OnQuit::Ignore,
+            ..Script::default()
+        });
+        bench.before = bench.fake.snapshot().unwrap();
+        assert!(killed(&bench.detached(point, Victim::Both)), "{point:?}");
+        bench.assert_cleanup_restores(&format!("{point:?}"));
     }
 }
 

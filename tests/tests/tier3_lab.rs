@@ -39,6 +39,8 @@ fn tier3_slow_lab_host_survives_a_fallen_card() {
 #[case::slow_to_return("root-bus", &["slow-to-return"])]
 #[case::soak("default", &["soak"])]
 #[case::soak_fault("default", &["soak-fault"])]
+#[case::life("default", &["life"])]
+#[case::deaths("default", &["deaths"])]
 #[case::messages("default", &["messages"])]
 #[case::doctor("default", &["doctor-host", "doctor-card", "doctor-refusals", "doctor-boot", "doctor-errors"])]
 #[case::no_iommu("no-iommu", &["no-iommu", "messages-no-iommu", "doctor-no-iommu"])]

@@ -40,6 +40,14 @@ impl ProcessId {
         Self::of(pid).unwrap_or(Self { pid, start_time: 0 })
     }
 
+    /// Tells whether the process is there, and not on its way out: one that was killed may hold its devices for long, but nothing goes on in it.
+    pub fn goes_on(self) -> bool {
+        let folder = Path::new("/proc").join(self.pid.to_string());
+        let stat = fs::read_to_string(folder.join("stat")).unwrap_or_default();
+        let status = fs::read_to_string(folder.join("status")).unwrap_or_default();
+        self.is_alive() && !is_ending(&stat, &status)
+    }
+
     /// Tells whether the process still holds anything.
     ///
     /// After a SIGKILL the leader may be a zombie while another thread sits in the kernel and holds the VFIO group, so a
@@ -56,6 +64,22 @@ impl ProcessId {
             .filter_map(|task| stat(&task.path().join("stat")))
             .any(|(state, _)| !matches!(state, 'Z' | 'X'))
     }
+}
+
+/// Tells from `/proc/PID/stat` and `/proc/PID/status` whether a process is on its way out.
+fn is_ending(stat: &str, status: &str) -> bool {
+    /// `PF_EXITING` (include/linux/sched.h): do_exit has begun.
+    const EXITING: u64 = 4;
+    const SIGKILL: u64 = 1 << 8;
+    let Some((_, rest)) = stat.rsplit_once(')') else { return false };
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    let flags = fields.get(6).and_then(|flags| flags.parse::<u64>().ok()).unwrap_or(0);
+    let dead = matches!(fields.first(), Some(&("Z" | "X")));
+    let pending = status.lines().filter_map(|line| {
+        let mask = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"))?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    });
+    dead || flags & EXITING != 0 || pending.fold(0, |all, mask| all | mask) & SIGKILL != 0
 }
 
 /// Tells whether a thread of a process waits in the kernel in a way that no signal ends, as in a reset.
@@ -206,6 +230,21 @@ mod tests {
         let proc = tempfile::tempdir().unwrap().path().join("gone");
         let error = opener(&proc).unwrap_err();
         assert!(matches!(&error, HostError::File { doing: "list", path, .. } if *path == proc), "{error}");
+    }
+
+    #[test]
+    fn a_process_that_was_killed_or_has_begun_to_exit_is_on_its_way_out() {
+        let stat = |state: &str, flags: u32| format!("7 (q) e) {state} 1 7 7 0 -1 {flags} 0 0");
+        let status =
+            |own: &str, shared: &str| format!("Name:\tq\nSigPnd:\t{own}\nShdPnd:\t{shared}\nSigBlk:\t100\n");
+        let (none, kill) = ("0000000000000000", "0000000000000100");
+        assert!(!is_ending(&stat("S", 4_194_560), &status(none, none)));
+        assert!(!is_ending(&stat("D", 4_194_560), &status(none, "0000000000004000")));
+        assert!(is_ending(&stat("D", 4_194_564), &status(none, none)));
+        assert!(is_ending(&stat("Z", 4_194_560), &status(none, none)));
+        assert!(is_ending(&stat("D", 4_194_560), &status(kill, none)));
+        assert!(is_ending(&stat("R", 4_194_560), &status(none, kill)));
+        assert!(ProcessId::own().goes_on());
     }
 
     #[test]

@@ -183,9 +183,9 @@ impl Reservation {
         }
     }
 
-    /// Returns the QEMU of a detached VM that is alive, which is to go on without its launcher.
+    /// Returns the QEMU of a detached VM that is alive, which is to go on without its launcher; not one that was killed and is not gone yet.
     fn lone_qemu(&self) -> Option<ProcessId> {
-        self.qemu.filter(|qemu| self.detached && qemu.is_alive())
+        self.qemu.filter(|qemu| self.detached && qemu.goes_on())
     }
 
     /// Counts what its journal has left to undo. One that can't be read holds its owner's devices, and nobody else's.

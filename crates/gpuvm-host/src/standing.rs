@@ -112,7 +112,8 @@ fn read(
         (Ok(Some(_)), None) => Reserved::BeforeReboot,
         (Ok(Some(_)), Some(supervisor)) => Reserved::Now {
             supervisor: supervisor.alive.into(),
-            qemu: qemu.map(|qemu| qemu.alive.into()),
+            // One that is on its way out runs no guest.
+            qemu: record.and_then(|record| record.qemu).map(|qemu| qemu.goes_on().into()),
             in_flight: (!in_flight.is_empty()).into(),
         },
     };

@@ -12,6 +12,7 @@
 //! - [`terminal`][]: a terminal that hands keys through as they are typed.
 //! - [`sched`][]: CPU affinity without a limit of 1024 CPUs.
 //! - [`limits`][]: `RLIMIT_MEMLOCK`.
+//! - [`memory`][]: giving back what a quiet process has no use for.
 //! - [`mmio`][]: checked volatile access to a mapped BAR.
 //! - [`errno`][]: names of error numbers.
 //!
@@ -24,6 +25,7 @@
 pub mod access;
 pub mod errno;
 pub mod limits;
+pub mod memory;
 pub mod mmio;
 pub mod process;
 pub mod reset;

@@ -120,7 +120,7 @@ pub fn measure(setup: &Setup<'_>) -> Result<Overhead> {
 }
 
 /// Asks gpuvm for the command line, and adds the pause.
-fn words(setup: &Setup<'_>) -> Result<Vec<String>> {
+pub(super) fn words(setup: &Setup<'_>) -> Result<Vec<String>> {
     let output = Command::new(setup.gpuvm)
         .args(["argv", "--json", "--prefix"])
         .arg(setup.prefix)
@@ -135,7 +135,7 @@ fn words(setup: &Setup<'_>) -> Result<Vec<String>> {
 }
 
 /// A QEMU or gpuvm that is killed if its run fails.
-struct Process(Child);
+pub(super) struct Process(pub(super) Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -146,7 +146,7 @@ impl Drop for Process {
 }
 
 /// A bare QEMU, paused, and its monitor.
-struct Bare {
+pub(super) struct Bare {
     process: Process,
     monitor: BufReader<UnixStream>,
     begun: Instant,
@@ -155,7 +155,7 @@ struct Bare {
 
 impl Bare {
     /// Starts QEMU and waits for its greeting.
-    fn start(setup: &Setup<'_>, words: &[String]) -> Result<Self> {
+    pub(super) fn start(setup: &Setup<'_>, words: &[String]) -> Result<Self> {
         let socket =
             words.iter().find_map(|word| word.split("path=").nth(1).filter(|path| path.contains("qmp.sock")));
         let socket = socket.and_then(|path| path.split(',').next()).ok_or("no monitor in gpuvm argv")?;
@@ -195,7 +195,7 @@ impl Bare {
     }
 
     /// Sends a command and waits for its answer, over events.
-    fn ask(&mut self, command: &str) -> Result<()> {
+    pub(super) fn ask(&mut self, command: &str) -> Result<()> {
         let request = format!("{{\"execute\":\"{command}\"}}\n");
         self.monitor.get_mut().write_all(request.as_bytes()).map_err(doing(command))?;
         loop {
@@ -207,7 +207,8 @@ impl Bare {
         }
     }
 
-    fn quit(mut self) -> Result<()> {
+    /// Has it quit, and waits until it is gone.
+    pub(super) fn quit(mut self) -> Result<()> {
         self.ask("quit")?;
         self.process.0.wait().map_err(doing("wait for QEMU")).map(drop)
     }
@@ -292,8 +293,8 @@ fn used_in_a_while(pid: u32) -> Result<Duration> {
 }
 
 /// Sums up the processor time of a process's threads (Documentation/scheduler/sched-stats.rst: the first field of schedstat, in ns).
-fn used(pid: u32) -> Result<Duration> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).map_err(doing("list QEMU's threads"))?;
+pub(super) fn used(pid: u32) -> Result<Duration> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).map_err(doing("list a process's threads"))?;
     // A thread that has ended meanwhile used nothing since.
     let texts = tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("schedstat")).ok());
     let ns = texts.filter_map(|text| text.split_ascii_whitespace().next()?.parse::<u64>().ok());

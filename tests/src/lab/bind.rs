@@ -11,7 +11,7 @@ use gpuvm_core::plan::BindPlan;
 use super::scenarios::{driver_of, leaving_no_trace, refused};
 use super::vm::{PROFILE, gpuvm};
 use super::{Outcome, doing, ensure};
-use crate::killed::{KillPoint, Task, Verb};
+use crate::killed::{KillPoint, Task, Verb, Victim};
 
 const CARD: [&str; 2] = ["0000:41:00.0", "0000:41:00.1"];
 const GROUP: [&str; 2] = ["0000:04:01.0", "0000:04:02.0"];
@@ -201,7 +201,9 @@ pub(super) fn killed() -> Outcome {
 fn dies(verb: Verb, kill: KillPoint) -> Outcome {
     let program =
         std::env::current_exe().map_err(doing("find this program"))?.with_file_name("killed-launcher");
-    let output = Task { fake: None, verb, kill }.run(&program).map_err(doing("start killed-launcher"))?;
+    let output = Task { fake: None, verb, kill, victim: Victim::Launcher }
+        .run(&program)
+        .map_err(doing("start killed-launcher"))?;
     ensure(output.status.signal() == Some(SIGKILL), || format!("not killed: {output:?}"))
 }
 

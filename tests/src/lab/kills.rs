@@ -11,11 +11,11 @@ use super::placement::Placed;
 use super::snapshot::Snapshot;
 use super::vm::{PROFILE, gpuvm};
 use super::{Outcome, doing, ensure};
-use crate::killed::{KillPoint, PREPARED, Task, Verb};
+use crate::killed::{KillPoint, PREPARED, Task, Verb, Victim};
 
 const SIGKILL: i32 = 9;
 /// Power attributes that are set before, so that there is something to put back: (function, attribute, value).
-const POLICIES: [(&str, &str, &str); 5] = [
+pub(super) const POLICIES: [(&str, &str, &str); 5] = [
     ("0000:81:00.0", "power/control", "auto"),
     ("0000:81:00.0", "d3cold_allowed", "1"),
     ("0000:83:00.0", "power/control", "auto"),
@@ -71,11 +71,13 @@ fn prepare(plan: &Plan) -> Outcome {
 }
 
 fn run(verb: Verb, kill: KillPoint) -> Result<Output, String> {
-    Task { fake: None, verb, kill }.run(&program()?).map_err(doing("start killed-launcher"))
+    Task { fake: None, verb, kill, victim: Victim::Launcher }
+        .run(&program()?)
+        .map_err(doing("start killed-launcher"))
 }
 
 /// Finds the program beside this one.
-fn program() -> Result<PathBuf, String> {
+pub(super) fn program() -> Result<PathBuf, String> {
     Ok(std::env::current_exe().map_err(doing("find this program"))?.with_file_name("killed-launcher"))
 }
 

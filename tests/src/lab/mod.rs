@@ -12,6 +12,7 @@ pub mod guest;
 mod init;
 mod installed;
 mod kills;
+mod life;
 mod lock;
 mod messages;
 pub mod placement;

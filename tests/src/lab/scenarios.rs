@@ -74,6 +74,8 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("reset-policy", super::reset_policy::reset_policy),
     ("soak", super::soak::soak),
     ("soak-fault", super::soak::soak_fault),
+    ("life", super::life::life),
+    ("deaths", super::life::deaths),
     ("service", super::service::service),
     ("reboot-in-a-run", super::installed::reboot_in_a_run),
 ];

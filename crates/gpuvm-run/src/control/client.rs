@@ -191,7 +191,11 @@ impl Client {
             // They have turned the connection into something else before.
             Do::Events { .. } | Do::Console { .. } => Ok(Answer::done(id)),
         };
-        answer.unwrap_or_else(|refusal| Answer { id, result: control::Said::Error(refusal) })
+        let answer = answer.unwrap_or_else(|refusal| Answer { id, result: control::Said::Error(refusal) });
+        match control::line(&answer) {
+            Some(_) => answer,
+            None => Answer::refused(id, Why::TooLong, "the answer is longer than a line may be".to_owned()),
+        }
     }
 
     async fn status(&self, id: u64) -> Result<Answer, control::Refusal> {

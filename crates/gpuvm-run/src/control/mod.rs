@@ -28,6 +28,7 @@ use crate::signals::Request;
 use board::Board;
 pub(crate) use hub::{Hub, Typed};
 use server::Server;
+pub(crate) use server::settle;
 pub(crate) use watched::Watched;
 
 /// The name of the socket in a VM's folder.

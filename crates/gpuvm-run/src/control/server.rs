@@ -23,6 +23,9 @@ const CLIENTS: usize = 64;
 /// The server's pause after a connection that couldn't be taken, as with no descriptor left.
 const BREATH: Duration = Duration::from_millis(100);
 
+/// How long after the last client what was taken for it is given back: who asks again and again finds it there.
+const CALM: Duration = Duration::from_secs(1);
+
 /// A socket that is served until this is dropped or finished.
 pub(super) struct Server {
     path: PathBuf,
@@ -93,6 +96,8 @@ async fn serve(
     let served = Arc::new(served);
     let mut clients = JoinSet::new();
     let mut states = served.board.states();
+    // Whether more is kept than is needed at rest: an answer may be long, and its making brings much of the program in.
+    let mut swollen = true;
     loop {
         let over = async {
             // The board outlives this.
@@ -105,6 +110,7 @@ async fn serve(
             Some(_) = clients.join_next() => {}
             taken = listener.accept() => match taken {
                 Ok((stream, _)) if clients.len() < CLIENTS && allowed(&stream, owner) => {
+                    swollen = true;
                     clients.spawn(client::serve(stream, Arc::clone(&served)));
                 }
                 // Who isn't wanted is hung up on.
@@ -114,12 +120,21 @@ async fn serve(
                     tokio::time::sleep(BREATH).await;
                 }
             },
+            () = tokio::time::sleep(CALM), if swollen && clients.is_empty() => {
+                swollen = false;
+                settle();
+            }
         }
     }
     drop(listener);
     let rest = async { while clients.join_next().await.is_some() {} };
     // Nobody is waited for who doesn't take it.
     tokio::time::timeout(LAST_WORD, rest).await.ok();
+}
+
+/// Gives back what a supervisor keeps without need. That it can't is nobody's concern.
+pub(crate) fn settle() {
+    gpuvm_sys::memory::settle().unwrap_or_else(|error| tracing::debug!("memory is not given back: {error}"));
 }
 
 /// Tells whether somebody may ask: root, and whoever the socket belongs to.

@@ -5,6 +5,7 @@ use gpuvm_core::lifecycle::{Halt, State};
 use gpuvm_core::profile::VmName;
 use gpuvm_host::places::Places;
 use gpuvm_qmp::verbs::VcpuThread;
+use serde_json::Value;
 
 use super::{Arrival, Control};
 use crate::report::{Note, Observer, Phase};
@@ -65,8 +66,24 @@ impl Observer for Watched<'_> {
     }
 
     fn qmp(&mut self, event: &gpuvm_qmp::Event) {
-        let (event_name, data) = (event.name.clone(), event.data.clone());
-        self.control.board.happened(Told::Qmp { event: event_name, data });
+        let told = Told::Qmp { event: shortened(event.name.clone()), data: data_of(event) };
+        self.control.board.happened(told);
         self.inner.qmp(event);
+    }
+}
+
+/// What is kept of an event: QEMU's have some hundred bytes, and 200 are kept, ten of them in each status.
+const MAX_EVENT: usize = 16 << 10;
+
+fn shortened(mut name: String) -> String {
+    name.truncate(name.floor_char_boundary(MAX_EVENT));
+    name
+}
+
+/// Returns what an event says, or how much that is.
+fn data_of(event: &gpuvm_qmp::Event) -> Value {
+    match event.data.to_string().len() {
+        length if length > MAX_EVENT => Value::String(format!("{length} bytes, which are left out")),
+        _ => event.data.clone(),
     }
 }

@@ -238,6 +238,10 @@ impl Machine {
             Action::Resume => self.resume(),
             Action::CloseMonitor => self.close_monitor(),
             Action::Console { text } => self.console(text.as_bytes()),
+            Action::Say { text, times } => {
+                let state = self.state();
+                (0..times).for_each(|_| state.say_text(&text));
+            }
             Action::Stderr { text } => drop(io::stderr().write_all(text.as_bytes())),
         }
     }
@@ -278,8 +282,12 @@ impl State {
 
     /// Sends a line; a client that is gone is noticed by the one who reads from it.
     pub(crate) fn say(&self, message: &Value) {
+        self.say_text(&format!("{message}\r\n"));
+    }
+
+    fn say_text(&self, text: &str) {
         if let Some(mut client) = self.client.as_ref() {
-            let _ = client.write_all(format!("{message}\r\n").as_bytes());
+            let _ = client.write_all(text.as_bytes());
         }
     }
 }

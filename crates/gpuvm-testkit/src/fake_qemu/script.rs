@@ -166,6 +166,13 @@ pub enum Action {
         /// The text.
         text: String,
     },
+    /// The monitor says this so many times, QMP or not, with no line end of its own.
+    Say {
+        /// The text.
+        text: String,
+        /// How often.
+        times: u32,
+    },
     /// QEMU writes to standard error.
     Stderr {
         /// The text.
