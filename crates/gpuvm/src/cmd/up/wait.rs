@@ -21,9 +21,11 @@ impl FromStr for WaitFor {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "none" => Ok(Self::None),
-            _ => text.parse().map(Self::Ready).map_err(|error| format!("{error}, or none")),
+        match text.parse() {
+            Ok(ready) => Ok(Self::Ready(ready)),
+            Err(_) if text == "none" => Ok(Self::None),
+            Err(error) if text.strip_prefix("console:").is_some_and(|said| !said.is_empty()) => Err(error),
+            Err(_) => Err("expected running, console:REGEX or none".to_owned()),
         }
     }
 }
@@ -66,13 +68,13 @@ mod tests {
     }
 
     #[rstest]
-    #[case("", "expected running or console:REGEX, or none")]
-    #[case("console:", "expected running or console:REGEX, or none")]
-    #[case("forever", "expected running or console:REGEX, or none")]
-    #[case("console:(", "unclosed group")]
+    #[case("", "expected running, console:REGEX or none")]
+    #[case("console:", "expected running, console:REGEX or none")]
+    #[case("forever", "expected running, console:REGEX or none")]
+    #[case("console:(", "makes no sense: unclosed group")]
     fn what_makes_no_sense_is_refused(#[case] text: &str, #[case] words: &str) {
         let error = text.parse::<WaitFor>().unwrap_err();
-        assert!(error.contains(words), "{error}");
+        assert!(error.ends_with(words), "{error}");
     }
 
     #[test]
