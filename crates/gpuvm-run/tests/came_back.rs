@@ -133,8 +133,8 @@ async fn a_guest_that_reboots_in_place_goes_on_and_is_told() {
 #[tokio::test]
 async fn what_the_firmware_resets_right_after_a_reset_is_no_reboot_of_the_guest() {
     let at = |after_ms| TimedAction { after_ms, action: Action::Reboot };
-    let mut after_cont = vec![at(20), at(40), at(45), at(2200), at(2220)];
-    after_cont.extend(shutdown_after(2250));
+    let mut after_cont = vec![at(20), at(40), at(45), at(3500), at(8600), at(8620)];
+    after_cont.extend(shutdown_after(8650));
     let bench = bench(&Script { after_cont, ..Script::default() }, RebootPolicy::InPlace);
     let mut told = Told::default();
     let report = bench.up_told(&mut told).await.unwrap();

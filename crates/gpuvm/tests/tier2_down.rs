@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use gpuvm_sys::process::Signal;
 use machine::{Bench, Ran, pid, send, until, until_gone};
 use rstest::rstest;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// How a VM is that is to end.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -26,10 +26,10 @@ enum Guest {
 }
 
 #[rstest]
-#[case::a_guest_that_listens(Guest::Listens, &[], "acpi", 0..10, "powered off when its power button was pressed")]
-#[case::a_guest_that_ignores_its_button(Guest::Ignores, &["--timeout", "4s"], "quit", 3..10, "was ended by telling QEMU to quit")]
-#[case::one_who_does_not_want_to_wait(Guest::Ignores, &["--force"], "quit", 0..5, "was ended by telling QEMU to quit")]
-#[case::a_qemu_that_stands_still(Guest::Stopped, &["--timeout", "4"], "kill", 4..12, "was ended by killing QEMU")]
+#[case::a_guest_that_listens(Guest::Listens, &[], "acpi", 0..25, "powered off when its power button was pressed")]
+#[case::a_guest_that_ignores_its_button(Guest::Ignores, &["--timeout", "4s"], "quit", 3..25, "was ended by telling QEMU to quit")]
+#[case::one_who_does_not_want_to_wait(Guest::Ignores, &["--force"], "quit", 0..15, "was ended by telling QEMU to quit")]
+#[case::a_qemu_that_stands_still(Guest::Stopped, &["--timeout", "4"], "kill", 4..30, "was ended by killing QEMU")]
 #[ignore = "tier 2: needs QEMU; scripts/test runs it"]
 fn tier2_down_says_which_stage_was_needed(
     #[case] guest: Guest,
@@ -66,7 +66,7 @@ fn tier2_who_asks_meanwhile_is_told_what_an_end_waits_for() {
     let bench = Bench::new();
     bench.linux("linux", "gpuvm.ignore-power-button");
     bench.up_linux("linux");
-    let mut down = bench.command(&["down", "linux", "--timeout", "12"]);
+    let mut down = bench.command(&["down", "linux", "--timeout", "40"]);
     let down = down.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     bench.until("linux", "powering-down");
     let list = bench.says(&["list"]);
@@ -80,7 +80,7 @@ fn tier2_who_asks_meanwhile_is_told_what_an_end_waits_for() {
     assert_eq!(bench.live("linux")["state"], "powering-down");
     let forced = bench.gpuvm(&["down", "linux", "--force"]);
     assert_eq!(forced.out, "linux is down: the guest was ended by telling QEMU to quit\n", "{forced:?}");
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     let down = Ran::of(&down.wait_with_output().unwrap());
     assert_eq!((down.code, down.out.as_str()), (0, forced.out.as_str()), "{down:?}");
     assert!(down.told.contains("pressing the guest's power button"), "{down:?}");
@@ -102,7 +102,8 @@ fn tier2_a_vm_is_seen_starting_and_ended_before_its_guest_has_run() {
     );
     fs::write(&script, slow).unwrap();
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-    let mut up = bench.command(&["up", "--detach", "idle.toml", "--wait", "none"]);
+    let mut up =
+        bench.command(&["up", "--detach", "idle.toml", "--wait", "none", "--shutdown-timeout", "7m"]);
     let up = Ran::of(&up.env("PATH", format!("{}:{path}", folder.display())).output().unwrap());
     assert_eq!(up.code, 0, "{up:?}");
     bench.until("idle", "starting");
@@ -111,16 +112,16 @@ fn tier2_a_vm_is_seen_starting_and_ended_before_its_guest_has_run() {
     assert!(!text.contains("vCPU"), "{text}");
     let list = bench.says(&["list"]);
     assert!(list.contains("idle  starting  "), "{list}");
-    let document = bench.json(&["status", "idle"]);
-    assert_eq!(
-        (&document["standing"], &document["live"]["vcpus"]),
-        (&json!("running"), &json!([])),
-        "{document}"
-    );
+    let live = bench.live("idle");
+    assert_eq!((&live["state"], &live["vcpus"]), (&json!("starting"), &json!([])), "{live}");
     for refused in [&["pause", "idle"][..], &["reboot", "idle"], &["qmp", "idle", "query-status"]] {
         let ran = bench.gpuvm(refused);
         assert_eq!(ran.code, 75, "{ran:?}");
     }
+    // For as long a verb has to wait that asks for its end.
+    let kept = fs::read_to_string(bench.path("run/vm/idle/run.json")).unwrap();
+    let kept: Value = serde_json::from_str(&kept).unwrap();
+    assert_eq!(kept["plan"]["shutdown_timeout"], 420);
     let down = bench.gpuvm(&["--json", "down", "idle"]);
     assert_eq!(down.code, 0, "{down:?}");
     until("its folder's end", || !bench.path("run/vm/idle").exists());

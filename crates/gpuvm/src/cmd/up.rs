@@ -179,7 +179,9 @@ async fn attempt(
         progress.tell(&format!("{}: {}", deviation.key, deviation.what));
     }
     progress.tell(&format!("console.log and qemu.log: {}", cli.places().logs(&plan.name).display()));
-    let acpi = Duration::from_secs(args.shutdown_timeout.unwrap_or(plan.shutdown_timeout).into());
+    // Whoever waits for the guest's end reads it in the plan that is kept.
+    plan.shutdown_timeout = args.shutdown_timeout.unwrap_or(plan.shutdown_timeout);
+    let acpi = Duration::from_secs(plan.shutdown_timeout.into());
     let patience = Patience { acpi, ..Patience::with_functions(plan.owned().count()) };
     if let Some(teller) = &progress.teller {
         teller.limits(Longest::of(&plan, patience));
