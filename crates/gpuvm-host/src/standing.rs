@@ -112,8 +112,11 @@ fn read(
         (Ok(Some(_)), None) => Reserved::BeforeReboot,
         (Ok(Some(_)), Some(supervisor)) => Reserved::Now {
             supervisor: supervisor.alive.into(),
-            // One that is on its way out runs no guest.
-            qemu: record.and_then(|record| record.qemu).map(|qemu| qemu.goes_on().into()),
+            // One that is on its way out runs no guest; nor is one to go on without its gpuvm that was started in the foreground.
+            qemu: record.and_then(|record| {
+                let goes_on = record.detached || supervisor.alive;
+                record.qemu.map(|qemu| (goes_on && qemu.goes_on()).into())
+            }),
             in_flight: (!in_flight.is_empty()).into(),
         },
     };

@@ -30,6 +30,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// How soon after a reset another one is the firmware's own: SeaBIOS finds its memory as it left it, and resets the machine again, by one
 /// to three ways, some 20 ms later; in the lab, whose guest is emulated twice, up to 3.5 s later.
 const FIRMWARE: Duration = Duration::from_secs(5);
+/// Between presses of a guest's power button: one that is still booting doesn't see the first.
+const PRESS_AGAIN: Duration = Duration::from_secs(10);
 /// QEMU's word for a reset that the monitor was asked for.
 const RESET_ASKED: &str = "host-qmp-system-reset";
 /// Between later looks.
@@ -63,6 +65,8 @@ struct Driver<'a, 'b> {
     requests: &'a mut Requests<'b>,
     observer: &'a mut dyn Observer,
     deadline: Option<(Stage, Instant)>,
+    /// When to press the guest's power button again.
+    press: Option<Instant>,
     /// When to tell that a killed QEMU is still there.
     patience_over: Option<Instant>,
     /// What came before the event that was noticed first.
@@ -74,6 +78,8 @@ struct Driver<'a, 'b> {
     end: Option<End>,
     /// Whether its end is under way, by whomever.
     ending: Ending,
+    /// Whether anybody has asked for it.
+    wanted: Wanted,
     /// How often the guest has rebooted under this QEMU.
     reboots: u32,
     /// When its machine was reset last, by whomever.
@@ -104,6 +110,12 @@ enum Ending {
     Leaving,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    No,
+    Yes,
+}
+
 /// Drives a guest that has been continued until QEMU is gone and collected.
 pub(crate) async fn drive(
     running: Running<'_>,
@@ -124,12 +136,14 @@ pub(crate) async fn drive(
         requests,
         observer,
         deadline: None,
+        press: None,
         patience_over: None,
         queue: running.first.into_iter().collect(),
         killed: None,
         told_to_quit: None,
         end: None,
         ending: Ending::No,
+        wanted: Wanted::No,
         reboots: 0,
         rebooted: None,
         turns: 0,
@@ -238,7 +252,7 @@ impl Driver<'_, '_> {
             if let Some(event) = self.queue.pop_front() {
                 return event;
             }
-            let (deadline, patience_over) = (self.deadline, self.patience_over);
+            let (deadline, press, patience_over) = (self.deadline, self.press, self.patience_over);
             let due = async {
                 match deadline {
                     Some((stage, at)) => {
@@ -276,6 +290,10 @@ impl Driver<'_, '_> {
                     self.patience_over = Some(Instant::now() + STILL_THERE);
                     None
                 }
+                () = sleep_until(press.unwrap_or_else(Instant::now)), if press.is_some() => {
+                    self.press_again();
+                    None
+                }
                 () = sleep_until(self.repin.1) => {
                     self.look_again();
                     None
@@ -302,7 +320,10 @@ impl Driver<'_, '_> {
     fn asked(&mut self, request: Request) -> Option<Event> {
         Some(match request {
             Request::Stop(by) => {
-                self.tell(&format!("{by}: ending the guest"));
+                let words =
+                    if self.ending == Ending::No { "ending the guest" } else { "not waiting any longer" };
+                self.tell(&format!("{by}: {words}"));
+                self.wanted = Wanted::Yes;
                 Event::StopRequested
             }
             Request::End(end) => return self.end_asked(end),
@@ -324,9 +345,12 @@ impl Driver<'_, '_> {
             Way::AtOnce => "down --force: ending the guest",
         };
         self.tell(words);
+        let first = std::mem::replace(&mut self.wanted, Wanted::Yes) == Wanted::No;
         match (self.ending, end.way) {
-            // QEMU is on its way out by its own word: a push would only cost what it has not written to its disks.
-            (Ending::Leaving, _) | (Ending::Asked, Way::Gently) => return None,
+            // QEMU is on its way out by its own word, and a push would only cost what it has not written to its disks: the first wish gives none,
+            // and keeps a guest that has rebooted from being started again.
+            (Ending::Leaving, _) => return first.then_some(Event::StopRequested),
+            (Ending::Asked, Way::Gently) => return None,
             (Ending::No, _) | (Ending::Asked, Way::AtOnce) => {}
         }
         self.end = Some(end);
@@ -418,12 +442,7 @@ impl Driver<'_, '_> {
             Known::GuestPanicked { .. } => Some(Event::Panicked),
             // Of a machine that is being made or loaded there is one too.
             Known::Reset { guest, reason } if guest || reason.as_deref() == Some(RESET_ASKED) => {
-                let last = self.rebooted.replace(Instant::now());
-                let is_own = guest && last.is_some_and(|at| at.elapsed() < FIRMWARE);
-                if !is_own {
-                    self.reboots += 1;
-                    self.observer.phase(&Phase::Rebooting { count: self.reboots });
-                }
+                self.machine_reset(guest);
                 None
             }
             Known::Stop => {
@@ -467,6 +486,16 @@ impl Driver<'_, '_> {
         }
     }
 
+    /// Takes in that the machine was reset, by its guest or not.
+    fn machine_reset(&mut self, guest: bool) {
+        let last = self.rebooted.replace(Instant::now());
+        let is_own = guest && last.is_some_and(|at| at.elapsed() < FIRMWARE);
+        if !is_own {
+            self.reboots += 1;
+            self.observer.phase(&Phase::Rebooting { count: self.reboots });
+        }
+    }
+
     fn tell(&mut self, text: &str) {
         self.observer.note(&Note(text.to_owned()));
     }
@@ -504,6 +533,7 @@ impl Driver<'_, '_> {
             Effect::PowerDown => {
                 self.is_asked();
                 self.observer.phase(&Phase::Stopping { stage: Stage::Acpi });
+                self.press = Some(Instant::now() + PRESS_AGAIN);
                 self.command(Stage::Acpi);
             }
             Effect::Quit => {
@@ -521,10 +551,22 @@ impl Driver<'_, '_> {
             Effect::Reset => self.send(None, async move { qmp.system_reset(COMMAND).await }),
             // That the vCPUs have stopped or go on is told by STOP and RESUME.
             Effect::Pause => self.send(None, async move { qmp.stop(COMMAND).await }),
+            // What is to end at once is not to run before.
+            Effect::Resume if self.end.is_some_and(|end| end.way == Way::AtOnce) => {}
             Effect::Resume => self.send(None, async move { qmp.cont(COMMAND).await }),
             Effect::Arm(stage, after) => {
                 self.deadline = Some((stage, Instant::now() + self.share(stage, after)));
             }
+        }
+    }
+
+    /// Presses the power button once more, for as long as nothing else has come of it.
+    fn press_again(&mut self) {
+        let waits = self.ending == Ending::Asked && matches!(self.deadline, Some((Stage::Acpi, _)));
+        self.press = waits.then(|| Instant::now() + PRESS_AGAIN);
+        if waits {
+            let qmp = self.qmp.clone();
+            self.send(None, async move { qmp.system_powerdown(COMMAND).await });
         }
     }
 

@@ -280,9 +280,11 @@ pub(crate) fn serial_pair(paths: &Paths) -> Result<(UnixStream, OwnedFd), Launch
 }
 
 /// Connects to the monitor of a QEMU that another gpuvm has started.
-pub(crate) fn connect_again(paths: &Paths) -> Result<UnixStream, LaunchError> {
+///
+/// A queue that is full is an error at once: somebody else is at the monitor, or QEMU doesn't get to it.
+pub(crate) async fn connect_again(paths: &Paths) -> Result<UnixStream, LaunchError> {
     let path = paths.run.join(MONITOR_SOCKET);
-    std::os::unix::net::UnixStream::connect(&path).and_then(async_stream).map_err(file("connect to", &path))
+    UnixStream::connect(&path).await.map_err(file("connect to", &path))
 }
 
 fn async_stream(stream: std::os::unix::net::UnixStream) -> io::Result<UnixStream> {

@@ -384,6 +384,11 @@ impl<'a> Session<'a> {
             return Err(NotAgain::Asked);
         }
         repairing::keep_worst(&mut self.between_boots, judged.devices);
+        // What the kernel has said so far is in these verdicts: whoever judges after us begins here.
+        self.begun.log = Begun::now(&self.run.kernel.root).log;
+        if let Err(error) = keep(&self.run.places.begun(&self.run.plan.name), &self.begun) {
+            observer.note(&Note(error.to_string()));
+        }
         self.reboots += 1;
         Ok(count)
     }

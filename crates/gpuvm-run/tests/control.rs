@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use bench::{Bench, GPU, Told, nobody};
 use gpuvm_core::control::{Answer, Entry, Finale, Lines, Live, MAX_LINE, State, Told as Happened, Why};
-use gpuvm_core::lifecycle::{Outcome, Stage};
+use gpuvm_core::lifecycle::{NotAgain, Outcome, Stage};
+use gpuvm_core::reset::RebootPolicy;
 use gpuvm_host::HostError;
 use gpuvm_host::process::ProcessId;
 use gpuvm_run::control::SOCKET;
@@ -198,6 +199,71 @@ async fn a_guest_is_ended_as_asked_and_who_waits_hears_the_last_word(
     assert_eq!((finale.outcome, finale.exit_code), (Some(Outcome::Stopped { stage }), 7));
     let commands = Recording::load(&bench.record).unwrap();
     assert_eq!(commands.names().contains(&"system_powerdown"), pressed, "{:?}", commands.names());
+    bench.assert_given_back();
+}
+
+/// A guest that stands still has nothing to hear, and one that is to end at once is not to run before.
+#[tokio::test]
+async fn a_paused_guest_that_is_ended_by_force_does_not_run_again() {
+    let bench = Bench::new(&Script::default());
+    let (report, ()) = served(&bench, async {
+        let mut client = Client::connect(&bench).await;
+        client.until(State::Running).await;
+        client.ask("\"pause\"").await.take::<Value>().unwrap();
+        client.ask(r#""stop","force":true"#).await.take::<Value>().unwrap();
+    })
+    .await;
+    assert_eq!(report.unwrap().outcome, Outcome::Stopped { stage: Stage::Quit });
+    let recording = Recording::load(&bench.record).unwrap();
+    assert_eq!(
+        recording.names().iter().filter(|name| **name == "cont").count(),
+        1,
+        "{:?}",
+        recording.names()
+    );
+    bench.assert_given_back();
+}
+
+/// QEMU says at a reboot that it goes, and takes its time: whoever asks for the guest's end then doesn't want it started again.
+#[tokio::test]
+async fn a_guest_that_is_to_end_while_it_reboots_is_not_started_again() {
+    let reboot = TimedAction { after_ms: 5, action: Action::Reboot };
+    let script = Script { after_cont: vec![reboot], leaves_ms: 400, ..Script::default() };
+    let mut bench = Bench::new(&Script { next: Some(Box::new(script.clone())), ..script });
+    bench.plan.reboot = RebootPolicy::Relaunch;
+    let (report, ()) = served(&bench, async {
+        let mut client = Client::connect(&bench).await;
+        client.until(State::Quitting).await;
+        client.ask("\"stop\"").await.take::<Value>().unwrap();
+    })
+    .await;
+    let asked = Outcome::Rebooted { not_again: Some(NotAgain::Asked) };
+    assert_eq!(report.unwrap().outcome, asked);
+    bench.assert_given_back();
+}
+
+#[tokio::test]
+async fn a_client_that_goes_leaves_no_request_behind_that_waits_for_ever() {
+    let bench = Bench::new(&Script::default());
+    let (report, held) = served(&bench, async {
+        let mut client = Client::connect(&bench).await;
+        client.until(State::Running).await;
+        for _ in 0..3 {
+            let mut waits = Client::connect(&bench).await;
+            waits.say("{\"id\":1,\"do\":\"wait\"}\n").await;
+            // It says nothing more, and still hears the answer.
+            waits.stream.shutdown().await.unwrap();
+            client.ask("\"status\"").await.take::<Value>().unwrap();
+        }
+        let mut listens = Client::connect(&bench).await;
+        listens.say("{\"id\":4,\"do\":\"wait\"}\n").await;
+        listens.stream.shutdown().await.unwrap();
+        client.ask(r#""stop","force":true"#).await.take::<Value>().unwrap();
+        listens.answer().await
+    })
+    .await;
+    assert_eq!(report.unwrap().outcome, Outcome::Stopped { stage: Stage::Quit });
+    assert_eq!((held.id, held.take::<Finale>().unwrap().exit_code), (4, 7));
     bench.assert_given_back();
 }
 

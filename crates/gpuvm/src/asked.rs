@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use gpuvm_core::control::{Do, Live, Refusal, Why};
+use gpuvm_core::control::{Do, Entry, Live, Refusal, Told as Happened, Why};
+use gpuvm_core::date;
 use gpuvm_core::profile::VmName;
 use gpuvm_core::standing::Standing;
 use gpuvm_host::places::Places;
@@ -15,11 +16,14 @@ use serde::de::DeserializeOwned;
 use tokio::runtime::Runtime;
 
 use crate::cli::Cli;
+use crate::cmd::logs::EVENTS;
 use crate::exit::Exit;
 use crate::failure::{Failure, Item};
 use crate::hints;
 
 /// How long a supervisor may take to tell what it knows by heart.
+/// How many of a run's last entries are looked through for how it ended: that is the last but one.
+const LAST_ENTRIES: usize = 20;
 const STATUS: Duration = Duration::from_secs(3);
 /// How long it may take for what it asks QEMU first.
 pub(crate) const COMMAND: Duration = Duration::from_secs(40);
@@ -110,10 +114,25 @@ pub(crate) fn no_such(cli: &Cli, vm: &VmName) -> Failure {
     };
     let ran = cli.places().logs(vm).is_dir();
     let message = match ran {
-        true => format!("VM {vm} isn't up"),
+        true => match ended(&cli.places(), vm) {
+            Some((at_ms, how)) => {
+                format!("VM {vm} isn't up; it ended {}: {how}", date::readable(at_ms / 1000))
+            }
+            None => format!("VM {vm} isn't up"),
+        },
         false => format!("there is no VM {vm}"),
     };
     failed("no-such-vm", Exit::Unfit, message, Some(hints::no_such_vm(vm, &others, ran)))
+}
+
+/// Reads when and how a VM's last run ended; nothing where nobody has written it down.
+fn ended(places: &Places, vm: &VmName) -> Option<(u64, String)> {
+    let text = std::fs::read(places.logs(vm).join(EVENTS)).ok()?;
+    let mut entries = text.split(|byte| *byte == b'\n').rev().take(LAST_ENTRIES);
+    entries.find_map(|line| match serde_json::from_slice(line).ok()? {
+        Entry { at_ms, what: Happened::Ended { text, .. }, .. } => Some((at_ms, text)),
+        _ => None,
+    })
 }
 
 /// Connects to a VM's supervisor.

@@ -32,6 +32,9 @@ pub(crate) use self::refused::{of_bind, of_reset, refusal};
 use crate::cli::ProfileArgs;
 
 const SIGKILL: i32 = 9;
+/// The most meanings of messages that one error is told with.
+const EXPLANATIONS: usize = 3;
+
 /// What to do about what a detached gpuvm that ended may have left.
 pub(crate) fn without_a_word(vm: &VmName) -> String {
     format!("what is left of it, if anything: gpuvm cleanup {vm}")
@@ -41,9 +44,6 @@ pub(crate) fn without_a_word(vm: &VmName) -> String {
 pub(crate) fn not_ready(vm: &VmName, log: &Path) -> String {
     format!("how far it is: tail {}; gpuvm status {vm}. To end it: gpuvm down {vm}", log.display())
 }
-
-/// The most meanings of messages that one error is told with.
-const EXPLANATIONS: usize = 3;
 
 /// What to do about a soak that could not tell when its guests are ready.
 pub(crate) fn never_ready() -> String {
@@ -230,7 +230,7 @@ fn of_error(error: &HostError) -> Option<String> {
             told(&trouble::known("no-interrupt-remapping", &context(error))?)
         }
         HostError::AlreadyUp { vm, role: ProcessRole::Qemu | ProcessRole::InFlight, .. } => {
-            format!("its gpuvm is gone: gpuvm cleanup {vm}")
+            format!("its gpuvm is gone; see what goes on, and what to do: gpuvm status {vm}")
         }
         HostError::Unsupervised { vm, .. } => unsupervised(vm),
         HostError::LeftBehind { vm } => format!("gpuvm cleanup {vm}"),

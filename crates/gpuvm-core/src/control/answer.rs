@@ -94,6 +94,17 @@ pub struct Picture {
 #[error("not an answer: {0}")]
 pub struct ParseAnswerError(#[from] serde_json::Error);
 
+impl Finale {
+    /// Says how the run ended.
+    pub fn words(&self) -> String {
+        match (&self.outcome, &self.failure) {
+            (Some(outcome), _) => format!("the guest {outcome}"),
+            (None, Some(failure)) => format!("the guest never ran: {failure}"),
+            (None, None) => "the guest never ran".to_owned(),
+        }
+    }
+}
+
 impl Answer {
     /// Makes one that says it is done.
     pub fn done(id: u64) -> Self {

@@ -38,6 +38,13 @@ pub enum Told {
         /// It.
         text: String,
     },
+    /// The run is over.
+    Ended {
+        /// How, in words.
+        text: String,
+        /// The exit code of a gpuvm that had run it in the foreground.
+        exit_code: u8,
+    },
     /// What QEMU said unasked.
     Qmp {
         /// QEMU's name for it.

@@ -377,6 +377,10 @@ impl Life {
         let died = matches!(exit, Exit::Signal(_) | Exit::Code(1..));
         self.cause = Some(match (cause, self.asked, self.used) {
             (Some(cause), ..) if is_final_word(&cause) => cause,
+            // Its guest was asked, and it says of a guest that powers off.
+            (None, Asked::Yes, Some(Stage::Acpi)) if exit == Exit::Unseen && self.word == Word::None => {
+                Outcome::QemuDied { exit }
+            }
             (_, Asked::Yes, Some(stage)) if stage == Stage::Kill || !died => Outcome::Stopped { stage },
             _ if died => Outcome::QemuDied { exit },
             // Whoever asked for its end doesn't want it started again.

@@ -66,6 +66,10 @@ fn shutdown(reason: &str) -> Event {
 #[case::of_another_that_powered_off(&[Event::Continued, shutdown("guest-shutdown"), Event::Exited(Exit::Unseen)], Outcome::PoweredOff)]
 #[case::of_another_that_was_told_by_a_signal(&[Event::Continued, shutdown("host-signal"), Event::Exited(Exit::Unseen)], Outcome::Stopped { stage: Stage::Quit })]
 #[case::of_another_that_said_nothing(&[Event::Continued, Event::MonitorLost, Event::Exited(Exit::Unseen)], Outcome::QemuDied { exit: Exit::Unseen })]
+#[case::of_another_that_crashed_when_asked(
+    &[Event::Continued, Event::StopRequested, Event::MonitorLost, Event::Exited(Exit::Unseen)],
+    Outcome::QemuDied { exit: Exit::Unseen }
+)]
 #[case::of_another_that_was_asked(
     &[Event::Continued, Event::StopRequested, Event::Deadline(Stage::Acpi), Event::MonitorLost, Event::Exited(Exit::Unseen)],
     Outcome::Stopped { stage: Stage::Quit }

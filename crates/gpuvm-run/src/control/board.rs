@@ -149,6 +149,9 @@ impl Board {
                 let mut inner = self.inner();
                 inner.log = Some(log);
                 inner.seq = inner.seq.max(last);
+                if arrival == Arrival::First {
+                    inner.write_kept();
+                }
             }
             Err(error) => tracing::warn!("{} is not written: {error}", path.display()),
         }
@@ -256,6 +259,8 @@ impl Board {
                 qemu.exit = exit;
             }
         }
+        let ended = Told::Ended { text: finale.words(), exit_code: finale.exit_code };
+        inner.add(ended, &self.entries);
         inner.finale = Some(finale);
         self.enter(&mut inner, State::Over, None);
         drop(inner);
@@ -308,15 +313,25 @@ impl Board {
 }
 
 impl Inner {
-    fn add(&mut self, what: Told, readers: &broadcast::Sender<Entry>) {
-        self.seq += 1;
-        let entry = Entry { seq: self.seq, at_ms: now_ms(), what };
-        if let (Some(log), Some(line)) = (&mut self.log, control::line(&entry))
+    /// Writes what has happened before there was a file.
+    fn write_kept(&mut self) {
+        let kept: Vec<Entry> = self.kept.iter().cloned().collect();
+        kept.iter().for_each(|entry| self.write(entry));
+    }
+
+    fn write(&mut self, entry: &Entry) {
+        if let (Some(log), Some(line)) = (&mut self.log, control::line(entry))
             && let Err(error) = log.write(&line)
         {
             tracing::warn!("events.jsonl is not whole: {error}");
             self.log = None;
         }
+    }
+
+    fn add(&mut self, what: Told, readers: &broadcast::Sender<Entry>) {
+        self.seq += 1;
+        let entry = Entry { seq: self.seq, at_ms: now_ms(), what };
+        self.write(&entry);
         if self.kept.len() == KEPT {
             self.kept.pop_front();
         }

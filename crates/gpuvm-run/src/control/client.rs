@@ -18,6 +18,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Mutex, Semaphore, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::board::{Board, now_ms};
@@ -31,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const SWITCH: Duration = Duration::from_secs(10);
 /// How many requests of one client are answered at the same time.
 const REQUESTS: usize = 16;
+/// How long answers may take that a client is owed who says nothing more.
+const LAST_ANSWERS: Duration = Duration::from_secs(60);
 /// How long the kernel may take to tell of a device: it is not waited for.
 const DEVICES: Duration = Duration::from_millis(500);
 
@@ -62,8 +65,14 @@ pub(super) async fn serve(stream: UnixStream, served: Arc<Served>) {
     let (mut from, to) = stream.into_split();
     let client = Arc::new(Client { served, to: Mutex::new(to) });
     let mut lines = Lines::default();
+    // They end with the connection.
+    let mut answers = JoinSet::new();
     // How it ended is of no interest to anybody.
-    let Ok(Some(becomes)) = requests(&client, &mut from, &mut lines).await else { return };
+    let Ok(Some(becomes)) = requests(&client, &mut from, &mut lines, &mut answers).await else {
+        // Who says nothing more may still listen; whether he is gone doesn't show before he is written to.
+        timeout(LAST_ANSWERS, answers.join_all()).await.ok();
+        return;
+    };
     match becomes {
         Becomes::Events { id, last, follow } => {
             client.events(&mut from, id, last, follow).await.ok();
@@ -79,6 +88,7 @@ async fn requests(
     client: &Arc<Client>,
     from: &mut OwnedReadHalf,
     lines: &mut Lines,
+    answers: &mut JoinSet<()>,
 ) -> Result<Option<Becomes>, Gone> {
     client.send(&Hello::of(&client.served.board.version())).await?;
     let hello = timeout(PATIENCE, next(from, lines)).await.map_err(|_| Gone)??;
@@ -120,7 +130,8 @@ async fn requests(
             continue;
         };
         let client = Arc::clone(client);
-        tokio::spawn(async move {
+        while answers.try_join_next().is_some() {}
+        answers.spawn(async move {
             let answer = client.answer(asked).await;
             client.send(&answer).await.ok();
             drop(place);
@@ -220,7 +231,9 @@ impl Client {
     ) -> Result<Answer, control::Refusal> {
         let board = &self.served.board;
         let standing = board.standing().ok_or_else(not_there)?;
-        if let Some(refusal) = standing.life.refuses(ask) {
+        // Between two boots the guest is gone, and is started again unless its end is asked for.
+        let between = ask == Ask::Stop && standing.life == gpuvm_core::lifecycle::State::Exited;
+        if let Some(refusal) = standing.life.refuses(ask).filter(|_| !between) {
             return Err(refuse(Why::NotNow, refusal.to_string()));
         }
         let mut states = board.states();
@@ -235,7 +248,10 @@ impl Client {
             Ok(_) => Err(gone()),
             Err(_) => Err(refuse(
                 Why::Timeout,
-                format!("QEMU has not said within {} s that the VM is {until}", SWITCH.as_secs()),
+                format!(
+                    "QEMU has not said within {} s that the VM is {until}; once it answers, it may be so still",
+                    SWITCH.as_secs()
+                ),
             )),
         }
     }

@@ -186,7 +186,7 @@ pub async fn adopted(
         warnings: Vec::new(),
         last_words: None,
     };
-    let taken = match session.take(qemu, &mut watched).await {
+    let taken = match session.take(qemu, &mut requests, &mut watched).await {
         Ok(taken) => taken,
         Err(source) => {
             let (vm, source) = (vm.to_string(), Box::new(source));
@@ -206,6 +206,7 @@ impl<'a> Session<'a> {
     async fn take(
         &mut self,
         qemu: ProcessId,
+        requests: &mut Requests<'_>,
         observer: &mut dyn Observer,
     ) -> Result<Option<Taken<'a>>, Cause> {
         let (plan, paths) = (self.run.plan, self.paths());
@@ -213,21 +214,26 @@ impl<'a> Session<'a> {
             return Ok(None);
         };
         let steps = async {
-            let greeted = launch::greet_within(plan, launch::connect_again(&paths)?, GREETING).await?;
+            let greeted = launch::greet_within(plan, launch::connect_again(&paths).await?, GREETING).await?;
             let vcpus = greeted.qmp.vcpu_threads(COMMAND).await?;
-            pin::pin(plan, qemu.pid, &vcpus)?;
+            let pinned = pin::pin(plan, qemu.pid, &vcpus);
             let status = greeted.qmp.query_status(COMMAND).await?;
-            Ok::<_, LaunchError>((greeted, vcpus, status))
+            Ok::<_, LaunchError>((greeted, vcpus, pinned, status))
         };
-        let (greeted, vcpus, status) = tokio::select! {
+        let (greeted, vcpus, pinned, status) = tokio::select! {
             taken = steps => taken?,
             _ = process.exited() => return Ok(None),
+            signal = requests.end() => return Err(Cause::Interrupted { signal }),
         };
         // From here on there is somebody who can be asked.
         observer.reserved();
         observer.state(State::Running, None);
         observer.started(qemu.pid);
         observer.threads(&vcpus);
+        if let Err(error) = pinned {
+            // A CPU may have gone since: no reason to leave a guest alone that runs.
+            observer.note(&Note(error.to_string()));
+        }
         self.baselines.values().for_each(|before| observer.judged(before.bdf, &inspect(before)));
         let Greeted { qmp, .. } = &greeted;
         observer.phase(&Phase::Adopted { pid: qemu.pid, qemu: qmp.version().to_string() });

@@ -194,6 +194,7 @@ impl Machine {
     /// The machine shuts down: the end of the program unless argv keeps it.
     pub(crate) fn shutdown(&self, guest: bool, reason: &str) {
         self.event("SHUTDOWN", json!({"guest": guest, "reason": reason}));
+        thread::sleep(Duration::from_millis(self.script.leaves_ms));
         if !self.args.stay {
             self.exit(0);
         }

@@ -36,6 +36,8 @@ pub struct Script {
     pub on_powerdown: OnPowerdown,
     /// Milliseconds that the guest takes to shut down.
     pub powerdown_takes_ms: u64,
+    /// Milliseconds from the word that it shuts down to the program's end, as a device takes that is reset.
+    pub leaves_ms: u64,
     /// What `quit` does.
     pub on_quit: OnQuit,
     /// What TERM, INT and HUP do.
@@ -60,6 +62,7 @@ impl Default for Script {
             after_reset: Vec::new(),
             on_powerdown: OnPowerdown::Shutdown,
             powerdown_takes_ms: 0,
+            leaves_ms: 0,
             on_quit: OnQuit::Exit,
             on_signal: OnSignal::Exit,
             next: None,

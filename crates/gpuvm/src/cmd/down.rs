@@ -140,7 +140,11 @@ async fn tell(mut client: Client) -> Result<(), ClientError> {
         match &entry.what {
             Told::Phase { text, .. } | Told::Note { text } => out::note(&format!("gpuvm: {text}")),
             Told::State { state: State::Over } => return Ok(()),
-            Told::Qmp { .. } | Told::State { .. } | Told::Missed { .. } | Told::Other => {
+            Told::Qmp { .. }
+            | Told::State { .. }
+            | Told::Ended { .. }
+            | Told::Missed { .. }
+            | Told::Other => {
                 tracing::debug!("{}", events::line(&entry));
             }
         }
@@ -157,12 +161,14 @@ fn told(cli: &Cli, vm: &VmName, finale: &Finale) -> Result<Exit, Failure> {
         out::json(&Document { name: vm, stage, finale })?;
     } else {
         // An outcome says the stage that was needed.
-        let became = match (&finale.outcome, &finale.failure) {
-            (Some(outcome), _) => format!("the guest {outcome}"),
-            (None, Some(failure)) => format!("the guest never ran: {failure}"),
-            (None, None) => "the guest never ran".to_owned(),
-        };
-        out::text(&format!("{vm} is down: {became}\n"))?;
+        match (&finale.failure, Exit::of(finale.exit_code)) {
+            // Its QEMU may be there still, and have the devices.
+            (Some(failure), Some(Exit::NotGivenBack)) if finale.outcome.is_none() => {
+                out::text(&format!("{vm} is NOT wholly down: {failure}\n"))?;
+                out::note(&format!("  hint: {}", hints::look_again(vm)));
+            }
+            _ => out::text(&format!("{vm} is down: {}\n", finale.words()))?,
+        }
         finale.devices.iter().for_each(|device| out::note(&format!("gpuvm: {device}")));
         finale.not_given_back.iter().for_each(|what| out::note(&format!("error: {what}")));
         if !finale.not_given_back.is_empty() {
@@ -192,7 +198,11 @@ fn alone(cli: &Cli, known: &Known) -> Result<Exit, Failure> {
     if cli.json {
         out::told(out::json(&Alone { name: vm, stage: None, exit_code: code, report: &report }));
     } else {
-        out::told(out::text(&format!("{vm} is down: it had no gpuvm, and QEMU was told by a signal\n")));
+        if report.result == Cleaned::Done {
+            out::told(out::text(&format!(
+                "{vm} is down: it had no gpuvm, and its QEMU was ended by a signal\n"
+            )));
+        }
         cleanup::tell(&report);
     }
     Ok(code)

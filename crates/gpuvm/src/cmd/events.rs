@@ -87,6 +87,7 @@ pub(super) fn line(entry: &Entry) -> String {
         Told::State { state } => format!("state: {state}"),
         Told::Phase { text, .. } => text.trim().to_owned(),
         Told::Note { text } => format!("note: {text}"),
+        Told::Ended { text, exit_code } => format!("over: {text} (exit code {exit_code})"),
         Told::Qmp { event, data: Value::Null } => format!("QEMU: {event}"),
         Told::Qmp { event, data } => format!("QEMU: {event} {data}"),
         Told::Missed { count } => format!("{count} entries were missed; they are in the log: gpuvm logs"),

@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 use gpuvm_core::profile::VmName;
 use gpuvm_core::standing::Standing;
 use gpuvm_host::standing;
+use gpuvm_run::detach::SUPERVISOR_LOG;
 use serde_json::json;
 
 use super::events;
@@ -17,10 +18,11 @@ use crate::asked;
 use crate::cli::Cli;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::hints;
 use crate::out::{self, Reader};
 
 /// The file of what has happened.
-pub(super) const EVENTS: &str = "events.jsonl";
+pub(crate) const EVENTS: &str = "events.jsonl";
 /// Between looks at a file that is followed.
 const LOOK: Duration = Duration::from_millis(200);
 /// Between looks whether its VM is still up.
@@ -54,6 +56,8 @@ enum Which {
     Qemu,
     /// What has happened
     Events,
+    /// What the gpuvm of a detached VM said
+    Supervisor,
 }
 
 impl Which {
@@ -62,6 +66,7 @@ impl Which {
             Self::Console => "console.log",
             Self::Qemu => "qemu.log",
             Self::Events => EVENTS,
+            Self::Supervisor => SUPERVISOR_LOG,
         }
     }
 
@@ -70,6 +75,7 @@ impl Which {
             Self::Console => "console",
             Self::Qemu => "qemu",
             Self::Events => "events",
+            Self::Supervisor => "supervisor",
         }
     }
 }
@@ -105,6 +111,12 @@ pub(super) fn run(cli: &Cli, args: &LogsArgs) -> Result<Exit, Failure> {
     let reader = shown.add(last(&whole, args.last))?;
     if args.follow && reader == Reader::There {
         let boot_id = gpuvm_host::facts::boot_id(&cli.host_root())?;
+        if standing::of(&cli.places(), &boot_id, &args.vm).standing == Standing::Unsupervised {
+            out::note(&format!("gpuvm: VM {} has no gpuvm that would write its log", args.vm));
+            hints::unsupervised(args.vm.as_str())
+                .lines()
+                .for_each(|hint| out::note(&format!("  hint: {hint}")));
+        }
         let mut looked = Instant::now();
         let mut up = Up::Yes;
         loop {

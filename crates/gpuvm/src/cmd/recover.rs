@@ -119,7 +119,13 @@ fn give_back(cli: &Cli, vm: &VmName, why: Nothing) -> Result<Exit, Failure> {
     progress.tell(&format!("{why}: giving back what VM {vm} has"));
     let report = end_unsupervised(&Kernel::running(root), &cli.places(), &boot_id, vm, &mut progress);
     if cli.json {
-        out::told(out::json(&GivenBack { name: vm, result: "given-back", report: &report }));
+        let result = match report.result {
+            Cleaned::Done => "given-back",
+            Cleaned::Left => "not-given-back",
+            Cleaned::Running => "running",
+            Cleaned::Unsupervised => "unsupervised",
+        };
+        out::told(out::json(&GivenBack { name: vm, result, report: &report }));
     } else {
         cleanup::tell(&report);
     }

@@ -47,14 +47,18 @@ pub(super) fn run(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
         runtime.map_err(|error| Failure::one(Exit::Internal, format!("start tokio: {error}"), None))?;
     let result = runtime.block_on(up(cli, args, &teller));
     teller.ended(&result);
-    match result {
+    let result = match result {
         // Who has it stopped before its guest ran has what it wants: a service that is stopped has not failed.
         Err(failure) if teller.has_manager() && failure.is_interruption() => {
             out::note(&format!("gpuvm: {}", failure.message()));
             Ok(Exit::Ok)
         }
         result => result,
+    };
+    if matches!(result, Ok(Exit::Ok)) {
+        teller.ends_well();
     }
+    result
 }
 
 /// Takes the socket on which the gpuvm that has started this one is told how it goes.

@@ -56,7 +56,7 @@ pub(crate) fn nobody_listens(vm: &VmName, pid: i32) -> String {
 pub(crate) fn silent(vm: &VmName, pid: i32) -> String {
     format!(
         "it may wait for the kernel, which a device that doesn't answer makes last minutes: cat /proc/{pid}/wchan; dmesg | tail. Its \
-         guest goes on meanwhile. Once process {pid} is gone: gpuvm cleanup {vm}"
+         guest goes on meanwhile. Once process {pid} is gone, see what to do: gpuvm status {vm}"
     )
 }
 

@@ -14,7 +14,7 @@ use crate::shared::golden::{compare, repository};
 use crate::transcript;
 
 /// A VM's records, each with live processes and dead ones.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Is {
     Running,
     Starting,
@@ -52,7 +52,7 @@ impl Host {
         };
         let record = json!({
             "vm": vm, "boot_id": boot, "groups": [7], "devices": ["0000:81:00.0", "0000:81:00.1"],
-            "supervisor": supervisor, "qemu": qemu, "in_flight": [],
+            "supervisor": supervisor, "qemu": qemu, "in_flight": [], "detached": is == Is::Unsupervised,
         });
         let text = if let Is::Unreadable = is { "{".to_owned() } else { record.to_string() };
         self.file(&format!("run/reservations/{vm}.json"), &text);

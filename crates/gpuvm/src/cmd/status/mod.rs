@@ -8,6 +8,7 @@ use gpuvm_core::date;
 use gpuvm_core::pci::Bdf;
 use gpuvm_core::profile::VmName;
 use gpuvm_core::standing::Standing;
+use gpuvm_host::HostError;
 use gpuvm_host::standing::Seen;
 use serde::Serialize;
 use serde_json::json;
@@ -47,7 +48,12 @@ pub(super) fn run(cli: &Cli, args: &StatusArgs) -> Result<Exit, Failure> {
     super::refuse_recorded(cli)?;
     match &args.vm {
         Some(vm) => {
-            asked::known(cli, vm)?;
+            let known = asked::known(cli, vm)?;
+            if known.standing == Standing::Unknown
+                && let Some(error) = known.unread.into_iter().find(is_forbidden)
+            {
+                return Err(error.into());
+            }
             let told = asked::told(cli, std::slice::from_ref(vm))?;
             // It may have ended between the two looks.
             let told = told.first().filter(|told| told.known.standing != Standing::None);
@@ -70,6 +76,11 @@ pub(super) fn run(cli: &Cli, args: &StatusArgs) -> Result<Exit, Failure> {
         }
     }
     Ok(Exit::Ok)
+}
+
+/// Tells whether something can't be read for want of rights: then nothing is known, not even whether there is such a VM.
+fn is_forbidden(error: &HostError) -> bool {
+    matches!(error, HostError::File { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
 fn document(told: &Told) -> Document<'_> {

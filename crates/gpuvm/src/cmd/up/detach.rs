@@ -54,7 +54,10 @@ pub(super) fn run(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
     let arguments = |fd| arguments(std::env::args_os(), fd);
     match start(cli, name, (args.wait_timeout, shutdown), arguments)? {
         Said::Ready(ready) if cli.json => out::json(&ready)?,
-        Said::Ready(ready) => out::text(&format!("{name} is up (gpuvm process {})\n", ready.processes()))?,
+        Said::Ready(ready) => {
+            let is = if ready.qemu.is_some() { "up" } else { "starting" };
+            out::text(&format!("{name} is {is} (gpuvm process {})\n", ready.processes()))?;
+        }
         Said::Ended(exit) => {
             let code = if exit == Exit::Ok { Exit::Guest } else { exit };
             let log = last(&cli.places().logs(name).join(SUPERVISOR_LOG));

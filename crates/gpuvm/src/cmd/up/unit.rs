@@ -106,6 +106,15 @@ impl Unit {
         }
     }
 
+    /// Tells of a good end. A service that ends without ever having been up has failed for systemd, whatever its status, and is started again
+    /// (`SERVICE_FAILURE_PROTOCOL`): so one whose guest has ended before it was ready was up for that moment.
+    pub(super) fn ends_well(&mut self) {
+        if self.is_up == IsUp::No {
+            self.is_up = IsUp::Ending;
+            self.tell(&["READY=1".to_owned(), "STOPPING=1".to_owned()]);
+        }
+    }
+
     /// Tells something else.
     pub(super) fn says(&self, text: &str) {
         self.tell(&[status(text)]);

@@ -133,6 +133,13 @@ impl Teller {
         });
     }
 
+    /// Takes in that a run is over that has not failed, whatever was waited for.
+    pub(super) fn ends_well(&self) {
+        if let Some(unit) = &mut self.inner().unit {
+            unit.ends_well();
+        }
+    }
+
     /// Tells who is told all along.
     pub(super) fn status(&self, text: &str) {
         if let Some(unit) = &self.inner().unit {

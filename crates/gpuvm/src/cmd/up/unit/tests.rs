@@ -66,6 +66,18 @@ fn running() -> Phase {
     Phase::Running { pid: 7, qemu: "7.2.22".to_owned() }
 }
 
+#[test]
+fn a_guest_that_ends_well_before_it_was_ready_was_up_for_that_moment() {
+    let manager = Manager::at_path();
+    let mut unit = manager.unit();
+    unit.phase(&running());
+    unit.ends_well();
+    assert_eq!(manager.ups_and_downs(), ["READY=1", "STOPPING=1"]);
+    // One that was up has told its end by its steps.
+    unit.ends_well();
+    assert_eq!(manager.ups_and_downs(), [""; 0]);
+}
+
 #[rstest]
 #[case::path(Manager::at_path())]
 #[case::abstract_name(Manager::abstract_name())]
