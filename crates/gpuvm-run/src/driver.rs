@@ -389,6 +389,7 @@ impl Driver<'_, '_> {
             tracing::warn!("{error}");
         }
         self.kernel_log.keep_up();
+        self.process.words().keep_small();
         settle();
         let next = self.repin.0 + 1;
         self.repin = (next, Instant::now() + REPIN.get(next).copied().unwrap_or(REPIN_LATER));

@@ -81,6 +81,13 @@ pub(crate) struct Words {
 }
 
 impl Words {
+    /// Puts aside what has been said, where that is a lot: QEMU goes on below, as it appends.
+    pub(crate) fn keep_small(&self) {
+        if let Err(error) = crate::log::cut(&self.path) {
+            tracing::warn!("{} grows: {error}", self.path.display());
+        }
+    }
+
     /// Returns the end of what it said.
     pub(crate) fn end(&self) -> String {
         const LINES: usize = 20;
@@ -428,6 +435,8 @@ fn end_of(path: &Path, from: u64) -> io::Result<Vec<u8>> {
     const BYTES: u64 = 16 << 10;
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
+    // What was said before is put aside where there is less than that.
+    let from = if length < from { 0 } else { from };
     file.seek(SeekFrom::Start(length.saturating_sub(BYTES).max(from)))?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;

@@ -47,11 +47,29 @@ impl Log {
     }
 }
 
-/// Puts a log aside as `NAME.1`, in place of the one that was put aside before.
-pub(crate) fn put_aside(path: &Path) -> io::Result<()> {
+/// Puts aside what somebody else writes, once it has grown too large, and leaves him an empty file: he must append. What he writes between the copy
+/// and the cut is lost.
+pub(crate) fn cut(path: &Path) -> io::Result<()> {
+    cut_at(path, MAX_BYTES)
+}
+
+fn cut_at(path: &Path, limit: u64) -> io::Result<()> {
+    if std::fs::metadata(path)?.len() < limit {
+        return Ok(());
+    }
+    std::fs::copy(path, aside(path))?;
+    File::options().write(true).open(path)?.set_len(0)
+}
+
+fn aside(path: &Path) -> PathBuf {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".1");
-    match std::fs::rename(path, aside) {
+    PathBuf::from(aside)
+}
+
+/// Puts a log aside as `NAME.1`, in place of the one that was put aside before.
+pub(crate) fn put_aside(path: &Path) -> io::Result<()> {
+    match std::fs::rename(path, aside(path)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
@@ -60,6 +78,21 @@ pub(crate) fn put_aside(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_another_process_appends_is_cut_and_goes_on_below() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("qemu.log");
+        let mut theirs = File::options().append(true).create(true).open(&path).unwrap();
+        theirs.write_all(b"first\n").unwrap();
+        cut_at(&path, 7).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"first\n");
+        theirs.write_all(b"second\n").unwrap();
+        cut_at(&path, 7).unwrap();
+        theirs.write_all(b"third\n").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"third\n");
+        assert_eq!(std::fs::read(dir.path().join("qemu.log.1")).unwrap(), b"first\nsecond\n");
+    }
 
     #[test]
     fn a_log_takes_no_more_than_twice_its_limit_and_keeps_the_newest() {

@@ -135,6 +135,8 @@ pub trait Observer {
     fn started(&mut self, _pid: i32) {}
     /// The threads of the vCPUs are known.
     fn threads(&mut self, _threads: &[VcpuThread]) {}
+    /// A device was judged: before the run, between two boots, or after it.
+    fn judged(&mut self, _bdf: Bdf, _judgement: &Judgement) {}
     /// QEMU said something unasked.
     fn qmp(&mut self, _event: &gpuvm_qmp::Event) {}
 }

@@ -9,21 +9,21 @@
 //!
 //! From the journal's first line on there is one way out, [`Session::give_back`], and it is taken whatever happened. What each device
 //! said of itself before (its baseline) and the place in the kernel's log are kept beside the journal: a run whose launcher was
-//! killed is judged by the cleanup, or by a gpuvm that adopts its guest ([`adopt`]). A device that is judged sick keeps its driver, its journal and its reservation; everything
-//! else is given back.
+//! killed is judged by the cleanup, or by a gpuvm that adopts its guest ([`adopt`]). A device that is judged sick keeps its driver, its
+//! journal and its reservation; everything else is given back.
 
 pub mod adopt;
+mod give_back;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gpuvm_core::host_ops::HostOp;
-use gpuvm_core::lifecycle::{Event, GivenBack, Life, NotAgain, Outcome, Patience, Reboots, State};
+use gpuvm_core::lifecycle::{Event, Life, NotAgain, Outcome, Patience, Reboots};
 use gpuvm_core::pci::{Bdf, DriverName};
 use gpuvm_core::plan::{Owned, Ownership, Plan, Warning};
-use gpuvm_core::profile::{Serial, VmName};
+use gpuvm_core::profile::Serial;
 use gpuvm_core::reset::{Reading, RebootPolicy, Snapshot};
 use gpuvm_host::apply::{self, Host};
 use gpuvm_host::journal::{self, Journal};
@@ -36,11 +36,12 @@ use gpuvm_host::root::{HostRoot, driver_of};
 use gpuvm_host::{HostError, lock, snapshot, undo};
 use serde::Serialize;
 
+pub(crate) use self::give_back::close;
 use crate::console::{self, Console, Sink};
 use crate::control::{Arrival, Control, Hub, Launched, Watched};
 use crate::driver::{self, Running};
 use crate::error::{Cause, LaunchError, UpError};
-use crate::judging::{self, Begun, Judged, Ran, Resets, Stage, keep};
+use crate::judging::{self, Begun, Judged, Ran, keep};
 use crate::launch::{self, COMMAND, Connections, Paths, Which};
 use crate::pin;
 use crate::repairing;
@@ -304,6 +305,7 @@ impl<'a> Session<'a> {
         let took = self.since.elapsed();
         let ran = Ran { vm, qemu: None, started: false, outcome: None, took };
         let judged = judging::before_run(root, run.places, &self.baselines, ran);
+        give_back::tell(&judged, observer);
         // One that can't be read isn't known to be well, and its ids wouldn't be known afterwards.
         let unfit = |bdf: &Bdf| self.baselines.get(bdf).is_none_or(|before| before.config.read().is_none());
         for device in &judged.devices {
@@ -384,47 +386,6 @@ impl<'a> Session<'a> {
         repairing::keep_worst(&mut self.between_boots, judged.devices);
         self.reboots += 1;
         Ok(count)
-    }
-
-    /// Resets the devices if the plan wants it, judges them and writes down how they came back.
-    fn judge(&mut self, outcome: Option<&Outcome>, observer: &mut dyn Observer) -> Judged {
-        let mut resets = Resets::default();
-        for (bdf, ms) in self.kernel_log.take_resets() {
-            self.kernel_resets.entry(bdf).or_default().push(ms);
-        }
-        if self.started {
-            let mut told = |method, bdf| observer.phase(&Phase::Resetting { bdf, method });
-            resets = judging::reset(self.run.kernel, &judging::planned(self.run.plan), &mut told);
-        }
-        observer.phase(&Phase::Judging);
-        let (root, places) = (&self.run.kernel.root, self.run.places);
-        let ran = Ran {
-            vm: &self.run.plan.name,
-            qemu: self.qemu.as_deref(),
-            started: self.started,
-            outcome,
-            took: self.since.elapsed(),
-        };
-        let (log, ours) = (&mut self.kernel_log, judging::our_methods(&self.journal));
-        let heard = &mut |bdf| log.heard(bdf);
-        let mut judged = judging::after_run(root, places, &self.baselines, &ours, heard, resets, ran);
-        self.repair(&mut judged, observer);
-        judged
-    }
-
-    /// Repairs what was judged sick, as far as the plan has it so.
-    fn repair(&mut self, judged: &mut Judged, observer: &mut dyn Observer) {
-        let expected = judging::expected(&self.baselines, &judging::our_methods(&self.journal));
-        let host = self.run.host(&expected);
-        let mended = repairing::repair(&host, &mut self.journal, self.run.plan, judged, observer);
-        let Some(took) = mended.took else { return };
-        self.timings.push(Timing::new("repair", took));
-        mended.regroup(&self.run.kernel.root, &mut self.reservation);
-        judged.failures.extend(reservation::update(self.run.places, &self.reservation).err());
-        self.baselines.extend(mended.baselines);
-        judged.failures.extend(keep(&self.run.places.baselines(&self.run.plan.name), &self.baselines).err());
-        // What the kernel has said of the repair is in its verdict.
-        judged.devices.iter().for_each(|device| drop(self.kernel_log.heard(device.bdf)));
     }
 
     /// Brings a QEMU that was started to its end.
@@ -594,72 +555,6 @@ impl<'a> Session<'a> {
         self.reservation.in_flight.extend(ProcessId::of(pid));
         reservation::update(self.run.places, &self.reservation)
     }
-
-    /// Judges the devices, undoes every change and gives the devices free: the one way out.
-    fn give_back(
-        mut self,
-        outcome: Result<Outcome, Cause>,
-        observer: &mut dyn Observer,
-    ) -> Result<Report, UpError> {
-        if let Err(cause @ Cause::Host(HostError::QemuStuck { .. })) = outcome {
-            // It still has the devices: journal and reservation stay, and `gpuvm cleanup` judges them.
-            return Err(UpError { cause: Box::new(cause), devices: Vec::new(), left: Vec::new() });
-        }
-        if matches!(self.life.state(), State::Preparing | State::HostReady) {
-            driver::step(&mut self.life, Event::NeverStarted, observer);
-        }
-        let begun = Instant::now();
-        let judged = match self.judged.take() {
-            Some(judged) => judged,
-            None => self.judge(outcome.as_ref().ok(), observer),
-        };
-        observer.phase(&Phase::GivingBack);
-        let (left, devices) = self.undo(judged, observer);
-        self.timings.push(Timing::new("give-back", begun.elapsed()));
-        driver::step(&mut self.life, Event::GivenBack(given_back(&left)), observer);
-        match outcome {
-            Ok(outcome) => Ok(Report {
-                name: self.run.plan.name.clone(),
-                outcome,
-                reboots: self.reboots,
-                devices,
-                between_boots: self.between_boots,
-                kernel_resets: self.kernel_resets,
-                not_given_back: left.iter().map(ToString::to_string).collect(),
-                warnings: self.run.plan.warnings.iter().cloned().chain(self.warnings).collect(),
-                timings: self.timings,
-                last_words: self.last_words,
-                left,
-            }),
-            Err(cause) => Err(UpError { cause: Box::new(cause), devices, left }),
-        }
-    }
-
-    /// Undoes what the journal holds, but of what stays as it is. Where anything is left, journal and reservation stay, for
-    /// `gpuvm cleanup`.
-    fn undo(&mut self, judged: Judged, observer: &mut dyn Observer) -> (Vec<HostError>, Vec<DeviceReport>) {
-        let (places, vm) = (self.run.places, &self.run.plan.name);
-        let noted = judging::note_judged(places, vm, &judged.devices, Stage::Judged);
-        let host = self.run.host(&self.baselines);
-        let mut told = |op: &HostOp| observer.phase(&Phase::Undoing { what: op.to_string() });
-        let mut left = undo::undo_some(&host, &mut self.journal, &|op| judged.part(op), &mut told);
-        left.extend(judged.stay(&self.journal));
-        left.extend(judged.failures);
-        left.extend(noted.err());
-        for error in &left {
-            if let HostError::InFlight { pid, .. } = error {
-                self.reservation.in_flight.extend(ProcessId::of(*pid));
-            }
-        }
-        if self.journal.open_records().is_empty() {
-            observer.phase(&Phase::Releasing);
-            left.extend(close(places, vm, &mut self.journal).err());
-        } else {
-            left.extend(reservation::update(places, &self.reservation).err());
-            left.extend(judging::note_judged(places, vm, &judged.devices, Stage::Told).err());
-        }
-        (left, judged.devices)
-    }
 }
 
 impl Run<'_> {
@@ -667,21 +562,4 @@ impl Run<'_> {
         let vm = &self.plan.name;
         Host { kernel: self.kernel, places: self.places, boot_id: self.boot_id, vm, baselines }
     }
-}
-
-/// Says in how far the host was given back.
-fn given_back(left: &[HostError]) -> GivenBack {
-    match left {
-        [] => GivenBack::Wholly,
-        left if left.iter().all(|error| matches!(error, HostError::Sick { .. })) => GivenBack::ButSick,
-        _ => GivenBack::Partly,
-    }
-}
-
-/// Closes a journal that has nothing left, removes the VM's folder and gives the devices free: last, so that nobody else
-/// comes in between.
-pub(crate) fn close(places: &Places, vm: &VmName, journal: &mut Journal) -> Result<(), HostError> {
-    journal.close()?;
-    journal::remove_dir(&places.vm(vm))?;
-    reservation::release(places, vm)
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use gpuvm_core::control::{Live, State};
 use gpuvm_core::lifecycle;
 use gpuvm_core::plan::Plan;
+use gpuvm_core::reset::Verdict;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -81,6 +82,8 @@ fn placed(live: &Live) -> Outcome {
         let device = live.devices.iter().find(|device| device.bdf.to_string() == bdf);
         let driver = device.and_then(|device| device.driver.as_deref());
         ensure(driver == Some("vfio-pci"), || format!("{bdf}: {device:?}"))?;
+        let verdict = device.and_then(|device| device.verdict);
+        ensure(verdict == Some(Verdict::Healthy), || format!("{bdf}: {device:?}"))?;
     }
     let cpus: Vec<_> = live.vcpus.iter().map(|vcpu| vcpu.cpu).collect();
     ensure(cpus == [Some(4), Some(5), Some(6)], || format!("{:?}", live.vcpus))?;

@@ -39,11 +39,16 @@ const UNITS: [(&str, &str); 3] = [
     ),
 ];
 
-/// The life of a VM as a service: up when it is ready, down, failed and restarted by policy, lost with its host and started at the next boot.
+/// The life of a VM as a service: up when it is ready, down, failed and restarted by policy, lost with its host and started at the next boot; and of a
+/// detached one that outlives its session and not a shutdown.
 pub(super) fn service() -> Outcome {
     match boot()? {
         1 => lives_and_goes_down_with_its_host(),
-        2 => is_up_again_after_the_boot(),
+        2 => {
+            is_up_again_after_the_boot()?;
+            goes_down_with_a_host_that_is_shut_down()
+        }
+        3 => was_ended_by_its_power_button(),
         other => Err(format!("boot {other}: the host has rebooted by itself")),
     }
 }
@@ -155,7 +160,11 @@ fn outlasts_its_timeouts() -> Outcome {
     stop(unit)?;
     let told = journal(unit);
     ensure(begun.elapsed() > Duration::from_secs(7), || format!("stopped after {:?}", begun.elapsed()))?;
-    ensure(told.contains("the guest was ended by telling QEMU to quit"), || told.clone())
+    ensure(told.contains("the guest was ended by telling QEMU to quit"), || told.clone())?;
+    // One that is stopped while it starts has not failed.
+    run("systemctl", &["start", "--no-block", unit])?;
+    until(unit, &["ActiveState=activating", "SubState=start"])?;
+    stop(unit)
 }
 
 /// A QEMU that dies, and a gpuvm that is killed: both times the unit fails and is started again.
@@ -179,7 +188,12 @@ fn is_restarted() -> Outcome {
         })?;
         before = now;
     }
-    stop(VM)
+    // Whoever ends it by gpuvm means it.
+    let down = gpuvm(&["down", "lab-compute"])?;
+    ensure(down.status.success(), || format!("{down:?}"))?;
+    until(VM, &["ActiveState=inactive", "Result=success"])?;
+    std::thread::sleep(Duration::from_secs(4));
+    until(VM, &["ActiveState=inactive", "Result=success"])
 }
 
 fn stays_down_with_a_wrong_profile() -> Outcome {
@@ -259,6 +273,36 @@ fn is_up_again_after_the_boot() -> Outcome {
         format!("the VM was begun at {begun:?} us, the cleanup over at {cleared:?}")
     })?;
     stop(VM)?;
+    let differences = Snapshot::kept(&kept("snapshot.json"))?.differences(&Snapshot::take()?.lasting());
+    ensure(differences.is_empty(), || format!("the host has changed:\n  {}", differences.join("\n  ")))?;
+    ensure(fs::symlink_metadata(ENABLED).is_ok(), || format!("{VM} is not enabled any more"))
+}
+
+/// Shuts the host down as anybody would, with a detached VM.
+fn goes_down_with_a_host_that_is_shut_down() -> Outcome {
+    let up = gpuvm(&["up", "--detach", &profile("lab-compute").display().to_string()])?;
+    ensure(up.status.success(), || format!("{up:?}"))?;
+    // Its devices are to be seen without it.
+    fs::rename(profile("lab-compute"), kept("lab-compute.toml")).map_err(doing("put the profile aside"))?;
+    run("sync", &[])?;
+    run("systemctl", &["reboot"])?;
+    std::thread::sleep(Duration::from_secs(150));
+    Err("the host has not rebooted".to_owned())
+}
+
+fn was_ended_by_its_power_button() -> Outcome {
+    let log = "/var/log/gpuvm/lab-compute/supervisor.log";
+    let told = fs::read_to_string(log).map_err(doing(log))?;
+    let last = told.rsplit("reserving the devices").next().unwrap_or_default();
+    for text in [
+        "the end of its scope: ending the guest",
+        "the guest powered off when its power button was pressed",
+        "the host is as it was",
+    ] {
+        ensure(last.contains(text), || format!("no `{text}` at the host's end:\n{told}"))?;
+    }
+    let told = run("journalctl", &["-b", "-o", "cat", "--no-pager", "-u", CLEANUP])?;
+    ensure(told.contains("nothing is left behind"), || format!("after a shutdown:\n{told}"))?;
     let differences = Snapshot::kept(&kept("snapshot.json"))?.differences(&Snapshot::take()?.lasting());
     ensure(differences.is_empty(), || format!("the host has changed:\n  {}", differences.join("\n  ")))?;
     run("scripts/install", &["--uninstall"])?;

@@ -7,6 +7,7 @@ use crate::lifecycle::Exit;
 use crate::pci::Bdf;
 use crate::plan::Warning;
 use crate::profile::VmName;
+use crate::reset::Verdict;
 use crate::units::ByteSize;
 
 /// Where a run stands.
@@ -153,7 +154,10 @@ pub struct Device {
     pub driver: Option<String>,
     /// Its link as the kernel has it now, such as `16.0 GT/s x16`.
     pub link: Option<String>,
-    /// What was found of it before the run or between two boots; nothing of one that is well.
+    /// How it was when it was last looked at: before the run, between two boots, or after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+    /// What was found of it then; nothing of one that is well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finding: Option<String>,
 }

@@ -7,8 +7,10 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use gpuvm_core::control::{self, Entry, Finale, Live, Node, State, Told, Vcpu};
 use gpuvm_core::lifecycle::{self, Halt, Outcome};
+use gpuvm_core::pci::{Bdf, PciId};
 use gpuvm_core::plan::{MemoryCell, Plan};
 use gpuvm_core::profile::Display;
+use gpuvm_core::reset::Judgement;
 use gpuvm_host::process::ProcessId;
 use gpuvm_host::root::HostRoot;
 use gpuvm_qmp::verbs::VcpuThread;
@@ -219,6 +221,16 @@ impl Board {
         }
     }
 
+    /// Takes in how a device is.
+    pub(super) fn judged(&self, bdf: Bdf, judgement: &Judgement) {
+        let mut inner = self.inner();
+        let devices = inner.run.iter_mut().flat_map(|run| &mut run.live.devices);
+        if let Some(device) = devices.into_iter().find(|device| device.bdf == bdf) {
+            device.verdict = Some(judgement.verdict);
+            device.finding = judgement.reason().map(ToString::to_string);
+        }
+    }
+
     /// Takes in the vCPUs' threads.
     pub(super) fn threads(&self, threads: &[VcpuThread]) {
         if let Some(run) = &mut self.inner().run {
@@ -332,8 +344,8 @@ fn part(state: State) -> Option<&'static str> {
     })
 }
 
-fn unread(bdf: gpuvm_core::pci::Bdf, id: gpuvm_core::pci::PciId) -> control::Device {
-    control::Device { bdf, name: id.to_string(), driver: None, link: None, finding: None }
+fn unread(bdf: Bdf, id: PciId) -> control::Device {
+    control::Device { bdf, name: id.to_string(), driver: None, link: None, verdict: None, finding: None }
 }
 
 fn node(number: u32, cell: &MemoryCell) -> Node {

@@ -2,7 +2,9 @@
 
 use gpuvm_core::control::Told;
 use gpuvm_core::lifecycle::{Halt, State};
+use gpuvm_core::pci::Bdf;
 use gpuvm_core::profile::VmName;
+use gpuvm_core::reset::Judgement;
 use gpuvm_host::places::Places;
 use gpuvm_qmp::verbs::VcpuThread;
 use serde_json::Value;
@@ -63,6 +65,11 @@ impl Observer for Watched<'_> {
     fn threads(&mut self, threads: &[VcpuThread]) {
         self.control.board.threads(threads);
         self.inner.threads(threads);
+    }
+
+    fn judged(&mut self, bdf: Bdf, judgement: &Judgement) {
+        self.control.board.judged(bdf, judgement);
+        self.inner.judged(bdf, judgement);
     }
 
     fn qmp(&mut self, event: &gpuvm_qmp::Event) {

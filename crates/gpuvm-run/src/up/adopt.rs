@@ -15,7 +15,7 @@ use gpuvm_core::pci::Bdf;
 use gpuvm_core::plan::Plan;
 use gpuvm_core::profile::VmName;
 use gpuvm_core::qemu::SERIAL;
-use gpuvm_core::reset::Snapshot;
+use gpuvm_core::reset::{Snapshot, inspect};
 use gpuvm_core::standing::Standing;
 use gpuvm_host::journal::Journal;
 use gpuvm_host::kernel_log::{KernelLog, Mark};
@@ -228,6 +228,7 @@ impl<'a> Session<'a> {
         observer.state(State::Running, None);
         observer.started(qemu.pid);
         observer.threads(&vcpus);
+        self.baselines.values().for_each(|before| observer.judged(before.bdf, &inspect(before)));
         let Greeted { qmp, .. } = &greeted;
         observer.phase(&Phase::Adopted { pid: qemu.pid, qemu: qmp.version().to_string() });
         let console = self.console(qmp, observer).await;

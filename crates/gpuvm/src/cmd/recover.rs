@@ -11,10 +11,12 @@ use gpuvm_host::facts;
 use gpuvm_host::kernel::Kernel;
 use gpuvm_host::standing::Known;
 use gpuvm_run::adopt::{self, Decided, Nothing, Remedy};
+use gpuvm_run::detach::SUPERVISOR_LOG;
 use gpuvm_run::{Cleaned, CleanupReport, Control, Launched, Run, Signals, end_unsupervised};
 use serde::Serialize;
+use serde_json::json;
 
-use super::up::detach::{self, Document};
+use super::up::detach::{self, Said};
 use super::up::{Progress, Teller, WaitFor, conclude};
 use super::{cleanup, up};
 use crate::asked;
@@ -35,6 +37,14 @@ pub(crate) struct RecoverArgs {
     /// The socket on which the one that goes on tells the one that has started it
     #[arg(long, hide = true)]
     word_fd: Option<i32>,
+}
+
+/// What `--json` prints of a VM whose guest goes on.
+#[derive(Serialize)]
+struct Adopted<'a> {
+    result: &'static str,
+    #[serde(flatten)]
+    ready: &'a detach::Ready,
 }
 
 /// What `--json` prints of a VM whose guest had never run, or was gone.
@@ -76,18 +86,29 @@ fn begin(cli: &Cli, vm: &VmName) -> Result<Exit, Failure> {
         words.extend(["recover".into(), OsString::from(format!("--word-fd={fd}")), vm.as_str().into()]);
         words
     };
-    let ready = |document: &Document<'_>| -> Result<(), Failure> {
-        if cli.json {
-            out::json(document)
-        } else {
-            let qemu = document.qemu.map(|pid| format!(", QEMU process {pid}")).unwrap_or_default();
-            out::text(&format!("{vm} has a gpuvm again (process {}{qemu})\n", document.supervisor))
-        }
-    };
     // What can't be read is told by the one that is started.
     let decided = adopt::decided(&cli.places(), vm).ok().flatten();
     let shutdown = decided.map_or(Patience::default().acpi, |it| Duration::from_secs(it.shutdown_timeout));
-    detach::start(cli, vm, (READY, shutdown), arguments, ready)
+    match detach::start(cli, vm, (READY, shutdown), arguments)? {
+        Said::Ready(ready) if cli.json => out::json(&Adopted { result: "adopted", ready: &ready })?,
+        Said::Ready(ready) => {
+            out::text(&format!("{vm} has a gpuvm again (process {})\n", ready.processes()))?;
+        }
+        Said::Ended(exit) => return over(cli, vm, exit),
+    }
+    Ok(Exit::Ok)
+}
+
+/// Tells that the guest has ended while it was taken over: then its gpuvm has given back what it had.
+fn over(cli: &Cli, vm: &VmName, exit: Exit) -> Result<Exit, Failure> {
+    if cli.json {
+        out::json(&json!({ "name": vm, "result": "ended", "exit_code": exit }))?;
+    } else {
+        let log = cli.places().logs(vm).join(SUPERVISOR_LOG);
+        out::text(&format!("the guest of {vm} has ended meanwhile; what became of it: {}\n", log.display()))?;
+    }
+    // How it ended is no failure of this: what counts is the host.
+    Ok(if exit == Exit::NotGivenBack { exit } else { Exit::Ok })
 }
 
 /// Ends what is left of a VM whose guest has nothing to lose, and gives the host back.

@@ -133,7 +133,7 @@ fn live(state: &str) -> Value {
         "vcpus": [{ "vcpu": 0, "thread": 4255, "cpu": 2 }, { "vcpu": 1, "thread": 4256, "cpu": null }],
         "devices": [
             { "bdf": "0000:81:00.0", "name": "NVIDIA H100 PCIe", "driver": "vfio-pci", "link": "32.0 GT/s x16" },
-            { "bdf": "0000:81:00.1", "name": "10de:22be", "driver": null, "link": null, "finding": "link is slow" },
+            { "bdf": "0000:81:00.1", "name": "10de:22be", "driver": null, "link": null, "verdict": "impaired", "finding": "link is slow" },
         ],
         "memory": [{ "guest_node": 0, "host_node": 1, "size": "4G", "pages": "2M" }],
         "warnings": [{ "about": "hugepages", "message": "ordinary pages back the guest's memory" }],

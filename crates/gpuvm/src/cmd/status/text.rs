@@ -78,8 +78,9 @@ fn answered(text: &mut String, live: &Live) {
 fn device(device: &Device) -> String {
     let driver = device.driver.as_deref().unwrap_or("no driver");
     let link = device.link.as_ref().map(|link| format!(", {link}")).unwrap_or_default();
-    let finding = device.finding.as_ref().map(|finding| format!(", {finding}")).unwrap_or_default();
-    format!("{}  {}, {driver}{link}{finding}", device.bdf, device.name)
+    let verdict = device.verdict.map(|verdict| format!(", {verdict}")).unwrap_or_default();
+    let finding = device.finding.as_ref().map(|finding| format!(": {finding}")).unwrap_or_default();
+    format!("{}  {}, {driver}{link}{verdict}{finding}", device.bdf, device.name)
 }
 
 /// Adds what is on record.

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gpuvm_core::profile::VmName;
@@ -19,41 +19,60 @@ use crate::{hints, load, out};
 /// How many lines of its log are shown of a gpuvm that ended without a word.
 const LINES: usize = 15;
 
-/// What `--json` prints of a VM that has a gpuvm which goes on by itself.
-#[derive(Serialize)]
-pub(crate) struct Document<'a> {
-    pub(crate) name: &'a VmName,
+/// A VM that has a gpuvm which goes on by itself, as `--json` prints it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Ready {
+    pub(crate) name: VmName,
     pub(crate) supervisor: u32,
     pub(crate) qemu: Option<i32>,
-    pub(crate) log: &'a Path,
+    pub(crate) log: PathBuf,
+}
+
+/// What a gpuvm that goes on by itself has said.
+#[derive(Debug)]
+pub(crate) enum Said {
+    /// What was waited for is there.
+    Ready(Ready),
+    /// The guest has ended before, with the exit code that a gpuvm in the foreground had ended with.
+    Ended(Exit),
+}
+
+impl Ready {
+    /// Names its processes.
+    pub(crate) fn processes(&self) -> String {
+        let qemu = self.qemu.map(|pid| format!(", QEMU process {pid}")).unwrap_or_default();
+        format!("{}{qemu}", self.supervisor)
+    }
 }
 
 pub(super) fn run(cli: &Cli, args: &UpArgs) -> Result<Exit, Failure> {
     // A profile that is wrong is told here, with its lines.
     let loaded = load::profile(cli, &args.profile)?;
     let name = &loaded.profile.name;
-    let ready = |document: &Document<'_>| {
-        if cli.json {
-            out::json(document)
-        } else {
-            let qemu = document.qemu.map(|pid| format!(", QEMU process {pid}")).unwrap_or_default();
-            out::text(&format!("{name} is up (gpuvm process {}{qemu})\n", document.supervisor))
-        }
-    };
     let shutdown =
         Duration::from_secs(args.shutdown_timeout.unwrap_or(loaded.profile.shutdown_timeout).into());
-    start(cli, name, (args.wait_timeout, shutdown), |fd| arguments(std::env::args_os(), fd), ready)
+    let arguments = |fd| arguments(std::env::args_os(), fd);
+    match start(cli, name, (args.wait_timeout, shutdown), arguments)? {
+        Said::Ready(ready) if cli.json => out::json(&ready)?,
+        Said::Ready(ready) => out::text(&format!("{name} is up (gpuvm process {})\n", ready.processes()))?,
+        Said::Ended(exit) => {
+            let code = if exit == Exit::Ok { Exit::Guest } else { exit };
+            let log = last(&cli.places().logs(name).join(SUPERVISOR_LOG));
+            let message = format!("the guest of VM {name} has ended before it was ready{log}");
+            return Err(Failure::one(code, message, Some(hints::without_a_word(name))));
+        }
+    }
+    Ok(Exit::Ok)
 }
 
-/// Starts a gpuvm for a VM with arguments that are made of the number of its socket, and waits so long for its word; `ready` tells a good one. The
-/// second time is how long the guest may take to power off.
+/// Starts a gpuvm for a VM with arguments that are made of the number of its socket, and waits so long for its word. The second time is how long
+/// the guest may take to power off.
 pub(crate) fn start(
     cli: &Cli,
     name: &VmName,
     (within, shutdown): (Duration, Duration),
     arguments: impl FnOnce(i32) -> Vec<OsString>,
-    ready: impl FnOnce(&Document<'_>) -> Result<(), Failure>,
-) -> Result<Exit, Failure> {
+) -> Result<Said, Failure> {
     let folder = cli.places().logs(name);
     lock::make_dir(&folder)?;
     let log = folder.join(SUPERVISOR_LOG);
@@ -63,7 +82,7 @@ pub(crate) fn start(
     let detached = Detached::start(name, shutdown, &log, arguments).map_err(failed)?;
     let pid = detached.pid();
     match detached.hear(within).map_err(failed)? {
-        Heard::Word(word) => heard(name, &log, &word, ready),
+        Heard::Word(word) => heard(name, log, &word),
         Heard::Ended(status) => {
             let how = status.map_or("hung up".to_owned(), |status| format!("ended with {status}"));
             let message =
@@ -80,24 +99,15 @@ pub(crate) fn start(
     }
 }
 
-fn heard(
-    name: &VmName,
-    log: &Path,
-    word: &str,
-    ready: impl FnOnce(&Document<'_>) -> Result<(), Failure>,
-) -> Result<Exit, Failure> {
+fn heard(name: &VmName, log: PathBuf, word: &str) -> Result<Said, Failure> {
     match serde_json::from_str(word) {
         Ok(Word::Ready { supervisor, qemu }) => {
-            ready(&Document { name, supervisor, qemu, log }).map(|()| Exit::Ok)
+            Ok(Said::Ready(Ready { name: name.clone(), supervisor, qemu, log }))
         }
         Ok(Word::Failed { exit_code, items }) => {
             Err(Failure::of(Exit::of(exit_code).unwrap_or(Exit::Internal), items))
         }
-        Ok(Word::Ended { exit_code }) => {
-            let code = Exit::of(exit_code).filter(|code| *code != Exit::Ok).unwrap_or(Exit::Guest);
-            let message = format!("the guest of VM {name} has ended before it was ready{}", last(log));
-            Err(Failure::one(code, message, Some(hints::without_a_word(name))))
-        }
+        Ok(Word::Ended { exit_code }) => Ok(Said::Ended(Exit::of(exit_code).unwrap_or(Exit::Internal))),
         Err(error) => Err(Failure::one(
             Exit::Internal,
             format!("the gpuvm of VM {name} says an odd word: {error}"),
