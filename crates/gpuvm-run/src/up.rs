@@ -531,7 +531,6 @@ impl<'a> Session<'a> {
             // Noted first: a guest without this note has not run an instruction.
             fs::write(&continued, pid.to_string()).map_err(launch::file("write", &continued))?;
             greeted.qmp.cont(COMMAND).await?;
-            observer.phase(&Phase::Running { pid, qemu: greeted.qmp.version().to_string() });
             Ok::<_, LaunchError>(Running { greeted, plan, vcpus, first: None })
         };
         let result = tokio::select! {
@@ -542,7 +541,10 @@ impl<'a> Session<'a> {
         match result {
             Err(error) => Err(process.explain(error).await.into()),
             Ok(running) => {
+                // In this order: whoever is told that it runs may pause it at once.
                 driver::step(&mut self.life, Event::Continued, observer);
+                let qemu = running.greeted.qmp.version().to_string();
+                observer.phase(&Phase::Running { pid, qemu });
                 Ok(running)
             }
         }

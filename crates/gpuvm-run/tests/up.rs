@@ -39,6 +39,16 @@ async fn a_guest_that_powers_off_gives_the_host_back() {
     assert!(told.0.iter().any(|line| line.contains("GivingBack")), "{:?}", told.0);
 }
 
+/// Whoever waits for the word that the guest runs may ask for something that only one that runs can do.
+#[tokio::test]
+async fn it_is_told_that_the_guest_runs_once_it_is_known_to() {
+    let bench = Bench::new(&Script { after_cont: shutdown_after(20), ..Script::default() });
+    let mut told = Told::default();
+    bench.up_told(&mut told).await.unwrap();
+    let at = |what: &str| told.0.iter().position(|line| line.starts_with(what)).unwrap();
+    assert!(at("state running") < at("Running {"), "{:?}", told.0);
+}
+
 #[tokio::test]
 async fn what_was_preferred_and_not_had_is_in_the_report() {
     let script = Script { after_cont: shutdown_after(20), ..Script::default() };
