@@ -58,6 +58,7 @@ fn lives_and_goes_down_with_its_host() -> Outcome {
     step("detached, survives its session", || leaving_no_trace(survives_its_session))?;
     step("starts and stops", || leaving_no_trace(starts_and_stops))?;
     step("outlasts its timeouts", || leaving_no_trace(outlasts_its_timeouts))?;
+    step("ends before it is ready", || leaving_no_trace(ends_before_it_is_ready))?;
     step("is restarted", || leaving_no_trace(is_restarted))?;
     step("stays down with a wrong profile", || leaving_no_trace(stays_down_with_a_wrong_profile))?;
 
@@ -103,6 +104,9 @@ fn prepare() -> Outcome {
     let stubborn = "version = 1\nname = \"lab-stubborn\"\nfirmware = \"bios\"\nnetwork = \"none\"\nshutdown-timeout = 8\n\
                     [memory]\nsize = \"64M\"\n[cpu]\ncount = 1\npin = \"off\"\n";
     write(&profile("lab-stubborn"), stubborn)?;
+    let never =
+        stubborn.replace("name = \"lab-stubborn\"", "name = \"lab-never\"\nready = \"console:^never\"");
+    write(&profile("lab-never"), &never)?;
     for (name, text) in UNITS {
         write(&Path::new("/etc/systemd/system").join(name), text)?;
     }
@@ -165,6 +169,24 @@ fn outlasts_its_timeouts() -> Outcome {
     run("systemctl", &["start", "--no-block", unit])?;
     until(unit, &["ActiveState=activating", "SubState=start"])?;
     stop(unit)
+}
+
+/// A guest that is ended by gpuvm itself before the service was active: that is no failure either, and it isn't started again.
+fn ends_before_it_is_ready() -> Outcome {
+    let unit = "gpuvm@lab-never.service";
+    run("systemctl", &["start", "--no-block", unit])?;
+    until(unit, &["ActiveState=activating", "SubState=start"])?;
+    let begun = Instant::now();
+    while !show(unit, "StatusText")?.contains("the guest runs") {
+        ensure(begun.elapsed() < CYCLE, || format!("its guest never ran:\n{}", journal(unit)))?;
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let down = gpuvm(&["down", "--force", "lab-never"])?;
+    ensure(down.status.success(), || format!("{down:?}"))?;
+    let ended = ["ActiveState=inactive", "Result=success", "NRestarts=0"];
+    until(unit, &ended)?;
+    std::thread::sleep(Duration::from_secs(4));
+    until(unit, &ended)
 }
 
 /// A QEMU that dies, and a gpuvm that is killed: both times the unit fails and is started again.

@@ -93,7 +93,8 @@ impl Unit {
     pub(super) fn state(&self, state: State, halt: Option<&Halt>) {
         match halt {
             Some(halt) => self.tell(&[status(&format!("the guest is paused {halt}"))]),
-            None if state == State::Running => self.tell(&[status(&self.runs)]),
+            // What runs is told by its phase, the first time.
+            None if state == State::Running && !self.runs.is_empty() => self.tell(&[status(&self.runs)]),
             None => {}
         }
     }
