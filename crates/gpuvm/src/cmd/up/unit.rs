@@ -112,7 +112,8 @@ impl Unit {
     pub(super) fn ends_well(&mut self) {
         if self.is_up == IsUp::No {
             self.is_up = IsUp::Ending;
-            self.tell(&["READY=1".to_owned(), "STOPPING=1".to_owned()]);
+            // Alone: of two such words in one datagram systemd takes the last.
+            self.tell(&["READY=1".to_owned()]);
         }
     }
 
