@@ -15,7 +15,7 @@ use crate::killed::{KillPoint, PREPARED, Task, Verb, Victim};
 
 const SIGKILL: i32 = 9;
 /// Power attributes that are set before, so that there is something to put back: (function, attribute, value).
-pub(super) const POLICIES: [(&str, &str, &str); 5] = [
+const POLICIES: [(&str, &str, &str); 5] = [
     ("0000:81:00.0", "power/control", "auto"),
     ("0000:81:00.0", "d3cold_allowed", "1"),
     ("0000:83:00.0", "power/control", "auto"),
@@ -25,17 +25,22 @@ pub(super) const POLICIES: [(&str, &str, &str); 5] = [
 
 /// Killed before and after each operation, and its cleanup killed on its way: after one whole cleanup the host is as it was.
 pub(super) fn kill_matrix() -> Outcome {
+    under_policies(all_points)
+}
+
+/// Does something while power attributes are set, and puts them back.
+pub(super) fn under_policies(what: impl FnOnce() -> Outcome) -> Outcome {
     let mut former = Vec::new();
     for (bdf, attribute, value) in POLICIES {
         let path = format!("/sys/bus/pci/devices/{bdf}/{attribute}");
         former.push((path.clone(), fs::read_to_string(&path).map_err(doing(&path))?));
         fs::write(&path, value).map_err(doing(&path))?;
     }
-    let matrix = all_points();
+    let outcome = what();
     for (path, value) in former {
         fs::write(&path, value.trim()).map_err(doing(&path))?;
     }
-    matrix
+    outcome
 }
 
 fn all_points() -> Outcome {

@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::kills::{POLICIES, program};
+use super::kills::{program, under_policies};
 use super::placement::Placed;
 use super::scenarios::{CYCLE, EDU, GPU, NVME, leaving_no_trace};
 use super::snapshot::Snapshot;
@@ -96,17 +96,7 @@ fn placed(live: &Live) -> Outcome {
 
 /// Launchers that are killed in each state of a VM with devices, their QEMUs, and both: after one more call the host is as it was.
 pub(super) fn deaths() -> Outcome {
-    let mut former = Vec::new();
-    for (bdf, attribute, value) in POLICIES {
-        let path = format!("/sys/bus/pci/devices/{bdf}/{attribute}");
-        former.push((path.clone(), fs::read_to_string(&path).map_err(doing(&path))?));
-        fs::write(&path, value).map_err(doing(&path))?;
-    }
-    let ended = all_deaths();
-    for (path, value) in former {
-        fs::write(&path, value.trim()).map_err(doing(&path))?;
-    }
-    ended
+    under_policies(all_deaths)
 }
 
 fn all_deaths() -> Outcome {
