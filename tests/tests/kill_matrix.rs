@@ -291,6 +291,19 @@ fn the_qemu_of_a_killed_launcher_is_dead_before_its_devices_are_given_back() {
     assert_eq!(bench.before.differences(&bench.fake.snapshot().unwrap()), [""; 0]);
 }
 
+/// A host with a fake QEMU, which is a part of what it was before.
+fn with_qemu(script: &Script) -> Bench {
+    let mut bench = every_kind();
+    bench.fake.fake_qemu(script);
+    bench.before = bench.fake.snapshot().unwrap();
+    bench
+}
+
+/// A guest with time to look at it between a request for its end and that.
+fn slow_to_end() -> Script {
+    Script { powerdown_takes_ms: 3000, on_quit: OnQuit::Ignore, ..Script::default() }
+}
+
 /// Where a detached launcher is killed, and what a recovery makes of it.
 fn deaths() -> Vec<(KillPoint, i32)> {
     let states = [
@@ -310,18 +323,14 @@ fn deaths() -> Vec<(KillPoint, i32)> {
 
 #[test]
 fn a_detached_launcher_killed_in_any_state_is_recovered_from_and_nothing_is_left() {
-    // Time to look at it between a request and its end.
-    let script = Script { powerdown_takes_ms: 3000, on_quit: OnQuit::Ignore, ..Script::default() };
     for (point, end) in deaths() {
-        let mut bench = every_kind();
         let script = if point == KillPoint::In(State::Exited) || end == 0 || point == KillPoint::BeforeRelease
         {
             Script::default()
         } else {
-            script.clone()
+            slow_to_end()
         };
-        bench.fake.fake_qemu(&script);
-        bench.before = bench.fake.snapshot().unwrap();
+        let bench = with_qemu(&script);
         let output = bench.detached(point, Victim::Launcher);
         assert!(killed(&output), "{point:?}: {output:?}");
         let recovered = bench.run(Verb::Recover, KillPoint::Never);
@@ -343,13 +352,7 @@ const WITH_QEMU: [KillPoint; 5] = [
 #[test]
 fn a_qemu_killed_in_any_state_is_told_and_its_detached_launcher_leaves_nothing() {
     for point in WITH_QEMU {
-        let mut bench = every_kind();
-        bench.fake.fake_qemu(&Script {
-            powerdown_takes_ms: 3000,
-            on_quit: OnQuit::Ignore,
-            ..Script::default()
-        });
-        bench.before = bench.fake.snapshot().unwrap();
+        let bench = with_qemu(&slow_to_end());
         let output = bench.detached(point, Victim::Qemu);
         assert_eq!(output.status.code(), Some(ENDED), "{point:?}: {output:?}");
         assert_eq!(bench.before.differences(&bench.fake.snapshot().unwrap()), [""; 0], "{point:?}");
@@ -359,13 +362,7 @@ fn a_qemu_killed_in_any_state_is_told_and_its_detached_launcher_leaves_nothing()
 #[test]
 fn a_detached_launcher_killed_with_its_qemu_in_any_state_is_cleaned_up_after() {
     for point in WITH_QEMU {
-        let mut bench = every_kind();
-        bench.fake.fake_qemu(&Script {
-            powerdown_takes_ms: 3000,
-            on_quit: OnQuit::Ignore,
-            ..Script::default()
-        });
-        bench.before = bench.fake.snapshot().unwrap();
+        let bench = with_qemu(&slow_to_end());
         assert!(killed(&bench.detached(point, Victim::Both)), "{point:?}");
         bench.assert_cleanup_restores(&format!("{point:?}"));
     }

@@ -181,28 +181,9 @@ pub(crate) async fn up_asked(
     };
     observer.reserved();
     let functions: Vec<Bdf> = run.plan.owned().map(|device| device.bdf).collect();
-    let life = Life::new(run.patience);
-    observer.state(life.state(), None);
-    let mut session = Session {
-        run,
-        hub,
-        life,
-        journal,
-        reservation,
-        baselines: BTreeMap::new(),
-        begun: Begun::now(&run.kernel.root),
-        kernel_log: KernelLog::of_functions(&run.kernel.root, &functions),
-        kernel_resets: BTreeMap::new(),
-        since: Instant::now(),
-        started: false,
-        qemu: None,
-        reboots: 0,
-        judged: None,
-        between_boots: BTreeMap::new(),
-        timings: Vec::new(),
-        warnings: Vec::new(),
-        last_words: None,
-    };
+    let log = KernelLog::of_functions(&run.kernel.root, &functions);
+    let mut session = Session::new(run, hub, (journal, reservation), (Begun::now(&run.kernel.root), log));
+    observer.state(session.life.state(), None);
     let outcome = session.live(requests, console, observer).await;
     session.give_back(outcome, observer)
 }
@@ -246,6 +227,35 @@ fn begin(run: &Run<'_>) -> Result<Journal, HostError> {
 }
 
 impl<'a> Session<'a> {
+    /// Makes one of a run that is reserved and has its journal, and of the moment from which the kernel's log counts.
+    fn new(
+        run: &'a Run<'a>,
+        hub: Option<Arc<Hub>>,
+        (journal, reservation): (Journal, Reservation),
+        (begun, kernel_log): (Begun, KernelLog),
+    ) -> Self {
+        Self {
+            run,
+            hub,
+            life: Life::new(run.patience),
+            journal,
+            reservation,
+            baselines: BTreeMap::new(),
+            begun,
+            kernel_log,
+            kernel_resets: BTreeMap::new(),
+            since: Instant::now(),
+            started: false,
+            qemu: None,
+            reboots: 0,
+            judged: None,
+            between_boots: BTreeMap::new(),
+            timings: Vec::new(),
+            warnings: Vec::new(),
+            last_words: None,
+        }
+    }
+
     /// Prepares the host, starts QEMU and runs the guest to its end. QEMU is gone and collected when this returns, unless the
     /// kernel doesn't let go of it.
     async fn live(

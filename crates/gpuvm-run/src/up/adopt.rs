@@ -166,25 +166,13 @@ pub async fn adopted(
     let functions: Vec<Bdf> = run.plan.owned().map(|device| device.bdf).collect();
     let took = Duration::from_secs(ledger::now().saturating_sub(lone.begun.at));
     let qemu = lone.qemu;
+    let log = KernelLog::of_functions_since(&run.kernel.root, &functions, &lone.begun.log);
     let mut session = Session {
-        run,
-        hub: Some(hub),
         life: Life::adopted(run.patience),
-        journal: lone.journal,
-        reservation: lone.reservation,
         baselines: lone.baselines,
-        kernel_log: KernelLog::of_functions_since(&run.kernel.root, &functions, &lone.begun.log),
-        begun: lone.begun,
-        kernel_resets: BTreeMap::new(),
         since: Instant::now().checked_sub(took).unwrap_or_else(Instant::now),
         started: true,
-        qemu: None,
-        reboots: 0,
-        judged: None,
-        between_boots: BTreeMap::new(),
-        timings: Vec::new(),
-        warnings: Vec::new(),
-        last_words: None,
+        ..Session::new(run, Some(hub), (lone.journal, lone.reservation), (lone.begun, log))
     };
     let taken = match session.take(qemu, &mut requests, &mut watched).await {
         Ok(taken) => taken,
